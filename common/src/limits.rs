@@ -1,0 +1,55 @@
+//! Every limit that has a name, with its unit last and its reason.
+
+/// Recipients of one batch. Ten batches fill a megabyte at most, and one lease is half a second of work
+/// for a worker of 256 slots.
+pub const BATCH_RECIPIENTS_MAX: usize = 100;
+/// Leases in one Lease, Checkpoint, Finish or Release call: bounds one answer to about 1 MiB.
+pub const LEASES_PER_CALL_MAX: usize = 64;
+/// Facts in one Facts call.
+pub const FACTS_PER_CALL_MAX: usize = 1000;
+/// Definitions a worker may say it holds.
+pub const KNOWN_DEFINITIONS_MAX: usize = 256;
+/// How long a Lease call may be held.
+pub const LEASE_WAIT_MS_MAX: u64 = 30_000;
+/// The truth behind every hint: a waiting Lease call looks at the store at least this often.
+pub const CLAIM_POLL_MS: u64 = 250;
+/// Doubts after which a recipient is held as unknown whatever the policy: something about it ends
+/// workers, and it must not go on for ever.
+pub const DOUBTS_MAX: u32 = 5;
+/// Retries due within this long of the first are leased together with it.
+pub const RETRY_COALESCE_MS: u64 = 2_000;
+/// The longest one SMTP transaction may take: RFC 5321 4.5.3.2.6 gives the final dot 600 s, plus the
+/// commands before it. A lease without progress for this long is not extended, and no intent is granted
+/// that could not end before the hard cap.
+pub const TRANSACTION_MS_MAX: u64 = 660_000;
+/// Bytes of one merge field, after which a row is bad.
+pub const FIELD_BYTES_MAX: usize = 64 * 1024;
+/// Merge fields of one recipient.
+pub const FIELDS_MAX: usize = 256;
+/// Bytes of all fields of one recipient.
+pub const RECIPIENT_BYTES_MAX: usize = 256 * 1024;
+/// Bytes of one template part.
+pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
+/// Bytes of one uploaded audience.
+pub const AUDIENCE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Rows given inline in a request.
+pub const INLINE_ROWS_MAX: usize = 100;
+/// Bad rows kept for reading; all are counted.
+pub const BAD_ROWS_KEPT_MAX: usize = 1000;
+/// Batches of a run that may wait in the store before its split pauses.
+pub const SPLIT_AHEAD_BATCHES_MAX: u64 = 1000;
+/// Batches written in one split transition.
+pub const SPLIT_STEP_BATCHES_MAX: usize = 20;
+/// Rows read between two split transitions at most, so that the lease of a split is kept alive through
+/// an audience of nothing but bad rows.
+pub const SPLIT_STEP_ROWS_MAX: u64 = 20_000;
+/// Reply code kept per recipient.
+pub const CODE_BYTES_MAX: usize = 40;
+/// Reply text kept per recipient.
+pub const DETAIL_BYTES_MAX: usize = 200;
+/// One gRPC message.
+pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// One chunk of an uploaded audience.
+pub const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// The longest wait a deferral may ask for ("try again in …").
+pub const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
