@@ -3,12 +3,11 @@
 //! Generated types stay at the edges: the rest of the code speaks `postrider_common`.
 
 /// Everything of package `postrider.v1`. Maps are ordered, so an encoding is deterministic.
-#[expect(
+#[allow(
     clippy::all,
     clippy::allow_attributes_without_reason,
     clippy::unwrap_used,
     unused_qualifications,
-    clippy::allow_attributes_without_reason,
     reason = "generated code"
 )]
 pub mod v1 {
