@@ -104,3 +104,11 @@ async fn a_folder_serves_one_process_at_a_time() {
     let error = Embedded::open(folder, clock()).await.unwrap_err().to_string();
     assert!(error.contains("in use by another process"), "{error}");
 }
+
+/// Against itself: shows that the comparison asks for nothing that time alone decides.
+#[tokio::test]
+async fn random_calls_agree_with_the_model() {
+    for seed in 0..20 {
+        postrider_store::conformance::random::compare(&memory().await, seed, 300).await;
+    }
+}
