@@ -3,7 +3,13 @@
 //! Generated types stay at the edges: the rest of the code speaks `postrider_common`.
 
 /// Everything of package `postrider.v1`. Maps are ordered, so an encoding is deterministic.
-#[expect(clippy::all, clippy::unwrap_used, unused_qualifications, reason = "generated code")]
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::unwrap_used,
+    unused_qualifications,
+    reason = "generated code"
+)]
 pub mod v1 {
     tonic::include_proto!("postrider.v1");
 }

@@ -1,1 +1,17 @@
+//! The store: every fact about campaigns, runs, batches and leases, and every way it may change.
+//!
+//! `Store` is a trait in domain words with two implementations under one conformance suite:
+//! `embedded`, a pure state machine (the executable specification), and `redis`, one Lua script per
+//! transition. One transition is atomic, and every transition may be repeated: a repeat changes nothing
+//! and answers what the first one answered. Only the store's own clock decides about time.
 
+pub mod api;
+pub mod embedded;
+pub mod error;
+pub mod open;
+pub mod url;
+
+pub use api::*;
+pub use error::StoreError;
+pub use open::{Durability, Options, open};
+pub use url::StoreUrl;

@@ -1,0 +1,38 @@
+//! What can go wrong with a store, and what a caller may do about it.
+
+/// An error of a store call. Reads after "failed to".
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Not reached, or no answer in time. The call may have happened.
+    #[error("reach the store: {0}")]
+    Unavailable(String),
+    /// The store answers, and refuses writes for now (loading, read-only, out of memory). Nothing happened.
+    #[error("write to the store: {message}; {mend}")]
+    Refusing { message: String, mend: &'static str },
+    /// The server's settings or version do not carry the promises. Exit code 3.
+    #[error("accept the store: {message}; {mend}")]
+    Unsafe { message: String, mend: String },
+    /// What is stored is not what this program writes.
+    #[error("read the store: {0}")]
+    Corrupt(String),
+    /// A URL that cannot be used. Exit code 2.
+    #[error("use the store URL: {0}")]
+    Url(String),
+}
+
+impl StoreError {
+    /// The same call later may succeed; every call may be repeated.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Refusing { .. } => true,
+            Self::Unsafe { .. } | Self::Corrupt(_) | Self::Url(_) => false,
+        }
+    }
+
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Unavailable(_) => true,
+            Self::Refusing { .. } | Self::Unsafe { .. } | Self::Corrupt(_) | Self::Url(_) => false,
+        }
+    }
+}

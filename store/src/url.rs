@@ -1,0 +1,65 @@
+//! Where the store is: `--store` / `POSTRIDER_STORE`.
+
+use std::{fmt, path::PathBuf, str::FromStr};
+
+/// A parsed store URL. Prints without password.
+#[derive(Clone, PartialEq, Eq)]
+pub enum StoreUrl {
+    /// `redis://[user:password@]host:port[/db]` or `unix:///path` (`redis+unix:///path`).
+    Redis(String),
+    /// `embedded:PATH`: durable in that folder.
+    EmbeddedFile(PathBuf),
+    /// `embedded:`: in memory, gone with the process.
+    EmbeddedMemory,
+}
+
+impl FromStr for StoreUrl {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        if let Some(path) = text.strip_prefix("embedded:") {
+            return Ok(if path.is_empty() { Self::EmbeddedMemory } else { Self::EmbeddedFile(path.into()) });
+        }
+        let scheme = text.split(':').next().unwrap_or_default();
+        match scheme {
+            "redis" | "unix" | "redis+unix" => Ok(Self::Redis(text.to_owned())),
+            "rediss" | "redis+sentinel" | "redis+cluster" => {
+                Err(format!("{scheme}:// is not supported by this version: use redis:// or unix://"))
+            }
+            _ => Err("it must begin with redis://, unix:// or embedded:".to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::EmbeddedMemory => f.write_str("embedded:"),
+            Self::EmbeddedFile(path) => write!(f, "embedded:{}", path.display()),
+            Self::Redis(url) => match url.split_once("://").and_then(|(s, r)| Some((s, r.rsplit_once('@')?.1))) {
+                Some((scheme, rest)) => write!(f, "{scheme}://…@{rest}"),
+                None => f.write_str(url),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn urls_parse_and_hide_passwords() {
+        assert_eq!("embedded:".parse(), Ok(StoreUrl::EmbeddedMemory));
+        assert_eq!("embedded:./data".parse(), Ok(StoreUrl::EmbeddedFile("./data".into())));
+        let url: StoreUrl = "redis://me:secret@127.0.0.1:6379/0".parse().unwrap();
+        assert_eq!(url.to_string(), "redis://…@127.0.0.1:6379/0");
+        assert!("rediss://x".parse::<StoreUrl>().unwrap_err().contains("not supported"));
+        assert!("mysql://x".parse::<StoreUrl>().is_err());
+    }
+}
