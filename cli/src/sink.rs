@@ -157,7 +157,6 @@ pub async fn serve(
         result = &mut flusher => Some(result),
     };
     let _ = stop.send(true);
-    let all = async { while connections.join_next().await.is_some() {} };
     match failed {
         Some(result) => {
             connections.shutdown().await;
@@ -165,9 +164,12 @@ pub async fn serve(
         }
         None => {
             // The flusher goes on, since a full buffer holds connections back.
-            let result = tokio::select! {
-                _ = tokio::time::timeout(STOP_GRACE, all) => None,
-                result = &mut flusher => Some(result),
+            let result = {
+                let all = async { while connections.join_next().await.is_some() {} };
+                tokio::select! {
+                    _ = tokio::time::timeout(STOP_GRACE, all) => None,
+                    result = &mut flusher => Some(result),
+                }
             };
             connections.shutdown().await;
             let _ = end_flushing.send(());
