@@ -1,5 +1,7 @@
 //! The client session knows, at every instant, what became of the message in flight.
 
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
 use postrider_common::OutcomeKind::{Accepted, Deferred, NotWritten, Rejected, Unknown};
 use postrider_mail::Verdict;
 use postrider_mail::smtp::client::{Event, Lost, Outgoing, Phase, SendError, Session};

@@ -1,5 +1,7 @@
 //! The client and the server session talk to each other, over wires that cut bytes anywhere.
 
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
 use postrider_common::OutcomeKind;
 use postrider_mail::smtp::client::{Event, Outgoing, Session};
 use postrider_mail::smtp::server::{Action, Answer, Received, ServerSession};

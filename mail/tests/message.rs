@@ -1,5 +1,7 @@
 //! Built messages are read back by a reader of their own, written from the RFCs.
 
+#![expect(clippy::unwrap_used, reason = "a failed test may panic")]
+
 use postrider_common::message::message_id;
 use postrider_common::{MessageSpec, Recipient, RunId};
 use postrider_mail::{BuildError, Built, Envelope, Rendered, Sender, Template, build};
