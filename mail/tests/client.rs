@@ -81,8 +81,7 @@ fn at_step(step: usize) -> Session {
 
 #[test]
 fn a_connection_lost_at_any_point_gives_the_right_verdict() {
-    for step in 0..STEPS.len() {
-        let phase = STEPS[step].0;
+    for (step, (phase, _)) in STEPS.into_iter().enumerate() {
         for (lost, code) in
             [(Lost::Connect, "connect"), (Lost::Closed, "lost"), (Lost::Timeout, "timeout"), (Lost::WriteCut, "lost")]
         {
