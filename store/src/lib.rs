@@ -9,6 +9,7 @@ pub mod api;
 pub mod embedded;
 pub mod error;
 pub mod open;
+pub mod redis;
 pub mod url;
 
 pub use api::*;

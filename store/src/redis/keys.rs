@@ -39,6 +39,7 @@ pub(super) const SHARD_KEYS: [(&str, &str); 21] = [
     ("postrider:{s0}:depth", "hash"),
 ];
 
+pub(super) const DELAYED: &str = SHARD_KEYS[2].0;
 pub(super) const LEASE: &str = SHARD_KEYS[3].0;
 pub(super) const HOLDER: &str = SHARD_KEYS[4].0;
 pub(super) const COUNT: &str = SHARD_KEYS[7].0;

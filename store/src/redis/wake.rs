@@ -64,7 +64,8 @@ async fn listen_once(client: &Client, counter: &watch::Sender<u64>) -> redis::Re
     let subscription = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| timed_out())??;
     // Whatever was said while nobody listened is lost, so have everybody look.
     bump(counter);
-    let mut messages = subscription.into_on_message();
+    // The sink is kept: the connection ends with it.
+    let (_sink, mut messages) = subscription.split();
     while messages.next().await.is_some() {
         bump(counter);
     }

@@ -32,8 +32,9 @@ local function keep_payloads()
 end
 
 if f[2] == cursor_next and f[4] == complete and not ahead then
-  if holds or was_complete then return 'done' end
-  return 'lost'
+  -- Done by an earlier call, or a mere sign of life. A complete split is held by nobody any more.
+  if holds then split_set_due(id, f[7] == '1', now + ttl) end
+  return (holds or was_complete) and 'done' or 'lost'
 end
 if not holds or was_complete or f[2] ~= cursor then return 'lost' end
 for n, b in ipairs(batches) do
