@@ -9,7 +9,7 @@ mod redis_server;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, LaneName, RunId, SiteName, WorkerId};
-use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind};
+use postrider_common::lease::{Fact, LeaseAnswer, LeaseReport, Outcome, OutcomeKind};
 use postrider_store::embedded::model::Model;
 use postrider_store::redis::Redis;
 use postrider_store::*;
@@ -19,6 +19,15 @@ use std::time::Duration;
 
 const HOUR_MS: u64 = 3_600_000;
 
+#[derive(Clone)]
+struct Held {
+    batch: BatchId,
+    fence: Fence,
+    sequence: u64,
+    count: u32,
+    granted: Vec<u32>,
+}
+
 struct Pair {
     model: Model,
     redis: Redis,
@@ -27,7 +36,7 @@ struct Pair {
     workers: Vec<WorkerId>,
     runs: Vec<RunId>,
     splits: BTreeMap<RunId, SplitLease>,
-    leases: Vec<(BatchId, Fence, u64)>,
+    leases: Vec<Held>,
     old: Vec<(BatchId, Fence)>,
     last_report: Option<(u8, LeaseReport)>,
     last_claim: Option<Claim>,
@@ -195,7 +204,7 @@ impl Pair {
             .map(|n| NewBatch {
                 sequence: lease.sequence_max + 1 + n,
                 site: ["google", "microsoft", "other"][self.random.usize(..3)].parse::<SiteName>().unwrap(),
-                count: [1, 3, 60, 100][self.random.usize(..4)],
+                count: [1, 2, 4, 5, 60, 100][self.random.usize(..6)],
                 payload: vec![n as u8, 7, 0, 255],
             })
             .collect();
@@ -281,7 +290,9 @@ impl Pair {
         let ours = Self::tidy(self.redis.claim(claim.clone()).await.unwrap());
         same(self.steps, "claim", ours.clone(), Self::tidy(self.model.claim(now, claim.clone())));
         for lease in ours.leases {
-            self.leases.push((lease.batch, lease.fence, 0));
+            let count = lease.recipients.len() as u32;
+            let (batch, fence) = (lease.batch, lease.fence);
+            self.leases.push(Held { batch, fence, sequence: 0, count, granted: Vec::new() });
         }
         self.last_claim = Some(claim);
     }
@@ -314,16 +325,24 @@ impl Pair {
         if self.leases.is_empty() {
             return;
         }
-        let at = self.random.usize(..self.leases.len());
-        self.leases[at].2 += u64::from(self.random.u32(..8) != 0);
-        let (batch, fence, sequence) = self.leases[at].clone();
-        let count = 4 + self.random.u32(..3) * 50;
-        let outcomes = (0..self.random.u32(..12)).map(|_| self.outcome(count)).collect();
+        // Mostly the newest leases, so that some batches are brought to their end.
+        let newest = self.leases.len().saturating_sub(if self.random.u32(..4) == 0 { 1000 } else { 3 });
+        let at = self.random.usize(newest..self.leases.len());
+        self.leases[at].sequence += u64::from(self.random.u32(..8) != 0);
+        let Held { batch, fence, sequence, count, granted } = self.leases[at].clone();
+        let mut outcomes: Vec<Outcome> = (0..self.random.u32(..3)).map(|_| self.outcome(count + 1)).collect();
+        for index in granted {
+            if self.random.u32(..4) != 0 {
+                outcomes.push(Outcome { index, ..self.outcome(count) });
+                self.leases[at].granted.retain(|other| *other != index);
+            }
+        }
         let kind = self.random.u8(..10);
-        let intents = if kind < 7 { (0..self.random.u32(..10)).map(|_| self.random.u32(..count)).collect() } else { Vec::new() };
+        let intents = if kind < 7 { (0..self.random.u32(..16)).map(|_| self.random.u32(..count + 1)).collect() } else { Vec::new() };
         let report = LeaseReport { batch: batch.clone(), fence: fence.clone(), sequence, outcomes, intents, progress: sequence };
         self.last_report = Some((kind, report.clone()));
-        self.send_report(now, kind, report).await;
+        let answers = self.send_report(now, kind, report).await;
+        self.leases[at].granted.extend(answers.into_iter().flat_map(|answer| answer.granted));
         if kind >= 7 {
             self.old.push((batch, fence));
             if self.random.bool() {
@@ -338,7 +357,7 @@ impl Pair {
         }
     }
 
-    async fn send_report(&mut self, now: i64, kind: u8, report: LeaseReport) {
+    async fn send_report(&mut self, now: i64, kind: u8, report: LeaseReport) -> Vec<LeaseAnswer> {
         let worker = self.workers[0].clone();
         let reports = vec![report];
         let retry_fraction = 1_000_000;
@@ -358,20 +377,22 @@ impl Pair {
                 (self.redis.release(release.clone()).await, self.model.release(now, release))
             }
         };
-        let tidy = |answers: Vec<postrider_common::lease::LeaseAnswer>| {
-            let one = |mut answer: postrider_common::lease::LeaseAnswer| {
+        let tidy = |answers: Vec<LeaseAnswer>| {
+            let one = |mut answer: LeaseAnswer| {
                 answer.ttl_ms = about(answer.ttl_ms);
                 answer.due_in_ms = about(answer.due_in_ms);
                 answer
             };
             answers.into_iter().map(one).collect::<Vec<_>>()
         };
-        same(self.steps, "report", tidy(ours.unwrap()), tidy(theirs));
+        let ours = tidy(ours.unwrap());
+        same(self.steps, "report", ours.clone(), tidy(theirs));
+        ours
     }
 
     async fn facts(&mut self, now: i64) {
         let mut known: Vec<(BatchId, Fence)> = self.old.clone();
-        known.extend(self.leases.iter().map(|(batch, fence, _)| (batch.clone(), fence.clone())));
+        known.extend(self.leases.iter().map(|held| (held.batch.clone(), held.fence.clone())));
         let mut facts = Vec::new();
         for _ in 0..self.random.u32(..8) {
             let Some((batch, mut fence)) = self.pick(&known) else { return };
@@ -386,7 +407,8 @@ impl Pair {
     }
 
     async fn reclaim(&mut self, now: i64) {
-        let reclaim = Reclaim { limit: 3, ttl_ms: 0, doubt_grace_ms: 1, outage_gap_ms: HOUR_MS };
+        // Leases that expire in the same millisecond come back in another order (10 before 9), so take all.
+        let reclaim = Reclaim { limit: 100, ttl_ms: 0, doubt_grace_ms: 1, outage_gap_ms: HOUR_MS };
         let mut ours = self.redis.reclaim(reclaim).await.unwrap();
         let mut theirs = self.model.reclaim(now, reclaim);
         (ours.held_ms, theirs.held_ms) = (about(ours.held_ms), about(theirs.held_ms));
