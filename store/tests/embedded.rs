@@ -1,5 +1,7 @@
 //! The conformance suite over the embedded store, in memory and in a file, and what only a file can do.
 
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
+
 use async_trait::async_trait;
 use postrider_common::Clock;
 use postrider_store::conformance::Fixture;

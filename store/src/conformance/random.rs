@@ -17,6 +17,7 @@ use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind};
 use postrider_common::run::RunError;
 
 const RUNS: u64 = 4;
+const SITES: [&str; 3] = ["google", "other", "other"];
 const TTL_MS: u64 = 40;
 const SLACK_MS: i64 = 3;
 const KINDS: [OutcomeKind; 5] = [
@@ -86,7 +87,7 @@ impl Driver {
         let rows = self.random.u64(0..50);
         let batch = |at: u64| NewBatch {
             sequence: lease.sequence_max + 1 + at,
-            site: if (at + seed) % 3 == 0 { "google" } else { "other" }.parse().unwrap(),
+            site: SITES[(at + seed) as usize % SITES.len()].parse().unwrap(),
             count: 1 + ((at * 7 + seed) % 5) as u32,
             payload: format!("payload {at}").into_bytes(),
         };
