@@ -117,7 +117,10 @@ fn header(record: &csv::ByteRecord) -> Result<Vec<String>, ReadError> {
         let bytes = if index == 0 { bytes.strip_prefix(BOM).unwrap_or(bytes) } else { bytes };
         let name = std::str::from_utf8(bytes).ok().filter(|name| !name.contains('\0'));
         let Some(name) = name.map(unquote_after_bom) else {
-            return Err(wrong(format!("column {} of the header is not UTF-8", index + 1), "save the audience as UTF-8"));
+            return Err(wrong(
+                format!("column {} of the header is not UTF-8", index + 1),
+                "save the audience as UTF-8",
+            ));
         };
         if !name.is_empty() && columns.contains(&name) {
             let message = format!("the header names the column '{}' twice", super::shorten(&name));
@@ -141,7 +144,11 @@ fn broken(error: csv::Error, number: u64) -> ReadError {
     {
         let row = if number == 0 { "the header".to_owned() } else { format!("row {number}") };
         let message = format!("{row} is longer than {RECORD_BYTES_MAX} bytes (record_bytes_max)");
-        return ReadError::run("audience_record_too_long", message, "look for a quote that is not closed near that row");
+        return ReadError::run(
+            "audience_record_too_long",
+            message,
+            "look for a quote that is not closed near that row",
+        );
     }
     ReadError::Storage(error.to_string())
 }

@@ -183,7 +183,14 @@ mod tests {
         check(b"\xef\xbb\xbf{\"email\":\"a@x.io\"}\r\n\n{\"email\":\"b@x.io\"}\n", &[Ok("a@x.io"), Ok("b@x.io")]);
         check(
             b"{\"email\":\"a@x.io\"}\nnot json\n[1]\n7\n{\"email\":\n{\"email\":\"b@x.io\"} trailing\n",
-            &[Ok("a@x.io"), Err("not JSON"), Err("not an object"), Err("not an object"), Err("not JSON"), Err("not JSON")],
+            &[
+                Ok("a@x.io"),
+                Err("not JSON"),
+                Err("not an object"),
+                Err("not an object"),
+                Err("not JSON"),
+                Err("not JSON"),
+            ],
         );
         check(b"{\"email\":\"a@x.io\",\"n\":\"\xff\"}\n{\"email\":\"b@x.io\"}", &[Err("UTF-8"), Ok("b@x.io")]);
         check(b"{\"email\":\"a@x.io\",\"n\":\"\\u0000\"}\n{\"email\":\"b@x.io\"}", &[Err("NUL"), Ok("b@x.io")]);

@@ -39,7 +39,10 @@ pub fn admit(mut fields: Map<String, Value>, roles: &Roles) -> Result<Recipient,
         Some(Value::String(text)) => text,
         None | Some(Value::Null) => return Err(missing("address", &roles.address_field)),
         Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            return Err(RowReason::new(format!("the address in '{}' is not a text", super::shorten(&roles.address_field))));
+            return Err(RowReason::new(format!(
+                "the address in '{}' is not a text",
+                super::shorten(&roles.address_field)
+            )));
         }
     };
     let address: Address = address.parse().map_err(|error| RowReason::new(format!("{error}")))?;
@@ -94,7 +97,9 @@ fn check_sizes(fields: &Map<String, Value>) -> Result<(), RowReason> {
         let bytes = size_of(value);
         if bytes > FIELD_BYTES_MAX {
             let name = super::shorten(name);
-            return Err(RowReason::new(format!("the field '{name}' is over {FIELD_BYTES_MAX} bytes (field_bytes_max)")));
+            return Err(RowReason::new(format!(
+                "the field '{name}' is over {FIELD_BYTES_MAX} bytes (field_bytes_max)"
+            )));
         }
         total += bytes + name.len();
     }
