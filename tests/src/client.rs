@@ -35,8 +35,7 @@ pub struct Run {
     pub recipients: Counts,
     pub bad_rows: u64,
     pub batches: Batches,
-    #[serde(default)]
-    pub leases_expired: u64,
+    pub leases_expired: Option<u64>,
 }
 
 #[derive(Debug, Clone, Deserialize)]

@@ -1,5 +1,6 @@
 //! Masters, workers, a sink and their Redis, each a process of its own.
 
+use crate::audience::{Audience, Campaign};
 use crate::binary;
 use crate::client::{Client, Run, WorkerLine};
 use crate::faults::{Fault, FaultLog, Role};
@@ -174,6 +175,13 @@ impl Fleet {
         ledger::read(&self.capture())
     }
 
+    /// Applies the campaign and starts one run of it; the id.
+    pub fn launch(&self, campaign: &Campaign, audience: &Audience) -> String {
+        let client = self.client();
+        client.apply(&campaign.write(self.folder(), audience));
+        client.run(&campaign.name, &format!("{}-1", campaign.name))
+    }
+
     pub fn watch(&self, run: &str) -> Watcher {
         Watcher::start(self.client(), run.to_owned())
     }
@@ -216,6 +224,12 @@ impl Fleet {
             if hopeless { Some(None) } else { found.map(Some) }
         })
         .flatten()
+    }
+
+    /// As `stop_worker_in_intent` waits; nothing is done to the worker.
+    pub fn wait_worker_in_intent(&self, index: usize) {
+        let seen = self.wait_intent(index, 0.5);
+        assert!(seen.is_some(), "worker {index} never had half of its slots in intent");
     }
 
     /// Freezes the worker at an instant at which at least `share` of its slots are in intent, and notes the
@@ -343,7 +357,20 @@ impl Fleet {
         rules: Rules,
         watched: &Watched,
     ) -> Findings {
-        let recipients = self.client().recipients(run);
+        self.judge_runs(scenario, &[run], audience, rules, watched)
+    }
+
+    /// The same for several runs whose audiences have nobody in common.
+    pub fn judge_runs(
+        &mut self,
+        scenario: &str,
+        runs: &[&str],
+        audience: &BTreeSet<String>,
+        rules: Rules,
+        watched: &Watched,
+    ) -> Findings {
+        let client = self.client();
+        let recipients: Vec<_> = runs.iter().flat_map(|run| client.recipients(run)).collect();
         let findings = judge::find(audience, &self.ledger(), &recipients, &self.faults);
         let violations = judge::violations(&findings, rules, &self.faults, watched);
         summary::report(scenario, &findings, &violations, &self.faults, watched);

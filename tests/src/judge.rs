@@ -20,6 +20,8 @@ const NAMED_MAX: usize = 5;
 pub struct Rules {
     /// Duplicates at most, beside the fault log's bound; `None`: the bound alone.
     pub duplicates_max: Option<u64>,
+    /// Nobody may be marked `outcome_not_recorded`, sent twice or not.
+    pub no_doubt: bool,
     /// Every recipient must have reached the sink (nothing was refused, held or cancelled).
     pub all_accepted: bool,
     /// Excuses for copies are looked at. Off where a whole outage cut every worker off.
@@ -30,10 +32,15 @@ pub struct Rules {
 
 impl Rules {
     /// Everybody gets one message.
-    pub const CLEAN: Self =
-        Self { duplicates_max: Some(0), all_accepted: true, excuses: true, unanswered_polls: false };
+    pub const CLEAN: Self = Self {
+        duplicates_max: Some(0),
+        no_doubt: true,
+        all_accepted: true,
+        excuses: true,
+        unanswered_polls: false,
+    };
     /// Everybody gets a message; those cut off by a fault may get another.
-    pub const FAULTS: Self = Self { duplicates_max: None, ..Self::CLEAN };
+    pub const FAULTS: Self = Self { duplicates_max: None, no_doubt: false, ..Self::CLEAN };
 }
 
 #[derive(Debug, Clone, Default)]
@@ -204,6 +211,7 @@ pub fn violations(findings: &Findings, rules: Rules, faults: &FaultLog, watched:
     let limits = [
         ("duplicates_bound", findings.duplicates_outcome_not_recorded, findings.bound),
         ("duplicates_max", findings.duplicates(), rules.duplicates_max.unwrap_or(u64::MAX)),
+        ("in_doubt", if rules.no_doubt { findings.marked_outcome_not_recorded } else { 0 }, 0),
         // Fewer messages than owed cannot hide behind a state.
         (
             "not_accepted",

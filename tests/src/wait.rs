@@ -31,6 +31,16 @@ pub fn within<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option
     }
 }
 
+/// Watches for all of the time that nothing happens which must not.
+///
+/// # Panics
+/// As soon as `broken` says what happened.
+pub fn while_nothing(what: &str, observed: Duration, mut broken: impl FnMut() -> Option<String>) {
+    if let Some(broken) = within(observed, &mut broken) {
+        panic!("{what}, for {observed:?}: {broken}");
+    }
+}
+
 /// Milliseconds since 1970-01-01T00:00:00Z, the clock of the sink's ledger.
 pub fn now_ms() -> i64 {
     SystemClock::default().wall_ms()
