@@ -13,9 +13,7 @@ fn a_relay_that_comes_back_gets_everything_once() {
     let client = fleet.client();
     let run = fleet.launch(&Campaign::named("digest"), &audience);
     let watcher = fleet.watch(&run);
-    wait::until("everybody to be admitted", Duration::from_secs(30), || {
-        client.show(&run).split_complete.then_some(())
-    });
+    wait::until("everybody to be admitted", Duration::from_secs(30), || client.show(&run).split_complete.then_some(()));
     wait::while_nothing("everybody waits for the relay", DOWN, || {
         let seen = client.show(&run);
         (seen.recipients.pending != seen.recipients.total || seen.has_ended()).then(|| format!("{seen:?}"))

@@ -13,7 +13,8 @@ fn red(scenario: &str, fault: &str) -> Vec<String> {
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(text.contains("running 1 test"), "there is no scenario {scenario}\n{text}");
     assert!(!output.status.success(), "{scenario} stayed green with {fault}\n{text}");
-    let verdict = text.split_once(summary::RED).unwrap_or_else(|| panic!("{scenario} failed, not by the judge\n{text}")).1;
+    let verdict =
+        text.split_once(summary::RED).unwrap_or_else(|| panic!("{scenario} failed, not by the judge\n{text}")).1;
     let found: Vec<String> =
         verdict.lines().skip(1).map_while(|line| line.strip_prefix("  ")).map(str::to_owned).collect();
     println!("SABOTAGE {fault} caught by {scenario}: {}", found.join("; "));

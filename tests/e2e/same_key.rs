@@ -18,7 +18,8 @@ fn one_idempotency_key_is_one_run() {
             std::thread::spawn(move || client.run("digest", "the-key"))
         })
         .collect();
-    let mut runs: Vec<String> = submits.into_iter().map(|submit| submit.join().expect("a submit is answered")).collect();
+    let mut runs: Vec<String> =
+        submits.into_iter().map(|submit| submit.join().expect("a submit is answered")).collect();
     let run = runs[0].clone();
     let watcher = fleet.watch(&run);
     let ended = fleet.wait_ended(&run, Duration::from_secs(60));

@@ -40,7 +40,16 @@ fn a_stopped_worker_writes_no_final_dot_after_its_lease() {
     assert!(late.len() <= fleet.settings().connections as usize, "{late:?}");
     let watched = watcher.stop();
     let mut everybody = audience.addresses().clone();
-    fleet.judge_runs("worker_stopped", &[&run, &second], { everybody.extend(after.addresses().clone()); &everybody }, Rules::FAULTS, &watched);
+    fleet.judge_runs(
+        "worker_stopped",
+        &[&run, &second],
+        {
+            everybody.extend(after.addresses().clone());
+            &everybody
+        },
+        Rules::FAULTS,
+        &watched,
+    );
 }
 
 /// The frozen worker goes on while another has the same recipients in intent, and reports that it did not

@@ -8,16 +8,21 @@ use std::path::{Path, PathBuf};
 const DOMAINS: [&str; 5] = ["gmail.com", "outlook.com", "yahoo.com", "example.com", "example.org"];
 const CITIES: [&str; 4] = ["Zürich", "Łódź", "Αθήνα", "東京"];
 
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct Audience {
+    header: String,
     rows: Vec<String>,
     addresses: BTreeSet<String>,
 }
 
 impl Audience {
+    pub fn with_header(header: &str) -> Self {
+        Self { header: header.to_owned(), rows: Vec::new(), addresses: BTreeSet::new() }
+    }
+
     /// `count` people over five domains.
     pub fn of(count: usize) -> Self {
-        let mut audience = Self::default();
+        let mut audience = Self::with_header("email,name,city,coupon");
         for index in 0..count {
             audience.add(&format!("r{index:06}@{}", DOMAINS[index % DOMAINS.len()]));
         }
@@ -26,7 +31,7 @@ impl Audience {
 
     /// `count` people at each `NAME.example`: one batch a site when `count` is at most 100.
     pub fn of_sites(sites: &[String], count: usize) -> Self {
-        let mut audience = Self::default();
+        let mut audience = Self::with_header("email,name,city,coupon");
         for site in sites {
             for index in 0..count {
                 audience.add(&format!("r{index:04}@{site}.example"));
@@ -37,13 +42,15 @@ impl Audience {
 
     /// One more person, who must be delivered to like everybody else.
     pub fn add(&mut self, address: &str) {
-        self.addresses.insert(address.to_owned());
         let index = self.rows.len();
-        self.rows.push(format!(
-            "{address},Person {index},{},K{:05}",
-            CITIES[index % CITIES.len()],
-            index * 7919 % 100_000
-        ));
+        let city = CITIES[index % CITIES.len()];
+        self.add_row(address, &format!("Person {index},{city},K{:05}", index * 7919 % 100_000));
+    }
+
+    /// The same with merge fields of the caller's, as the rest of the row.
+    pub fn add_row(&mut self, address: &str, fields: &str) {
+        self.addresses.insert(address.to_owned());
+        self.rows.push(format!("{address},{fields}"));
     }
 
     /// A row as it is, which is not expected to be admitted.
@@ -64,7 +71,7 @@ impl Audience {
     }
 
     pub fn to_csv(&self) -> String {
-        let mut text = String::from("email,name,city,coupon\n");
+        let mut text = format!("{}\n", self.header);
         for row in &self.rows {
             let _ = writeln!(text, "{row}");
         }

@@ -32,13 +32,8 @@ pub struct Rules {
 
 impl Rules {
     /// Everybody gets one message.
-    pub const CLEAN: Self = Self {
-        duplicates_max: Some(0),
-        no_doubt: true,
-        all_accepted: true,
-        excuses: true,
-        unanswered_polls: false,
-    };
+    pub const CLEAN: Self =
+        Self { duplicates_max: Some(0), no_doubt: true, all_accepted: true, excuses: true, unanswered_polls: false };
     /// Everybody gets a message; those cut off by a fault may get another.
     pub const FAULTS: Self = Self { duplicates_max: None, no_doubt: false, ..Self::CLEAN };
 }

@@ -3,7 +3,7 @@
 
 use crate::process::Process;
 use crate::wait;
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -77,12 +77,26 @@ impl RedisServer {
 
     /// The first line of the answer to an inline command.
     fn ask(&self, command: &str) -> Option<String> {
+        self.converse(command, 1)?.into_iter().next()
+    }
+
+    /// One number of `INFO`.
+    ///
+    /// # Panics
+    /// When there is no such field, or the server does not answer.
+    pub fn info_number(&self, field: &str) -> f64 {
+        let lines = self.converse("INFO", usize::MAX).expect("redis answers INFO");
+        let value = lines.iter().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        let value = value.unwrap_or_else(|| panic!("INFO has no {field}"));
+        value.parse().unwrap_or_else(|e| panic!("INFO {field}: {e}: {value}"))
+    }
+
+    /// Up to `lines_max` lines of the answer; the server says goodbye after the last.
+    fn converse(&self, command: &str, lines_max: usize) -> Option<Vec<String>> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;
         stream.set_read_timeout(Some(REPLY_BOUND)).ok()?;
-        stream.write_all(format!("{command}\r\n").as_bytes()).ok()?;
-        let mut reply = [0; 256];
-        let length = stream.read(&mut reply).ok()?;
-        String::from_utf8_lossy(&reply[..length]).lines().next().map(str::to_owned)
+        stream.write_all(format!("{command}\r\nQUIT\r\n").as_bytes()).ok()?;
+        BufReader::new(stream).lines().take(lines_max).collect::<Result<_, _>>().ok()
     }
 
     fn socket(&self) -> PathBuf {
