@@ -74,7 +74,7 @@ fn a_stale_report_does_not_touch_the_next_lease() {
     fleet.add_worker(1);
     let client = fleet.client();
     wait::until("the next worker to have them in intent", Duration::from_secs(30), || {
-        client.try_workers().iter().any(|worker| worker.name == "w1" && worker.in_intent >= 16).then_some(())
+        client.worker("w1").filter(|worker| worker.in_intent >= 16)
     });
     fleet.signal_worker(0, Signal::CONT);
     let ended = fleet.wait_ended(&run, Duration::from_secs(60));

@@ -92,6 +92,8 @@ pub struct RecipientLine {
 #[derive(Debug, Clone, Deserialize)]
 pub struct WorkerLine {
     pub name: String,
+    /// RFC 3339, so that texts compare like instants.
+    pub seen_at: Option<String>,
     pub slots: u32,
     pub leases: u32,
     pub in_intent: u32,
@@ -172,13 +174,21 @@ impl Client {
         lines(&self.ok(&["--output", "json", "run", "recipients", run]))
     }
 
-    pub fn workers(&self) -> Vec<WorkerLine> {
-        lines(&self.ok(&["--output", "json", "workers", "list"]))
+    /// Ids of all runs there are.
+    pub fn all_runs(&self) -> Vec<String> {
+        lines::<Run>(&self.ok(&["--output", "json", "run", "list"])).into_iter().map(|run| run.run).collect()
     }
 
-    pub fn try_workers(&self) -> Vec<WorkerLine> {
+    /// Every instance, also those that ended a short while ago. Empty when no master could answer.
+    pub fn workers(&self) -> Vec<WorkerLine> {
         let answer = self.call(&["--output", "json", "workers", "list"]);
         if answer.code == 0 { lines(&answer.stdout) } else { Vec::new() }
+    }
+
+    /// The newest instance of that name.
+    pub fn worker(&self, name: &str) -> Option<WorkerLine> {
+        let instances = self.workers().into_iter().filter(|worker| worker.name == name);
+        instances.max_by(|one, other| one.seen_at.cmp(&other.seen_at))
     }
 }
 

@@ -205,17 +205,17 @@ impl Fleet {
         });
     }
 
-    /// Waits until `share` of the named worker's slots are in intent. `None`: the messages flow and no
-    /// worker ever showed an intent, or the bound is over.
+    /// Waits until `share` of the named worker's slots are in intent. `None`: the messages flow and it
+    /// never showed an intent, or the bound is over.
     fn wait_intent(&self, index: usize, share: f64) -> Option<WorkerLine> {
         let want = (f64::from(self.settings.slots) * share).ceil() as u32;
         let client = self.client();
         let name = &self.workers[index].name;
         let (mut any_intent, mut flowing_since) = (false, None);
         wait::within(INTENT_BOUND, || {
-            let workers = client.try_workers();
-            any_intent |= workers.iter().any(|worker| worker.in_intent > 0);
-            let found = workers.into_iter().find(|worker| &worker.name == name && worker.in_intent >= want);
+            let worker = client.worker(name);
+            any_intent |= worker.as_ref().is_some_and(|worker| worker.in_intent > 0);
+            let found = worker.filter(|worker| worker.in_intent >= want);
             if flowing_since.is_none() && !self.ledger().is_empty() {
                 flowing_since = Some(wait::now_ms());
             }
@@ -265,8 +265,7 @@ impl Fleet {
         let name = &self.workers[index].name;
         let mut before = None;
         wait::until("the intents of a stopped worker to stand still", INTENT_BOUND, || {
-            let workers = client.try_workers();
-            let now = workers.iter().find(|worker| &worker.name == name).map_or(0, |worker| worker.in_intent);
+            let now = client.worker(name).map_or(0, |worker| worker.in_intent);
             before.replace(now).filter(|before| *before == now)
         })
     }
@@ -276,7 +275,7 @@ impl Fleet {
         let client = self.client();
         let slots = self.settings.slots * u32::try_from(self.workers.len()).unwrap_or(u32::MAX);
         let seen = wait::within(INTENT_BOUND, || {
-            let in_intent: u32 = client.try_workers().iter().map(|worker| worker.in_intent).sum();
+            let in_intent: u32 = client.workers().iter().map(|worker| worker.in_intent).sum();
             (in_intent * 2 >= slots).then_some(in_intent)
         });
         (seen.unwrap_or_default(), slots)
