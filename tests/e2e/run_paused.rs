@@ -15,7 +15,8 @@ fn a_pause_costs_no_duplicate() {
     fleet.wait_copies(300, Duration::from_secs(30));
     client.ok(&["run", "pause", &run]);
     wait::until("what is in flight to end", Duration::from_secs(20), || {
-        client.workers().iter().all(|worker| worker.in_intent == 0).then_some(())
+        let workers = client.workers();
+        (!workers.is_empty() && workers.iter().all(|worker| worker.in_intent == 0)).then_some(())
     });
     let copies = fleet.ledger().len();
     assert!(client.show(&run).paused);

@@ -18,16 +18,19 @@ use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// A master retries a store that cannot be reached for 30 s.
 const READY_BOUND: Duration = Duration::from_secs(60);
 /// Until a worker is far enough into its work for a fault.
 const INTENT_BOUND: Duration = Duration::from_secs(30);
-/// Once messages flow, a worker that keeps to the protocol shows intents at once. After this long without
+/// Once its messages flow, a worker that keeps to the protocol shows intents at once. After this long without
 /// any, the fault is injected anyway and counts as missed.
 const INTENT_PATIENCE: Duration = Duration::from_millis(1500);
+
+/// Tries to freeze a worker at the right instant.
+const FREEZES_MAX: u32 = 10;
 
 #[derive(Debug)]
 pub struct Fleet {
@@ -205,40 +208,52 @@ impl Fleet {
         });
     }
 
-    /// Waits until `share` of the named worker's slots are in intent. `None`: the messages flow and it
-    /// never showed an intent, or the bound is over.
-    fn wait_intent(&self, index: usize, share: f64) -> Option<WorkerLine> {
-        let want = (f64::from(self.settings.slots) * share).ceil() as u32;
+    /// Waits until `share` of the worker's slots are in intent. `None`: the bound is over, or, with
+    /// `patience`, its messages have flowed for that long and it never showed an intent.
+    fn wait_intent(&self, index: usize, share: f64, patience: Option<Duration>) -> Option<WorkerLine> {
+        let want = self.slots_of(share);
         let client = self.client();
-        let name = &self.workers[index].name;
+        let Worker { name, source, .. } = &self.workers[index];
         let (mut any_intent, mut flowing_since) = (false, None);
         wait::within(INTENT_BOUND, || {
             let worker = client.worker(name);
             any_intent |= worker.as_ref().is_some_and(|worker| worker.in_intent > 0);
             let found = worker.filter(|worker| worker.in_intent >= want);
-            if flowing_since.is_none() && !self.ledger().is_empty() {
-                flowing_since = Some(wait::now_ms());
+            if flowing_since.is_none() && self.ledger().iter().any(|line| line.peer_ip() == source) {
+                flowing_since = Some(Instant::now());
             }
-            let patience = i64::try_from(INTENT_PATIENCE.as_millis()).unwrap_or(i64::MAX);
-            let hopeless = !any_intent && flowing_since.is_some_and(|since| wait::now_ms() - since > patience);
+            let flows_for = flowing_since.map(|since| since.elapsed());
+            let hopeless = !any_intent && patience.is_some() && flows_for > patience;
             if hopeless { Some(None) } else { found.map(Some) }
         })
         .flatten()
     }
 
-    /// As `stop_worker_in_intent` waits; nothing is done to the worker.
+    fn slots_of(&self, share: f64) -> u32 {
+        (f64::from(self.settings.slots) * share).ceil() as u32
+    }
+
+    /// Waits until half of the worker's slots are in intent.
     pub fn wait_worker_in_intent(&self, index: usize) {
-        let seen = self.wait_intent(index, 0.5);
+        let seen = self.wait_intent(index, 0.5, None);
         assert!(seen.is_some(), "worker {index} never had half of its slots in intent");
     }
 
     /// Freezes the worker at an instant at which at least `share` of its slots are in intent, and notes the
     /// fault with the exact number: a stopped worker's intents stand still and can be counted.
     pub fn stop_worker_in_intent(&mut self, index: usize, share: f64) {
-        self.wait_intent(index, share);
-        self.signal_worker(index, Signal::STOP);
-        let at_ms = wait::now_ms();
-        let in_intent = self.count_frozen(index);
+        let mut tries = 0;
+        let (at_ms, in_intent) = loop {
+            let hopeful = self.wait_intent(index, share, Some(INTENT_PATIENCE)).is_some();
+            self.signal_worker(index, Signal::STOP);
+            let frozen = (wait::now_ms(), self.count_frozen(index));
+            tries += 1;
+            if frozen.1 >= self.slots_of(share) || !hopeful || tries == FREEZES_MAX {
+                break frozen;
+            }
+            // It moved on between the look and the signal: not this instant.
+            self.signal_worker(index, Signal::CONT);
+        };
         let worker = &self.workers[index];
         self.faults.faults.push(Fault {
             role: Role::Worker,
