@@ -1,5 +1,7 @@
 //! The conformance suite over the embedded store, in memory and in a file, and what only a file can do.
 
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
+
 use async_trait::async_trait;
 use postrider_common::Clock;
 use postrider_store::conformance::Fixture;
@@ -103,4 +105,12 @@ async fn a_folder_serves_one_process_at_a_time() {
     let folder = fixture.folder.as_ref().expect("a folder").path();
     let error = Embedded::open(folder, clock()).await.unwrap_err().to_string();
     assert!(error.contains("in use by another process"), "{error}");
+}
+
+/// Against itself: shows that the comparison asks for nothing that time alone decides.
+#[tokio::test]
+async fn random_calls_agree_with_the_model() {
+    for seed in 0..20 {
+        postrider_store::conformance::random::compare(&memory().await, seed, 300).await;
+    }
 }

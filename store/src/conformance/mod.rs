@@ -3,8 +3,11 @@
 //! A case is named after its transition and its promise. It gets a fresh store and a way to let the
 //! store's time pass. After each step the scene checks the invariants of docs/state-machines.md.
 
+#![expect(clippy::unwrap_used, reason = "a case that cannot reach its store has failed")]
+
 pub mod doubt;
 pub mod lease;
+pub mod random;
 pub mod scene;
 pub mod split;
 pub mod steer;

@@ -45,7 +45,7 @@ pub async fn cancel_run_ends_pending_and_keeps_what_was_sent(fixture: &impl Fixt
     scene.send_all(&mut held, OutcomeKind::Accepted).await;
     assert_eq!(store.runs_to_cancel(10).await.unwrap(), []);
     assert_eq!(store.cancel_run(&scene.run).await.unwrap(), Steered::Done);
-    assert_eq!(store.runs_to_cancel(10).await.unwrap(), [scene.run.clone()]);
+    assert_eq!(store.runs_to_cancel(10).await.unwrap(), std::slice::from_ref(&scene.run));
     assert_eq!(scene.record().await.state(), RunState::Sending, "not before nothing is pending");
     let step = store.cancel_batches(&scene.run, 0, 2).await.unwrap();
     assert_eq!((step.recipients, step.next), (3, Some(2)));
