@@ -1,11 +1,13 @@
 //! Messages per second from submit to sink.
 
 use crate::people;
-use postrider_tests::{Campaign, Fleet, Settings};
+use postrider_tests::{Campaign, Fleet, Settings, wait};
 use std::time::{Duration, Instant};
 
 /// Beyond this something hangs.
 const RUN_BOUND: Duration = Duration::from_secs(1_800);
+
+const LEDGER_BOUND: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 pub struct Load {
@@ -36,7 +38,10 @@ pub fn measure(load: &Load) {
     let took = begun.elapsed().as_secs_f64();
     let redis = redis_cpu_seconds(&fleet) - redis_before;
     assert_eq!(ended.state, "finished", "{ended:?}");
-    let ledger = fleet.ledger();
+    // The sink writes its ledger a moment later.
+    let ledger = wait::until("one message each in the ledger", LEDGER_BOUND, || {
+        Some(fleet.ledger()).filter(|ledger| ledger.len() >= audience.len())
+    });
     assert_eq!(ledger.len(), audience.len(), "one message each");
     let first = ledger.iter().map(|line| line.at_ms).min().unwrap_or_default();
     let last = ledger.iter().map(|line| line.at_ms).max().unwrap_or_default();

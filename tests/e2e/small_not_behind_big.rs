@@ -1,6 +1,6 @@
 //! One transactional message during a bulk run does not wait for it (promise P5).
 
-use postrider_tests::{Audience, Campaign, Fleet, Rules, Settings};
+use postrider_tests::{Audience, Campaign, Fleet, Rules, Settings, wait};
 use std::time::Duration;
 
 /// Generous: the time is printed, and only a message stuck behind the run must fail.
@@ -35,7 +35,9 @@ fn a_single_message_overtakes_a_bulk_run() {
             "--wait",
         ]);
         assert_eq!(answer.code, 0, "{answer:?}");
-        assert!(fleet.ledger().iter().any(|line| line.rcpt_to == to), "it is said to be sent: {answer:?}");
+        wait::until("what is said to be sent to be in the ledger", Duration::from_secs(1), || {
+            fleet.ledger().iter().any(|line| line.rcpt_to == to).then_some(())
+        });
         took.push(answer.took);
     }
     let meanwhile = client.show(&run);

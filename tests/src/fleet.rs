@@ -29,6 +29,8 @@ const INTENT_BOUND: Duration = Duration::from_secs(30);
 /// any, the fault is injected anyway and counts as missed.
 const INTENT_PATIENCE: Duration = Duration::from_millis(1500);
 
+/// For farewells after a drain, and for the sink to notice that its connections are closed.
+const STOP_GRACE: Duration = Duration::from_secs(10);
 /// Tries to freeze a worker at the right instant.
 const FREEZES_MAX: u32 = 10;
 
@@ -337,7 +339,11 @@ impl Fleet {
     pub fn terminate_worker(&mut self, index: usize, bound: Duration) -> ExitStatus {
         self.signal_worker(index, Signal::TERM);
         let mut process = self.workers[index].process.take().expect("the worker runs");
-        process.wait_exit(bound)
+        let status = process.wait_exit(bound);
+        if !status.success() {
+            eprint!("{}", process.tail());
+        }
+        status
     }
 
     pub fn terminate_master(&mut self, index: usize, bound: Duration) -> ExitStatus {
@@ -383,13 +389,30 @@ impl Fleet {
         rules: Rules,
         watched: &Watched,
     ) -> Findings {
+        self.assert_alive();
+        self.close_the_books();
         let client = self.client();
         let recipients: Vec<_> = runs.iter().flat_map(|run| client.recipients(run)).collect();
         let findings = judge::find(audience, &self.ledger(), &recipients, &self.faults);
         let violations = judge::violations(&findings, rules, &self.faults, watched);
         summary::report(scenario, &findings, &violations, &self.faults, watched);
-        self.assert_alive();
         findings
+    }
+
+    /// Ends the workers, so that whatever they would still send is sent, and then the sink, so that
+    /// whatever it took is in the ledger.
+    fn close_the_books(&mut self) {
+        let bound = Duration::from_millis(self.settings.drain_timeout_ms) + STOP_GRACE;
+        for index in 0..self.workers.len() {
+            if self.workers[index].process.is_some() {
+                let status = self.terminate_worker(index, bound);
+                assert_eq!(status.code(), Some(0), "an idle worker exits with 0");
+            }
+        }
+        if let Some(mut sink) = self.sink.take() {
+            sink.signal(Signal::TERM);
+            assert_eq!(sink.wait_exit(STOP_GRACE).code(), Some(0), "the sink exits with 0\n{}", sink.tail());
+        }
     }
 }
 

@@ -42,6 +42,20 @@ impl Line {
     }
 }
 
+/// What the sink adds when a client was gone before it could be told: no final dot.
+#[derive(Deserialize)]
+struct Remark {
+    #[serde(rename = "reply")]
+    _reply: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Entry {
+    Dot(Line),
+    Remark(Remark),
+}
+
 /// Every complete line of the file; a line that is still being written is left for the next look.
 ///
 /// # Panics
@@ -49,9 +63,12 @@ impl Line {
 pub fn read(path: &Path) -> Vec<Line> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-    complete
-        .lines()
-        .filter(|line| !line.is_empty())
-        .map(|line| serde_json::from_str(line).unwrap_or_else(|e| panic!("the sink's ledger: {e}: {line}")))
+    let entries = complete.lines().filter(|line| !line.is_empty());
+    entries
+        .filter_map(|line| match serde_json::from_str(line) {
+            Ok(Entry::Dot(line)) => Some(line),
+            Ok(Entry::Remark(_)) => None,
+            Err(e) => panic!("the sink's ledger: {e}: {line}"),
+        })
         .collect()
 }
