@@ -42,20 +42,6 @@ impl Line {
     }
 }
 
-/// What the sink adds when a client was gone before it could be told: no final dot.
-#[derive(Deserialize)]
-struct Remark {
-    #[serde(rename = "reply")]
-    _reply: String,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Entry {
-    Dot(Line),
-    Remark(Remark),
-}
-
 /// Every complete line of the file; a line that is still being written is left for the next look.
 ///
 /// # Panics
@@ -63,12 +49,21 @@ enum Entry {
 pub fn read(path: &Path) -> Vec<Line> {
     let text = std::fs::read_to_string(path).unwrap_or_default();
     let complete = text.rfind('\n').map_or("", |end| &text[..end]);
-    let entries = complete.lines().filter(|line| !line.is_empty());
-    entries
-        .filter_map(|line| match serde_json::from_str(line) {
-            Ok(Entry::Dot(line)) => Some(line),
-            Ok(Entry::Remark(_)) => None,
-            Err(e) => panic!("the sink's ledger: {e}: {line}"),
-        })
-        .collect()
+    complete.lines().filter(|line| !line.is_empty()).filter_map(final_dot).collect()
+}
+
+/// `None`: a remark that a client was gone before it could be told.
+fn final_dot(line: &str) -> Option<Line> {
+    let wrong = |e: serde_json::Error| -> ! { panic!("the sink's ledger: {e}: {line}") };
+    let entry: serde_json::Value = serde_json::from_str(line).unwrap_or_else(|e| wrong(e));
+    entry.get("reply").is_none().then(|| Line::deserialize(entry).unwrap_or_else(|e| wrong(e)))
+}
+
+#[test]
+fn remarks_are_told_from_final_dots() {
+    let dot = r#"{"at_ms":5,"seq":1,"connection":2,"peer":"127.0.1.1:4","mail_from":"a@b.example",
+        "rcpt_to":"c@d.example","message_id":"<1@b.example>","decision":"lost","code":250}"#;
+    let line = final_dot(dot).expect("a final dot");
+    assert_eq!((line.at_ms, line.peer_ip(), line.decision), (5, "127.0.1.1", Decision::Lost));
+    assert!(final_dot(r#"{"seq":1,"reply":"failed"}"#).is_none());
 }
