@@ -1,0 +1,3 @@
+//! The commands of the `postrider` binary.
+
+pub mod sink;
