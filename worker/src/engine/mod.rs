@@ -17,14 +17,14 @@ mod report;
 mod slots;
 mod wish;
 
-// cfgtest
-// mod tests;
+#[cfg(test)]
+mod tests;
 
 pub use event::{Call, CallId, Effect, Event, LeaseKey, LeaseWish, Offer};
 
 use drain::Drain;
 use facts::{Facts, Orphan};
-use held::{End, Held, Stage, not_written};
+use held::{End, Held, Stage};
 use line::Line;
 use postrider_common::ids::LaneName;
 use postrider_common::lease::Outcome;

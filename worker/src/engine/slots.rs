@@ -62,10 +62,6 @@ impl Slots {
         let rooms = self.reserve.keys().map(|lane| (lane.clone(), self.reserved_room(lane, used)));
         rooms.filter(|(_, room)| *room > 0).collect()
     }
-
-    pub(super) fn lanes(&self) -> impl Iterator<Item = &LaneName> {
-        self.reserve.keys()
-    }
 }
 
 #[cfg(test)]
