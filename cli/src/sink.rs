@@ -22,7 +22,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 
@@ -130,34 +130,20 @@ pub async fn serve(
 
     let (stop, stopped) = watch::channel(false);
     let rules = Arc::new(Rules::new(rules));
-    let mut connections = JoinSet::new();
-    let accept = async {
-        loop {
-            tokio::select! {
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, peer)) => {
-                        let connection = Connection::new(stream, peer, latency, rules.clone(), ledger.clone());
-                        connections.spawn(connection.run(stopped.clone()));
-                    }
-                    Err(error) => {
-                        tracing::warn!(%error, "failed to accept a connection");
-                        tokio::time::sleep(ACCEPT_PAUSE).await;
-                    }
-                },
-                Some(_) = connections.join_next() => {}
-            }
-        }
+    let connect = |stream, peer| {
+        let connection = Connection::new(stream, peer, latency, rules.clone(), ledger.clone());
+        connection.run(stopped.clone())
     };
+    let mut connections = JoinSet::new();
     let (end_flushing, flushing_ends) = oneshot::channel();
     let flusher = flush(ledger.clone(), capture, flushing_ends);
     tokio::pin!(flusher);
     let failed = tokio::select! {
-        () = accept => None,
+        () = accept(&listener, &mut connections, connect) => None,
         () = shutdown => None,
         result = &mut flusher => Some(result),
     };
     let _ = stop.send(true);
-    let all = async { while connections.join_next().await.is_some() {} };
     match failed {
         Some(result) => {
             connections.shutdown().await;
@@ -165,9 +151,12 @@ pub async fn serve(
         }
         None => {
             // The flusher goes on, since a full buffer holds connections back.
-            let result = tokio::select! {
-                _ = tokio::time::timeout(STOP_GRACE, all) => None,
-                result = &mut flusher => Some(result),
+            let result = {
+                let all = async { while connections.join_next().await.is_some() {} };
+                tokio::select! {
+                    _ = tokio::time::timeout(STOP_GRACE, all) => None,
+                    result = &mut flusher => Some(result),
+                }
             };
             connections.shutdown().await;
             let _ = end_flushing.send(());
@@ -178,6 +167,25 @@ pub async fn serve(
         }
     }
     Ok(ledger.summary())
+}
+
+/// Takes connections for ever.
+async fn accept<F>(listener: &TcpListener, connections: &mut JoinSet<()>, connect: impl Fn(TcpStream, SocketAddr) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => drop(connections.spawn(connect(stream, peer))),
+                Err(error) => {
+                    tracing::warn!(%error, "failed to accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+            Some(_) = connections.join_next() => {}
+        }
+    }
 }
 
 /// Writes captured lines to the file until it is told to end, then what is left.

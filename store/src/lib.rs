@@ -6,6 +6,8 @@
 //! and answers what the first one answered. Only the store's own clock decides about time.
 
 pub mod api;
+#[cfg(feature = "conformance")]
+pub mod conformance;
 pub mod embedded;
 pub mod error;
 pub mod open;

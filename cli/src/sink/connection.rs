@@ -70,7 +70,7 @@ impl Connection {
             self.ledger.room().await;
             let read = tokio::select! {
                 read = tokio::time::timeout(IDLE_MAX, self.stream.read(&mut buffer)) => read?,
-                _ = stopped.wait_for(|stopped| *stopped) => {
+                () = end(&mut stopped) => {
                     let goodbye = self.session.shut_down();
                     self.gather(goodbye);
                     return self.write().await;
@@ -136,7 +136,7 @@ impl Connection {
             self.write().await?;
             tokio::select! {
                 () = tokio::time::sleep(latency) => {}
-                _ = stopped.wait_for(|stopped| *stopped) => {}
+                () = end(stopped) => {}
             }
         }
         let gone = self.client_is_gone();
@@ -206,6 +206,11 @@ impl Connection {
         self.output.clear();
         Ok(())
     }
+}
+
+/// Until the sink ends, or whoever runs it is gone.
+async fn end(stopped: &mut watch::Receiver<bool>) {
+    drop(stopped.wait_for(|stopped| *stopped).await);
 }
 
 /// The reply line of a rule.

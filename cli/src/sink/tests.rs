@@ -4,7 +4,6 @@ use postrider_mail::smtp::client::{Event, Lost, Outgoing, Session};
 use std::io;
 use std::path::Path;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 use tokio::task::JoinHandle;
 
 const BOUND: Duration = Duration::from_secs(20);

@@ -97,7 +97,9 @@ fn mailbox(name: &'static str, text: &str) -> Result<Mailbox, BuildError> {
     };
     match text.trim().parse::<Mailbox>() {
         Ok(mailbox) if one && mailbox.email.to_string().parse::<Address>().is_ok() => Ok(mailbox),
-        Ok(_) | Err(_) => Err(wrong("is not one mailbox, such as Acme Digest <digest@acme.example>")),
+        Ok(_) | Err(_) => Err(wrong(
+            "is not one mailbox: write Acme Digest <digest@acme.example>, a name with punctuation in double quotes",
+        )),
     }
 }
 

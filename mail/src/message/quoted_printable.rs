@@ -25,7 +25,8 @@ fn line(output: &mut Vec<u8>, line: &[u8]) {
     let mut column = 0;
     let mut index = 0;
     while index < line.len() {
-        let plain = plain_run(&line[index..]);
+        // No further than a line can hold: a whole mail may be one line.
+        let plain = plain_run(&line[index..line.len().min(index + LINE_CHARS_MAX + 1)]);
         if plain == 0 || must_escape(line, index, column) {
             escape(output, &mut column, line[index], index + 1 == line.len());
             index += 1;

@@ -4,8 +4,10 @@
 //! DATA or the final dot. Before that it is about us or the relay, and somebody will mend it.
 
 use super::reply::Reply;
-use postrider_common::OutcomeKind;
+use crate::message::BuildError;
+use crate::template::RenderError;
 use postrider_common::limits::{CODE_BYTES_MAX, DETAIL_BYTES_MAX, RETRY_AFTER_MS_MAX};
+use postrider_common::{Outcome, OutcomeKind};
 
 /// Where in the conversation a reply came, by the command that it answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +45,26 @@ impl Verdict {
             detail: printable(detail, DETAIL_BYTES_MAX),
             retry_after_ms: 0,
         }
+    }
+}
+
+impl Verdict {
+    /// The outcome to report for recipient `index` of a batch.
+    pub fn into_outcome(self, index: u32) -> Outcome {
+        let Self { kind, code, detail, retry_after_ms } = self;
+        Outcome { index, kind, code, detail, retry_after_ms }
+    }
+}
+
+impl From<&RenderError> for Verdict {
+    fn from(error: &RenderError) -> Self {
+        Self::without_reply(OutcomeKind::Rejected, RenderError::CODE, &error.to_string())
+    }
+}
+
+impl From<&BuildError> for Verdict {
+    fn from(error: &BuildError) -> Self {
+        Self::without_reply(OutcomeKind::Rejected, BuildError::CODE, &error.to_string())
     }
 }
 

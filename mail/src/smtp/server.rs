@@ -41,7 +41,8 @@ pub struct Received {
 impl Received {
     /// The unfolded, not decoded value of the first header field `name`; empty when there is none.
     pub fn header(&self, name: &str) -> String {
-        let text = String::from_utf8_lossy(&self.content);
+        let end = self.content.windows(4).position(|window| window == b"\r\n\r\n").unwrap_or(self.content.len());
+        let text = String::from_utf8_lossy(&self.content[..end]);
         let mut value: Option<String> = None;
         for line in text.split("\r\n").take_while(|line| !line.is_empty()) {
             match &mut value {

@@ -43,7 +43,9 @@ pub struct Session {
     ehlo_name: String,
     reader: ReplyReader,
     expected: VecDeque<Expect>,
-    output: VecDeque<Write>,
+    /// With the replies that each chunk asks for, which count only once it is taken: what comes before is
+    /// an answer to nothing.
+    output: VecDeque<(Write, Vec<Expect>)>,
     events: VecDeque<Event>,
     extensions: Extensions,
     transaction: Option<Transaction>,
@@ -89,7 +91,7 @@ impl Session {
         if in_flight || self.waiting.is_some() {
             return Err(SendError::Busy);
         }
-        if self.greeted && self.transaction.is_none() && self.expected.is_empty() {
+        if self.is_idle() {
             self.begin(outgoing);
         } else {
             self.waiting = Some(outgoing);
@@ -103,20 +105,20 @@ impl Session {
             return;
         }
         self.quitting = true;
-        if self.greeted && self.transaction.is_none() && self.expected.is_empty() {
+        if self.is_idle() {
             self.command("QUIT\r\n", &[Command::Quit]);
         }
     }
 
     /// What to write next. Taking a chunk that carries the final dot means that it may be written.
     pub fn take_output(&mut self) -> Option<Write> {
-        let write = self.output.pop_front()?;
+        let (write, expect) = self.output.pop_front()?;
         self.phase_counter += 1;
+        self.expected.extend(expect);
         if write.carries_final_dot
             && let Some(transaction) = &mut self.transaction
         {
             transaction.dot_handed_out = true;
-            self.expected.push_back(Expect::Reply(Command::FinalDot));
         }
         Some(write)
     }
@@ -178,10 +180,15 @@ impl Session {
     }
 
     pub fn phase(&self) -> Phase {
-        let content = self.output.iter().any(|write| write.carries_final_dot);
-        match self.expected.front() {
+        let asked = self.expected.front();
+        let next = self.output.front().map(|(write, expect)| (write.carries_final_dot, expect.first()));
+        let expect = match (asked, next) {
+            (None, Some((true, _))) if !self.closed => return Phase::Content,
+            (None, Some((_, expect))) => expect,
+            (asked, _) => asked,
+        };
+        match expect {
             _ if self.closed => Phase::Closed,
-            None if content => Phase::Content,
             None => Phase::Idle,
             Some(Expect::EmptyMessage) => Phase::Data,
             Some(Expect::Reply(command)) => match command {
@@ -214,8 +221,16 @@ impl Session {
     }
 
     fn command(&mut self, line: &str, expect: &[Command]) {
-        self.output.push_back(Write { bytes: line.as_bytes().to_vec(), carries_final_dot: false });
-        self.expected.extend(expect.iter().map(|command| Expect::Reply(*command)));
+        self.write(line.into(), false, expect.iter().map(|command| Expect::Reply(*command)).collect());
+    }
+
+    fn write(&mut self, bytes: Vec<u8>, carries_final_dot: bool, expect: Vec<Expect>) {
+        self.output.push_back((Write { bytes, carries_final_dot }, expect));
+    }
+
+    /// Nothing is asked, nothing waits to be written, no message is in flight.
+    fn is_idle(&self) -> bool {
+        self.greeted && self.transaction.is_none() && self.expected.is_empty() && self.output.is_empty()
     }
 
     fn reply(&mut self, reply: &Reply) {
@@ -301,11 +316,10 @@ impl Session {
                 let Some(transaction) = &mut self.transaction else { return };
                 if transaction.done {
                     // Pipelined and refused, yet the server waits for content: there is none.
-                    self.output.push_back(Write { bytes: b".\r\n".to_vec(), carries_final_dot: false });
-                    self.expected.push_back(Expect::EmptyMessage);
+                    self.write(b".\r\n".to_vec(), false, vec![Expect::EmptyMessage]);
                 } else {
                     let bytes = std::mem::take(&mut transaction.content);
-                    self.output.push_back(Write { bytes, carries_final_dot: true });
+                    self.write(bytes, true, vec![Expect::Reply(Command::FinalDot)]);
                 }
             }
             400..=599 => {
