@@ -1,0 +1,5 @@
+//! The `postrider` binary as a library: configuration, commands, and the processes it can be.
+
+pub mod config;
+pub mod failure;
+pub mod toml_text;
