@@ -26,7 +26,7 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
     /// On disk.
-    Strict,
+    Always,
     /// Whatever the server is set to; the weaker promise is printed.
     Relaxed,
 }

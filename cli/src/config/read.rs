@@ -199,16 +199,16 @@ impl Reader<'_> {
     fn durability(&mut self) -> Option<Durability> {
         let (text, setting) = self.text("store", "durability")?;
         match text.as_str() {
-            "strict" => Some(Durability::Strict),
+            "always" => Some(Durability::Always),
             "relaxed" => Some(Durability::Relaxed),
             "replicated" => {
-                let why = "\"replicated\" is refused: this version does not wait for replicas; use \"strict\" with a \
+                let why = "\"replicated\" is refused: this version does not wait for replicas; use \"always\" with a \
                            single server, or \"relaxed\" to accept the weaker promise";
                 self.wrong(&setting, "store.durability", why);
                 None
             }
             _ => {
-                self.wrong(&setting, "store.durability", format!("it must be strict or relaxed, not '{text}'"));
+                self.wrong(&setting, "store.durability", format!("it must be always or relaxed, not '{text}'"));
                 None
             }
         }

@@ -51,7 +51,7 @@ fn the_defaults_are_those_of_the_code() {
     assert_eq!(config.master.grpc_listen.to_string(), "127.0.0.1:7400");
     assert_eq!(config.master.http_listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:7401"));
     assert_eq!(config.store.to_string(), "embedded:./postrider-data/store");
-    assert_eq!(config.durability, Durability::Strict);
+    assert_eq!(config.durability, Durability::Always);
     assert_eq!(config.storage, "./postrider-data/storage");
     let lease = config.lease;
     assert_eq!((lease.ttl.as_secs(), lease.window, lease.doubt_grace.as_secs()), (60, 10, 10));
@@ -168,7 +168,7 @@ fn values_out_of_range_name_the_range() {
         ("[worker]\nmaster = \"127.0.0.1:7400\"", "write http://HOST:PORT"),
         ("[master]\ngrpc_listen = \"7400\"", "'7400' is not an address and a port"),
         ("[storage]\nurl = \"s3://bucket\"", "s3:// is not part of this version"),
-        ("[store]\ndurability = \"best\"", "it must be strict or relaxed, not 'best'"),
+        ("[store]\ndurability = \"best\"", "it must be always or relaxed, not 'best'"),
         ("[store]\nurl = \"mysql://x\"", "store.url: it must begin with redis://"),
         ("[[lane]]\nweight = 1", "lane.name is missing"),
         ("[[lane]]\nname = \"A\"", "'A' is not a lane name"),
