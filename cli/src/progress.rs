@@ -64,7 +64,7 @@ pub struct Progress {
 impl Progress {
     /// For `--wait`: beside the result, so on stderr.
     pub fn beside(quiet: bool) -> Self {
-        let screen = match (quiet, console::is_terminal()) {
+        let screen = match (quiet, stderr_is_terminal()) {
             (true, _) => Screen::Nowhere,
             (false, true) => bar(),
             (false, false) => Screen::Stderr,
@@ -74,7 +74,7 @@ impl Progress {
 
     /// For `run watch`: the progress is the result.
     pub fn as_result() -> Self {
-        let on_terminal = console::is_terminal() && std::io::IsTerminal::is_terminal(&std::io::stdout());
+        let on_terminal = stderr_is_terminal() && std::io::IsTerminal::is_terminal(&std::io::stdout());
         Self::on(if on_terminal { bar() } else { Screen::Stdout })
     }
 
@@ -165,11 +165,9 @@ pub fn short(duration: Duration) -> String {
     }
 }
 
-mod console {
-    /// Whether stderr can show a bar.
-    pub fn is_terminal() -> bool {
-        std::io::IsTerminal::is_terminal(&std::io::stderr())
-    }
+/// Whether a bar can be drawn.
+fn stderr_is_terminal() -> bool {
+    std::io::IsTerminal::is_terminal(&std::io::stderr())
 }
 
 #[cfg(test)]
