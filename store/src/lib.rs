@@ -6,9 +6,14 @@
 //! and answers what the first one answered. Only the store's own clock decides about time.
 
 pub mod api;
+#[cfg(feature = "conformance")]
+pub mod conformance;
+pub mod embedded;
 pub mod error;
+pub mod open;
 pub mod url;
 
 pub use api::*;
 pub use error::StoreError;
+pub use open::{Durability, Options, open};
 pub use url::StoreUrl;

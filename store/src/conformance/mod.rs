@@ -1,0 +1,109 @@
+//! What every store must do, as cases that run over any of them.
+//!
+//! A case is named after its transition and its promise. It gets a fresh store and a way to let the
+//! store's time pass. After each step the scene checks the invariants of docs/state-machines.md.
+
+#![expect(clippy::unwrap_used, reason = "a case that cannot reach its store has failed")]
+
+pub mod doubt;
+pub mod lease;
+pub mod random;
+pub mod scene;
+pub mod split;
+pub mod steer;
+
+use crate::Store;
+use async_trait::async_trait;
+use std::sync::Arc;
+
+/// A store to try, empty, and its time.
+#[async_trait]
+pub trait Fixture: Send + Sync {
+    fn store(&self) -> Arc<dyn Store>;
+    /// Returns when the store's clock has moved on by at least this much.
+    async fn pass(&self, ms: u64);
+}
+
+/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`.
+#[macro_export]
+macro_rules! conformance_tests {
+    ($fixture:ident) => {
+        $crate::conformance_tests!(@module $fixture, split,
+            apply_campaign_counts_versions_and_keeps_pause,
+            create_run_is_one_run_per_submit,
+            create_run_needs_its_campaign,
+            claim_split_is_a_lease_that_comes_back,
+            claim_split_repeated_is_the_same_lease,
+            add_batches_moves_the_cursor_once,
+            add_batches_of_a_stale_splitter_is_refused,
+            add_batches_of_a_cancelled_run_is_refused,
+            add_batches_of_nothing_finishes_an_empty_run,
+            add_batches_without_batches_keeps_the_lease,
+            release_split_with_an_error_fails_the_run_until_resumed,
+            bad_rows_are_kept_and_counted
+        );
+        $crate::conformance_tests!(@module $fixture, lease,
+            claim_gives_each_batch_to_one_worker,
+            claim_repeated_returns_the_same_leases,
+            claim_takes_turns_by_weight_and_run,
+            claim_keeps_a_small_run_from_waiting,
+            claim_skips_what_is_paused,
+            claim_of_a_draining_worker_is_empty,
+            checkpoint_grants_a_window_and_no_more,
+            checkpoint_repeated_answers_the_same,
+            checkpoint_takes_each_outcome_once,
+            checkpoint_with_an_old_fence_is_lost,
+            checkpoint_of_no_batch_is_gone,
+            checkpoint_refuses_what_is_not_due,
+            checkpoint_refuses_an_intent_beyond_the_hard_cap,
+            checkpoint_extends_the_lease,
+            finish_settles_a_batch_for_ever,
+            finish_is_refused_while_in_intent,
+            finish_delays_the_deferred_rest,
+            finish_repeated_answers_the_same,
+            release_brings_the_batch_to_the_front,
+            release_costs_no_attempt,
+            deferred_recipients_exhaust_their_time,
+            batches_show_every_delivery
+        );
+        $crate::conformance_tests!(@module $fixture, doubt,
+            reclaim_puts_intents_in_doubt_and_resends_them,
+            reclaim_holds_what_must_not_be_sent_twice,
+            reclaim_leaves_a_living_lease_alone,
+            reclaim_waits_after_an_outage,
+            reclaim_gives_up_on_the_one_that_ends_workers,
+            an_expired_lease_that_was_not_reclaimed_goes_on,
+            release_with_abandon_puts_intents_in_doubt,
+            a_lost_reply_is_resent_with_its_reason,
+            a_resend_handed_back_is_no_resend,
+            facts_accepted_overrides_every_state,
+            facts_correct_a_settled_batch_once,
+            facts_of_a_fence_that_was_not_issued_are_refused,
+            facts_not_written_undo_a_doubt,
+            facts_of_an_older_intent_do_not_decide,
+            finish_with_an_old_fence_keeps_its_facts
+        );
+        $crate::conformance_tests!(@module $fixture, steer,
+            pause_run_stops_intents_and_resume_goes_on,
+            pause_lane_stops_its_runs,
+            cancel_run_ends_pending_and_keeps_what_was_sent,
+            cancel_run_leaves_doubt_unknown,
+            cancel_run_waits_for_what_is_in_flight,
+            cancel_run_is_for_ever,
+            runs_are_listed_newest_first,
+            workers_are_listed_with_what_they_hold,
+            drain_worker_marks_by_name
+        );
+    };
+    (@module $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
+        mod $module {
+            $(
+                #[tokio::test]
+                async fn $case() {
+                    let fixture = super::$fixture().await;
+                    $crate::conformance::$module::$case(&fixture).await;
+                }
+            )*
+        }
+    };
+}

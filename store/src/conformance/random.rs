@@ -1,0 +1,364 @@
+//! Random calls, each given to a store and to the model, and every answer compared.
+//!
+//! The two cannot read the same clock at the same instant, so the model runs a call at the store's time
+//! before it and, if the answers differ, at the store's time after it: a difference that only the instant makes
+//! is no divergence.
+
+use super::Fixture;
+use super::scene::{lane, new_run, outcome, worker};
+use crate::api::{
+    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Finish, NewBatch, Reclaim, Release, ReleaseSplit, SplitLease,
+};
+use crate::embedded::model::Model;
+use postrider_common::backoff::RetryPolicy;
+use postrider_common::campaign::OnUnknown;
+use postrider_common::ids::{BatchId, Fence, RunId};
+use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind};
+use postrider_common::run::RunError;
+
+const RUNS: u64 = 4;
+const SITES: [&str; 3] = ["google", "other", "other"];
+const TTL_MS: u64 = 40;
+const SLACK_MS: i64 = 3;
+const KINDS: [OutcomeKind; 5] = [
+    OutcomeKind::Accepted,
+    OutcomeKind::Deferred,
+    OutcomeKind::Rejected,
+    OutcomeKind::Unknown,
+    OutcomeKind::NotWritten,
+];
+
+/// What the driver remembers in order to make calls that mean something, and some that do not.
+struct Driver {
+    random: fastrand::Rng,
+    requests: u64,
+    leases: Vec<(BatchId, Fence, u32)>,
+    splits: Vec<SplitLease>,
+    last: Option<LeaseReport>,
+}
+
+impl Driver {
+    fn run(&mut self) -> RunId {
+        new_run(&format!("random {}", self.random.u64(0..RUNS))).id
+    }
+
+    /// Seldom the number before again, which makes a repeated call.
+    fn request(&mut self) -> (String, u32) {
+        if self.random.u8(0..8) != 0 {
+            self.requests += 1;
+        }
+        (format!("r{}", self.requests), self.requests as u32)
+    }
+
+    fn outcomes(&mut self, count: u32) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        for index in 0..count {
+            if self.random.u8(0..3) == 0 {
+                let mut outcome = outcome(index, KINDS[self.random.usize(0..KINDS.len())]);
+                if self.random.u8(0..4) == 0 {
+                    outcome.retry_after_ms = self.random.u64(0..60);
+                }
+                outcomes.push(outcome);
+            }
+        }
+        outcomes
+    }
+
+    fn report(&mut self) -> Option<LeaseReport> {
+        if let Some(last) = self.last.clone().filter(|_| self.random.u8(0..10) == 0) {
+            return Some(last);
+        }
+        // Recent leases mostly, so that the current fence is common and stale ones occur.
+        let back = 1 + self.random.usize(0..self.leases.len().clamp(1, 6));
+        let at = self.leases.len().checked_sub(back)?;
+        let (batch, fence, count) = self.leases.get(at).cloned()?;
+        self.requests += 1;
+        let outcomes = self.outcomes(count);
+        let intents = (0..count + 1).filter(|_| self.random.bool()).collect();
+        let report = LeaseReport { batch, fence, sequence: self.requests, outcomes, intents, progress: self.requests };
+        self.last = Some(report.clone());
+        Some(report)
+    }
+
+    fn add(&mut self, seed: u64) -> Option<AddBatches> {
+        let at = self.random.usize(0..self.splits.len().max(1));
+        let lease = self.splits.get_mut(at)?;
+        let count = self.random.u64(0..4);
+        let rows = self.random.u64(0..50);
+        let batch = |at: u64| NewBatch {
+            sequence: lease.sequence_max + 1 + at,
+            site: SITES[(at + seed) as usize % SITES.len()].parse().unwrap(),
+            count: 1 + ((at * 7 + seed) % 5) as u32,
+            payload: format!("payload {at}").into_bytes(),
+        };
+        let add = AddBatches {
+            run: lease.run.clone(),
+            fence: lease.fence.clone(),
+            cursor: lease.cursor,
+            cursor_next: lease.cursor + rows,
+            batches: (0..count).map(batch).collect(),
+            open: vec![at as u8; 3],
+            bad_rows: lease.bad_rows + 1,
+            repeated_rows: lease.repeated_rows,
+            bad_row_samples: vec![BadRow { row: lease.cursor + 1, reason: "bad".to_owned() }],
+            complete: self.random.u8(0..4) == 0,
+            ttl_ms: TTL_MS,
+        };
+        if self.random.u8(0..6) != 0 {
+            lease.cursor = add.cursor_next;
+            lease.sequence_max += count;
+            lease.bad_rows = add.bad_rows;
+        }
+        Some(add)
+    }
+}
+
+/// Runs a call on both and compares what it answers.
+macro_rules! both {
+    ($fixture:expr, $model:expr, $call:literal, $store:expr, $apply:expr, $same:expr) => {{
+        let before = $fixture.store().now_ms().await.unwrap();
+        let answer = $store.await.unwrap();
+        let after = $fixture.store().now_ms().await.unwrap();
+        let mut agreed = None;
+        // Instants kept by the two differ by as much as these did at earlier calls: hence the slack.
+        for now in (before..=after).chain(before - SLACK_MS..before).chain(after + 1..=after + SLACK_MS) {
+            let mut tried = $model.clone();
+            let expected = $apply(&mut tried, now);
+            if $same(&expected) == $same(&answer) {
+                agreed = Some(tried);
+                break;
+            }
+        }
+        if agreed.is_none() {
+            let expected = $apply(&mut $model.clone(), after);
+            assert_eq!($same(&answer), $same(&expected), "{} answers something else than the model", $call);
+        }
+        $model = agreed.unwrap();
+        answer
+    }};
+}
+
+/// Makes `steps` random calls. Panics, naming the seed, at the first answer that differs.
+pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize) {
+    let random = fastrand::Rng::with_seed(seed);
+    let mut driver = Driver { random, requests: 0, leases: Vec::new(), splits: Vec::new(), last: None };
+    let mut model = Model::default();
+    for number in 0..RUNS {
+        let retry = RetryPolicy { base_ms: 20, cap_ms: 50, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
+        let on_unknown = if number % 2 == 0 { OnUnknown::Resend } else { OnUnknown::Hold };
+        let lane = lane(if number == 3 { "transactional" } else { "bulk" });
+        let new = crate::NewRun { retry, on_unknown, lane, ..new_run(&format!("random {number}")) };
+        let store = fixture.store();
+        let call = store.create_run(new.clone());
+        both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
+    }
+    for step in 0..steps {
+        let pick = driver.random.u8(0..100);
+        one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
+        for number in 0..RUNS {
+            let id = new_run(&format!("random {number}")).id;
+            let (ours, theirs) = (fixture.store().run(&id).await.unwrap(), model.run(&id));
+            let plain = |record: &Option<crate::RunRecord>| {
+                record.clone().map(|record| crate::RunRecord {
+                    settled_at_ms: record.settled_at_ms.map(|_| 0),
+                    started_at_ms: record.started_at_ms.map(|_| 0),
+                    created_at_ms: 0,
+                    nominal_at_ms: 0,
+                    ..record
+                })
+            };
+            assert_eq!(plain(&ours), plain(&theirs), "seed {seed} step {step} pick {pick}");
+            assert!(ours.is_some_and(|run| run.recipients.adds_up()));
+        }
+    }
+    for number in 0..RUNS {
+        let id = new_run(&format!("random {number}")).id;
+        let plain = |mut batches: Vec<crate::BatchRecord>| {
+            for delivery in batches.iter_mut().flat_map(|batch| &mut batch.recipients) {
+                delivery.settled_at_ms = delivery.settled_at_ms.map(|_| 0);
+            }
+            batches
+        };
+        let ours = plain(fixture.store().batches(&id, 0, 100_000).await.unwrap());
+        assert_eq!(ours, plain(model.batches(&id, 0, 100_000)), "seed {seed}");
+    }
+}
+
+async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, salt: u64) {
+    let store = fixture.store();
+    let fraction = driver.random.u32(0..=1_000_000);
+    match pick {
+        0..6 => {
+            let (request, nonce) = driver.request();
+            let claim = ClaimSplit { request: format!("s{request}").parse().unwrap(), nonce, ttl_ms: TTL_MS };
+            let same = |a: &Option<SplitLease>| a.clone().map(|lease| SplitLease { ttl_ms: 0, ..lease });
+            let call = store.claim_split(claim.clone());
+            let lease = both!(
+                fixture,
+                *model,
+                "claim_split",
+                call,
+                |m: &mut Model, now| m.claim_split(now, claim.clone()),
+                same
+            );
+            driver.splits.extend(lease);
+        }
+        6..20 => {
+            let Some(add) = driver.add(salt) else { return };
+            let call = store.add_batches(add.clone());
+            both!(
+                fixture,
+                *model,
+                "add_batches",
+                call,
+                |m: &mut Model, now| m.add_batches(now, add.clone()),
+                |a: &_| *a
+            );
+        }
+        20..22 => {
+            let at = driver.random.usize(0..driver.splits.len().max(1));
+            let Some(lease) = driver.splits.get(at).cloned() else { return };
+            let word = || "word".to_owned();
+            let error = (pick == 20).then(|| RunError { code: word(), message: word(), mend: word() });
+            let release = ReleaseSplit { run: lease.run, fence: lease.fence, delay_ms: 5, error };
+            let call = store.release_split(release.clone());
+            both!(
+                fixture,
+                *model,
+                "release_split",
+                call,
+                |m: &mut Model, now| m.release_split(now, release.clone()),
+                |a: &_| *a
+            );
+        }
+        22..36 => claim(fixture, model, driver).await,
+        36..86 => report(fixture, model, driver, pick, fraction).await,
+        86..90 => {
+            let Some(report) = driver.report() else { return };
+            let fact = |outcome: Outcome| Fact { batch: report.batch.clone(), fence: report.fence.clone(), outcome };
+            let facts: Vec<_> = report.outcomes.iter().cloned().map(fact).collect();
+            let call = store.facts(facts.clone(), fraction);
+            both!(
+                fixture,
+                *model,
+                "facts",
+                call,
+                |m: &mut Model, now| m.facts(now, (facts.clone(), fraction)),
+                |a: &Vec<_>| a.clone()
+            );
+        }
+        90..94 => {
+            fixture.pass(driver.random.u64(0..TTL_MS * 2)).await;
+            let reclaim = Reclaim { limit: 3, ttl_ms: TTL_MS, doubt_grace_ms: 15, outage_gap_ms: 3_600_000 };
+            let same = |a: &crate::Reclaimed| crate::Reclaimed { held_ms: 0, ..*a };
+            let call = store.reclaim(reclaim);
+            both!(fixture, *model, "reclaim", call, |m: &mut Model, now| m.reclaim(now, reclaim), same);
+        }
+        94 => {
+            let run = driver.run();
+            let call = store.pause_run(&run);
+            both!(fixture, *model, "pause_run", call, |m: &mut Model, now| m.pause_run(now, run.clone()), |a: &_| *a);
+        }
+        95..98 => {
+            let run = driver.run();
+            let call = store.resume_run(&run);
+            both!(fixture, *model, "resume_run", call, |m: &mut Model, now| m.resume_run(now, run.clone()), |a: &_| *a);
+        }
+        98 => {
+            let paused = driver.random.u8(0..3) == 0;
+            let set = (lane("bulk"), paused);
+            let call = store.set_lane_paused(&set.0, paused);
+            both!(
+                fixture,
+                *model,
+                "set_lane_paused",
+                call,
+                |m: &mut Model, now| m.set_lane_paused(now, set.clone()),
+                |a: &_| *a
+            );
+        }
+        _ => cancel(fixture, model, driver).await,
+    }
+}
+
+async fn claim(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+    let (request, nonce) = driver.request();
+    let claim = Claim {
+        worker: worker(driver.random.u8(1..4)),
+        request: format!("c{request}").parse().unwrap(),
+        nonce,
+        batches_max: driver.random.u32(0..4),
+        lanes: vec![(lane("bulk"), 10), (lane("transactional"), 100)],
+        ttl_ms: TTL_MS,
+        hard_cap_ms: 1_800_000,
+        slots: 64,
+    };
+    let same = |a: &crate::Claimed| {
+        let mut plain = a.clone();
+        for lease in &mut plain.leases {
+            (lease.ttl_ms, lease.hard_cap_ms) = (0, 0);
+            lease.recipients.iter_mut().for_each(|progress| progress.not_before_ms = 0);
+        }
+        plain
+    };
+    let store = fixture.store();
+    let call = store.claim(claim.clone());
+    let claimed = both!(fixture, *model, "claim", call, |m: &mut Model, now| m.claim(now, claim.clone()), same);
+    driver.leases.extend(claimed.leases.into_iter().map(|l| (l.batch, l.fence, l.recipients.len() as u32)));
+}
+
+async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, retry_fraction: u32) {
+    let store = fixture.store();
+    let Some(report) = driver.report() else { return };
+    let (worker, reports) = (worker(1), vec![report]);
+    let same = |answers: &Vec<postrider_common::lease::LeaseAnswer>| {
+        let plain = |a: &postrider_common::lease::LeaseAnswer| {
+            (a.batch.clone(), a.status, a.granted.clone(), a.refused.clone())
+        };
+        answers.iter().map(plain).collect::<Vec<_>>()
+    };
+    match pick {
+        36..66 => {
+            let checkpoint = Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction };
+            let call = store.checkpoint(checkpoint.clone());
+            both!(
+                fixture,
+                *model,
+                "checkpoint",
+                call,
+                |m: &mut Model, now| m.checkpoint(now, checkpoint.clone()),
+                same
+            );
+        }
+        66..78 => {
+            let finish = Finish { worker, reports, retry_fraction };
+            let call = store.finish(finish.clone());
+            both!(fixture, *model, "finish", call, |m: &mut Model, now| m.finish(now, finish.clone()), same);
+        }
+        _ => {
+            let abandon = driver.random.bool();
+            let release = Release { worker, reports, retry_fraction, abandon, doubt_grace_ms: 15 };
+            let call = store.release(release.clone());
+            both!(fixture, *model, "release", call, |m: &mut Model, now| m.release(now, release.clone()), same);
+        }
+    }
+}
+
+async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+    let store = fixture.store();
+    let run = driver.run();
+    if driver.random.u8(0..4) == 0 {
+        let call = store.cancel_run(&run);
+        both!(fixture, *model, "cancel_run", call, |m: &mut Model, now| m.cancel_run(now, run.clone()), |a: &_| *a);
+    }
+    let step = (run.clone(), driver.random.u64(0..3), driver.random.usize(1..5));
+    let call = store.cancel_batches(&run, step.1, step.2);
+    both!(
+        fixture,
+        *model,
+        "cancel_batches",
+        call,
+        |m: &mut Model, now| m.cancel_batches(now, step.clone()),
+        |a: &_| *a
+    );
+}

@@ -1,0 +1,341 @@
+//! The embedded store: the pure model, one thread that owns it, and a log that makes it durable.
+//!
+//! A call is a closure sent to the owner thread. The owner takes as many as are waiting, stamps them with
+//! the clock, runs them, writes their records to the log in one transaction, and only then answers them. So
+//! an answer is durable, many callers share one sync, and state has one owner. Reads go the same way,
+//! without a record. When the log fails the model is ahead of it: nothing is answered any more until a
+//! restart has gone back to what is on disk.
+
+mod log;
+pub mod model;
+
+use crate::api::{
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
+    Claim, ClaimSplit, Claimed, CreatedRun, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
+    Result, RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+};
+use crate::error::StoreError;
+use async_trait::async_trait;
+use bytes::Bytes;
+use log::Log;
+use model::{Command, Model};
+use postrider_common::Clock;
+use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use std::path::Path;
+use std::sync::Arc;
+use std::{fmt, thread};
+use tokio::sync::{mpsc, oneshot, watch};
+
+/// Calls waiting for the owner thread; callers wait when it is full.
+const QUEUE_CALLS_MAX: usize = 1024;
+/// Calls made durable by one sync.
+const GROUP_CALLS_MAX: usize = 256;
+
+/// Sends the answer, or the error that the log failed with.
+type Answer = Box<dyn FnOnce(Option<StoreError>) + Send>;
+
+/// Runs the call; also says whether its answer must wait for the disk.
+type Act = Box<dyn FnOnce(&mut Model, i64) -> (Answer, bool) + Send>;
+
+/// A call on its way to the owner thread.
+struct Call {
+    /// What is logged; None for a read or when nothing is durable.
+    command: Option<Command>,
+    act: Act,
+}
+
+/// A store inside the process.
+pub struct Embedded {
+    calls: mpsc::Sender<Call>,
+    durable: bool,
+    place: String,
+    wake: Arc<watch::Sender<u64>>,
+    clock: Arc<dyn Clock>,
+}
+
+impl fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Embedded").field("place", &self.place).finish_non_exhaustive()
+    }
+}
+
+impl Embedded {
+    /// Gone with the process.
+    pub fn in_memory(clock: Arc<dyn Clock>) -> Self {
+        Self::start(Model::default(), None, "embedded: (in memory)".to_owned(), clock)
+    }
+
+    /// Durable in the folder `path`, which is created if missing. One process at a time.
+    pub async fn open(path: &Path, clock: Arc<dyn Clock>) -> Result<Self> {
+        let folder = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || Log::open(&folder)).await;
+        let (log, model) = opened.map_err(|error| StoreError::Unavailable(error.to_string()))??;
+        Ok(Self::start(model, Some(log), format!("embedded:{}", path.display()), clock))
+    }
+
+    fn start(model: Model, log: Option<Log>, place: String, clock: Arc<dyn Clock>) -> Self {
+        let (calls, queue) = mpsc::channel(QUEUE_CALLS_MAX);
+        let wake = Arc::new(watch::Sender::new(0));
+        let durable = log.is_some();
+        let owner = Owner { model, log, queue, clock: clock.clone() };
+        let spawned = thread::Builder::new().name("postrider-store".to_owned()).spawn(move || owner.run());
+        if let Err(error) = spawned {
+            tracing::error!(%error, "failed to start the store's thread");
+        }
+        Self { calls, durable, place, wake, clock }
+    }
+
+    async fn send<T: Send + 'static>(
+        &self,
+        command: Option<Command>,
+        needs_sync: fn(&T) -> bool,
+        act: impl FnOnce(&mut Model, i64) -> T + Send + 'static,
+    ) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        let act = Box::new(move |model: &mut Model, now| {
+            let result = act(model, now);
+            let sync = needs_sync(&result);
+            let send: Answer = Box::new(move |failed: Option<StoreError>| {
+                // The caller may be gone; the call happened all the same.
+                let _ = answer.send(failed.map_or(Ok(result), Err));
+            });
+            (send, sync)
+        });
+        let gone = || StoreError::Unavailable("the store's thread has ended".to_owned());
+        self.calls.send(Call { command, act }).await.map_err(|_| gone())?;
+        answered.await.map_err(|_| gone())?
+    }
+
+    async fn read<T: Send + 'static>(&self, act: impl FnOnce(&Model) -> T + Send + 'static) -> Result<T> {
+        self.send(None, |_| false, move |model, _| act(model)).await
+    }
+
+    /// A transition: applied, then logged when durable, then answered.
+    async fn write<A: Clone + Send + 'static, T: Send + 'static>(
+        &self,
+        arguments: A,
+        command: fn(A) -> Command,
+        act: fn(&mut Model, i64, A) -> T,
+    ) -> Result<T> {
+        self.write_lazily(arguments, command, act, |_| true).await
+    }
+
+    /// As `write`, for one that often changes nothing: then the answer does not wait for the disk. Its
+    /// record is written with the next one, since replay needs every call.
+    async fn write_lazily<A: Clone + Send + 'static, T: Send + 'static>(
+        &self,
+        arguments: A,
+        command: fn(A) -> Command,
+        act: fn(&mut Model, i64, A) -> T,
+        needs_sync: fn(&T) -> bool,
+    ) -> Result<T> {
+        let record = self.durable.then(|| command(arguments.clone()));
+        self.send(record, needs_sync, move |model, now| act(model, now, arguments)).await
+    }
+
+    /// As `write`, for a transition that may make work claimable.
+    async fn write_and_wake<A: Clone + Send + 'static, T: Send + 'static>(
+        &self,
+        arguments: A,
+        command: fn(A) -> Command,
+        act: fn(&mut Model, i64, A) -> T,
+    ) -> Result<T> {
+        let result = self.write(arguments, command, act).await;
+        self.wake.send_modify(|count| *count += 1);
+        result
+    }
+}
+
+/// The thread that owns the model.
+struct Owner {
+    model: Model,
+    log: Option<Log>,
+    queue: mpsc::Receiver<Call>,
+    clock: Arc<dyn Clock>,
+}
+
+impl Owner {
+    fn run(mut self) {
+        let mut group = Vec::with_capacity(GROUP_CALLS_MAX);
+        let mut failed: Option<StoreError> = None;
+        while self.queue.blocking_recv_many(&mut group, GROUP_CALLS_MAX) > 0 {
+            if failed.is_none() {
+                failed = self.run_group(group.drain(..)).err();
+            } else {
+                // Dropping a call answers that the thread has ended.
+                group.clear();
+            }
+        }
+    }
+
+    fn run_group(&mut self, group: impl Iterator<Item = Call>) -> Result<()> {
+        let now = self.clock.wall_ms();
+        let mut answers = Vec::new();
+        let mut commands = Vec::new();
+        let mut sync = false;
+        for call in group {
+            let (answer, needs_sync) = (call.act)(&mut self.model, now);
+            sync |= needs_sync && call.command.is_some();
+            answers.push(answer);
+            commands.extend(call.command);
+        }
+        let logged = match &mut self.log {
+            Some(log) => log.append(now, &commands, sync),
+            None => Ok(()),
+        };
+        if let Err(error) = &logged {
+            tracing::error!(%error, "the log of the store failed; restart the master once the disk is mended");
+        }
+        for answer in answers {
+            answer(logged.clone().err());
+        }
+        if let Some(Err(error)) = self.log.as_mut().map(|log| log.compact_when_long(&self.model)) {
+            tracing::warn!(%error, "failed to compact the log of the store; it goes on growing");
+        }
+        logged
+    }
+}
+
+#[async_trait]
+impl Store for Embedded {
+    fn describe(&self) -> String {
+        self.place.clone()
+    }
+
+    fn wake(&self) -> watch::Receiver<u64> {
+        self.wake.subscribe()
+    }
+
+    async fn now_ms(&self) -> Result<i64> {
+        Ok(self.clock.wall_ms())
+    }
+
+    async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
+        self.write(apply, Command::ApplyCampaign, Model::apply_campaign).await
+    }
+
+    async fn campaign(&self, name: &CampaignName) -> Result<Option<CampaignRecord>> {
+        let name = name.clone();
+        self.read(move |model| model.campaign(&name)).await
+    }
+
+    async fn campaigns(&self, after: Option<&CampaignName>, limit: usize) -> Result<Vec<CampaignRecord>> {
+        let after = after.cloned();
+        self.read(move |model| model.campaigns(after.as_ref(), limit)).await
+    }
+
+    async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
+        self.write((name.clone(), paused), Command::SetCampaignPaused, Model::set_campaign_paused).await
+    }
+
+    async fn delete_campaign(&self, name: &CampaignName) -> Result<bool> {
+        self.write(name.clone(), Command::DeleteCampaign, Model::delete_campaign).await
+    }
+
+    async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
+        let hash = hash.clone();
+        self.read(move |model| model.definition(&hash).map(Bytes::from)).await
+    }
+
+    async fn create_run(&self, run: NewRun) -> Result<CreatedRun> {
+        self.write_and_wake(run, Command::CreateRun, Model::create_run).await
+    }
+
+    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        let run = run.clone();
+        self.read(move |model| model.run(&run)).await
+    }
+
+    async fn runs(&self, before: Option<(i64, RunId)>, limit: usize) -> Result<Vec<RunRecord>> {
+        self.read(move |model| model.runs(before, limit)).await
+    }
+
+    async fn pause_run(&self, run: &RunId) -> Result<Steered> {
+        self.write(run.clone(), Command::PauseRun, Model::pause_run).await
+    }
+
+    async fn resume_run(&self, run: &RunId) -> Result<Steered> {
+        self.write_and_wake(run.clone(), Command::ResumeRun, Model::resume_run).await
+    }
+
+    async fn cancel_run(&self, run: &RunId) -> Result<Steered> {
+        self.write(run.clone(), Command::CancelRun, Model::cancel_run).await
+    }
+
+    async fn cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
+        self.write((run.clone(), after, limit), Command::CancelBatches, Model::cancel_batches).await
+    }
+
+    async fn runs_to_cancel(&self, limit: usize) -> Result<Vec<RunId>> {
+        self.read(move |model| model.runs_to_cancel(limit)).await
+    }
+
+    async fn claim_split(&self, claim: ClaimSplit) -> Result<Option<SplitLease>> {
+        self.write_lazily(claim, Command::ClaimSplit, Model::claim_split, Option::is_some).await
+    }
+
+    async fn add_batches(&self, add: AddBatches) -> Result<SplitStatus> {
+        self.write_and_wake(add, Command::AddBatches, Model::add_batches).await
+    }
+
+    async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus> {
+        self.write_and_wake(release, Command::ReleaseSplit, Model::release_split).await
+    }
+
+    async fn bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {
+        let run = run.clone();
+        self.read(move |model| model.bad_rows(&run)).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        self.write_lazily(claim, Command::Claim, Model::claim, |claimed| !claimed.leases.is_empty()).await
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
+        self.write(checkpoint, Command::Checkpoint, Model::checkpoint).await
+    }
+
+    async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
+        self.write_and_wake(finish, Command::Finish, Model::finish).await
+    }
+
+    async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
+        self.write_and_wake(release, Command::Release, Model::release).await
+    }
+
+    async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
+        self.write((facts, retry_fraction), Command::Facts, Model::facts).await
+    }
+
+    async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
+        let changed = |reclaimed: &Reclaimed| reclaimed.leases > 0;
+        let reclaimed = self.write_lazily(reclaim, Command::Reclaim, Model::reclaim, changed).await?;
+        if reclaimed.leases > 0 {
+            self.wake.send_modify(|count| *count += 1);
+        }
+        Ok(reclaimed)
+    }
+
+    async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
+        let run = run.clone();
+        self.read(move |model| model.batches(&run, after, limit)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>> {
+        self.read(Model::workers).await
+    }
+
+    async fn drain_worker(&self, name_or_instance: &str) -> Result<usize> {
+        self.write_and_wake(name_or_instance.to_owned(), Command::DrainWorker, Model::drain_worker).await
+    }
+
+    async fn lanes(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
+        let lanes = lanes.to_vec();
+        self.read(move |model| model.lanes(&lanes)).await
+    }
+
+    async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
+        self.write_and_wake((lane.clone(), paused), Command::SetLanePaused, Model::set_lane_paused).await
+    }
+}

@@ -1,0 +1,119 @@
+//! A batch: its recipients, the place it stands in, and where its rest goes when a lease ends.
+
+use super::recipient::Entry;
+use super::turns::Turn;
+use super::{Model, Run};
+use postrider_common::ids::{BatchId, Fence, SiteName, WorkerId};
+use postrider_common::limits::RETRY_COALESCE_MS;
+use postrider_common::state::RecipientState;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Batch {
+    pub site: SiteName,
+    #[serde(with = "serde_bytes")]
+    pub payload: Vec<u8>,
+    pub place: Place,
+    pub entries: Vec<Entry>,
+    /// Fences that got an intent, by counter: facts are taken from these only.
+    pub fences: BTreeMap<u64, Fence>,
+    /// The fence that ended the last lease by finish or release.
+    pub ended_by: Option<Fence>,
+    /// The last lease expired; the next claim is a takeover.
+    pub expired: bool,
+}
+
+/// The one place where a batch is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) enum Place {
+    Ready,
+    Leased(Hold),
+    Delayed(i64),
+    Settled,
+}
+
+/// A lease as the store sees it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Hold {
+    pub fence: Fence,
+    pub worker: WorkerId,
+    pub expires_at: i64,
+    pub hard_at: i64,
+    pub progress_at: i64,
+    pub progress: u64,
+    pub sequence: u64,
+}
+
+impl Batch {
+    pub fn hold(&self) -> Option<&Hold> {
+        match &self.place {
+            Place::Leased(hold) => Some(hold),
+            Place::Ready | Place::Delayed(_) | Place::Settled => None,
+        }
+    }
+
+    pub fn in_intent(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.state == RecipientState::Intent).count()
+    }
+
+    /// Where a batch without a lease belongs.
+    fn place_of_rest(&self, now: i64) -> Place {
+        let pending = || self.entries.iter().filter(|entry| !entry.state.is_final());
+        if pending().next().is_none() {
+            return Place::Settled;
+        }
+        if pending().any(|entry| entry.is_due(now)) {
+            return Place::Ready;
+        }
+        let earliest = pending().map(|entry| entry.due_at).min().unwrap_or(now);
+        let latest_joined = earliest.saturating_add_unsigned(RETRY_COALESCE_MS);
+        let due = pending().map(|entry| entry.due_at).filter(|due| *due <= latest_joined).max();
+        Place::Delayed(due.unwrap_or(earliest))
+    }
+}
+
+impl Model {
+    fn turn(run: &Run, batch: &Batch, id: &BatchId) -> Turn {
+        Turn { lane: run.frozen.lane.clone(), site: batch.site.clone(), run: id.run.clone(), sequence: id.sequence }
+    }
+
+    /// Moves a batch to a place: indexes and counts follow. The only way a place changes.
+    pub(super) fn place(&mut self, id: &BatchId, place: Place) {
+        let Some(batch) = self.batches.get_mut(id) else { return };
+        let Some(run) = self.runs.get_mut(&id.run) else { return };
+        *run.batches_in(&batch.place) -= 1;
+        *run.batches_in(&place) += 1;
+        let turn = Self::turn(run, batch, id);
+        match &batch.place {
+            Place::Ready => self.turns.remove(&turn),
+            Place::Leased(hold) => drop(self.leased.remove(&(hold.expires_at, id.clone()))),
+            Place::Delayed(due) => drop(self.delayed.remove(&(*due, id.clone()))),
+            Place::Settled => (),
+        }
+        match &place {
+            Place::Ready => self.turns.add(turn, run.is_parked()),
+            Place::Leased(hold) => drop(self.leased.insert((hold.expires_at, id.clone()))),
+            Place::Delayed(due) => drop(self.delayed.insert((*due, id.clone()))),
+            Place::Settled => (),
+        }
+        batch.place = place;
+    }
+
+    /// Ends a lease or re-sorts an idle batch: cancelled runs lose their pending recipients, the rest goes
+    /// where it belongs. Nobody may be in intent.
+    pub(super) fn put_back(&mut self, now: i64, id: &BatchId) {
+        let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get_mut(&id.run)) else { return };
+        if run.cancelled {
+            for entry in &mut batch.entries {
+                let before = entry.state;
+                if !before.is_final() {
+                    entry.cancel(now);
+                    run.count_move(now, before, entry.state);
+                }
+            }
+        }
+        let place = batch.place_of_rest(now);
+        self.place(id, place);
+    }
+}

@@ -1,0 +1,239 @@
+//! The store as a pure state machine: `transition(now, arguments) -> answer`.
+//!
+//! No IO, no clock, no randomness, ordered collections only: the same calls in the same order give the
+//! same state, so it is at once the embedded store, its replay after a crash, and the executable
+//! specification that Redis is compared with. docs/state-machines.md says the same in words.
+
+mod batch;
+mod cancel;
+mod claim;
+mod look;
+mod recipient;
+mod reclaim;
+mod report;
+mod runs;
+mod split;
+mod turns;
+
+use crate::api::{
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimSplit, Finish, NewRun,
+    Reclaim, Release, ReleaseSplit,
+};
+use batch::{Batch, Place};
+use postrider_common::ids::{
+    BatchId, CampaignName, DefinitionHash, Fence, LaneName, RequestId, RunId, SiteName, WorkerId,
+};
+use postrider_common::lease::Fact;
+use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
+use postrider_common::state::{RecipientState, UnknownReason};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+use turns::Turns;
+
+/// A logged call. Replaying all of them with their times rebuilds the model.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum Command {
+    ApplyCampaign(ApplyCampaign),
+    SetCampaignPaused((CampaignName, bool)),
+    DeleteCampaign(CampaignName),
+    CreateRun(NewRun),
+    PauseRun(RunId),
+    ResumeRun(RunId),
+    CancelRun(RunId),
+    CancelBatches((RunId, u64, usize)),
+    ClaimSplit(ClaimSplit),
+    AddBatches(AddBatches),
+    ReleaseSplit(ReleaseSplit),
+    Claim(Claim),
+    Checkpoint(Checkpoint),
+    Finish(Finish),
+    Release(Release),
+    Facts((Vec<Fact>, u32)),
+    Reclaim(Reclaim),
+    DrainWorker(String),
+    SetLanePaused((LaneName, bool)),
+}
+
+/// One run: what was frozen, and what happens to it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Run {
+    frozen: NewRun,
+    nominal_at_ms: i64,
+    created_at_ms: i64,
+    started_at_ms: Option<i64>,
+    settled_at_ms: Option<i64>,
+    paused: bool,
+    cancelled: bool,
+    error: Option<RunError>,
+    split: Split,
+    sequence_max: u64,
+    sites: BTreeSet<SiteName>,
+    bad_rows: u64,
+    repeated_rows: u64,
+    bad_row_samples: Vec<BadRow>,
+    recipients: RecipientCounts,
+    batches: BatchCounts,
+    resent_reply_lost: u64,
+    resent_outcome_not_recorded: u64,
+    leases_expired: u64,
+    leases_taken_over: u64,
+}
+
+impl Run {
+    /// No new intents, and its batches are not leased.
+    fn is_parked(&self) -> bool {
+        self.paused || self.cancelled || self.error.is_some()
+    }
+
+    fn recipients_in(&mut self, state: RecipientState) -> &mut u64 {
+        match state {
+            RecipientState::Pending | RecipientState::Intent | RecipientState::Deferred => &mut self.recipients.pending,
+            RecipientState::Accepted => &mut self.recipients.accepted,
+            RecipientState::Rejected => &mut self.recipients.rejected,
+            RecipientState::Exhausted => &mut self.recipients.exhausted,
+            RecipientState::Suppressed => &mut self.recipients.suppressed,
+            RecipientState::Cancelled => &mut self.recipients.cancelled,
+            RecipientState::Unknown => &mut self.recipients.unknown,
+        }
+    }
+
+    /// Moves one recipient between the counters; the only place that does.
+    fn count_move(&mut self, now: i64, from: RecipientState, to: RecipientState) {
+        *self.recipients_in(from) -= 1;
+        *self.recipients_in(to) += 1;
+        if to.is_final() {
+            self.settled_at_ms = Some(now);
+        }
+    }
+
+    fn batches_in(&mut self, place: &Place) -> &mut u64 {
+        match place {
+            Place::Ready => &mut self.batches.ready,
+            Place::Leased(_) => &mut self.batches.leased,
+            Place::Delayed(_) => &mut self.batches.delayed,
+            Place::Settled => &mut self.batches.settled,
+        }
+    }
+
+    fn count_resend(&mut self, reason: UnknownReason, by: i64) {
+        let counter = match reason {
+            UnknownReason::ReplyLost => &mut self.resent_reply_lost,
+            UnknownReason::OutcomeNotRecorded => &mut self.resent_outcome_not_recorded,
+        };
+        *counter = counter.saturating_add_signed(by);
+    }
+}
+
+/// The split of a run: a cursor, and who may move it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Split {
+    /// When it may be claimed (or claimed again); None: ended, cancelled or failed.
+    due_at: Option<i64>,
+    hold: Option<(Fence, RequestId)>,
+    cursor: u64,
+    open: Vec<u8>,
+    complete: bool,
+}
+
+/// A worker process that was seen.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Seen {
+    at_ms: i64,
+    slots: u32,
+    draining: bool,
+    last_claim: Option<(RequestId, Vec<(BatchId, Fence)>)>,
+}
+
+/// Everything.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    campaigns: BTreeMap<CampaignName, CampaignRecord>,
+    definitions: BTreeMap<DefinitionHash, Vec<u8>>,
+    runs: BTreeMap<RunId, Run>,
+    runs_by_age: BTreeSet<(i64, RunId)>,
+    runs_to_cancel: BTreeSet<RunId>,
+    splits: BTreeSet<(i64, RunId)>,
+    split_requests: BTreeMap<RequestId, RunId>,
+    batches: BTreeMap<BatchId, Batch>,
+    /// Due time of delayed batches and expiry of leased ones.
+    delayed: BTreeSet<(i64, BatchId)>,
+    leased: BTreeSet<(i64, BatchId)>,
+    turns: Turns,
+    fence_counter: u64,
+    workers: BTreeMap<WorkerId, Seen>,
+    /// The masters' last sign of life, and until when nothing is reclaimed.
+    last_sign_ms: Option<i64>,
+    hold_until_ms: i64,
+}
+
+/// The epoch of fences. It changes when a store is restored from an older state, which this version does
+/// not detect.
+const EPOCH: u64 = 1;
+/// Workers not seen for this long and without leases are forgotten.
+const WORKER_FORGET_MS: i64 = 86_400_000;
+
+impl Model {
+    /// Applies a logged call.
+    pub fn replay(&mut self, now: i64, command: Command) {
+        match command {
+            Command::ApplyCampaign(apply) => drop(self.apply_campaign(now, apply)),
+            Command::SetCampaignPaused(set) => drop(self.set_campaign_paused(now, set)),
+            Command::DeleteCampaign(name) => drop(self.delete_campaign(now, name)),
+            Command::CreateRun(run) => drop(self.create_run(now, run)),
+            Command::PauseRun(run) => drop(self.pause_run(now, run)),
+            Command::ResumeRun(run) => drop(self.resume_run(now, run)),
+            Command::CancelRun(run) => drop(self.cancel_run(now, run)),
+            Command::CancelBatches(step) => drop(self.cancel_batches(now, step)),
+            Command::ClaimSplit(claim) => drop(self.claim_split(now, claim)),
+            Command::AddBatches(add) => drop(self.add_batches(now, add)),
+            Command::ReleaseSplit(release) => drop(self.release_split(now, release)),
+            Command::Claim(claim) => drop(self.claim(now, claim)),
+            Command::Checkpoint(checkpoint) => drop(self.checkpoint(now, checkpoint)),
+            Command::Finish(finish) => drop(self.finish(now, finish)),
+            Command::Release(release) => drop(self.release(now, release)),
+            Command::Facts(facts) => drop(self.facts(now, facts)),
+            Command::Reclaim(reclaim) => drop(self.reclaim(now, reclaim)),
+            Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
+            Command::SetLanePaused(set) => self.set_lane_paused(now, set),
+        }
+    }
+
+    pub fn apply_campaign(&mut self, now: i64, apply: ApplyCampaign) -> AppliedCampaign {
+        self.definitions.insert(apply.definition.clone(), apply.definition_bytes);
+        let before = self.campaigns.get(&apply.name);
+        if let Some(same) = before.filter(|before| before.spec == apply.spec) {
+            return AppliedCampaign { version: same.version, changed: false };
+        }
+        let version = before.map_or(0, |before| before.version) + 1;
+        let paused = before.is_some_and(|before| before.paused);
+        let record = CampaignRecord {
+            name: apply.name.clone(),
+            version,
+            spec: apply.spec,
+            definition: apply.definition,
+            paused,
+            applied_at_ms: now,
+        };
+        self.campaigns.insert(apply.name, record);
+        AppliedCampaign { version, changed: true }
+    }
+
+    pub fn set_campaign_paused(&mut self, _now: i64, (name, paused): (CampaignName, bool)) -> bool {
+        match self.campaigns.get_mut(&name) {
+            Some(campaign) => {
+                campaign.paused = paused;
+                true
+            }
+            None => false,
+        }
+    }
+
+    pub fn delete_campaign(&mut self, _now: i64, name: CampaignName) -> bool {
+        self.campaigns.remove(&name).is_some()
+    }
+
+    fn next_fence(&mut self, nonce: u32) -> Fence {
+        self.fence_counter += 1;
+        Fence { epoch: EPOCH, counter: self.fence_counter, nonce }
+    }
+}

@@ -1,0 +1,252 @@
+//! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
+
+use super::Model;
+use super::batch::Place;
+use super::recipient::{Entry, Policy};
+use crate::api::{Checkpoint, Finish, Release};
+use postrider_common::ids::BatchId;
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
+use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::state::{RecipientState, UnknownReason};
+
+impl Model {
+    pub fn checkpoint(&mut self, now: i64, checkpoint: Checkpoint) -> Vec<LeaseAnswer> {
+        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction } = checkpoint;
+        let answer = |report| self.checkpoint_one(now, report, ttl_ms, window, retry_fraction);
+        reports.into_iter().map(answer).collect()
+    }
+
+    fn checkpoint_one(
+        &mut self,
+        now: i64,
+        report: LeaseReport,
+        ttl_ms: u64,
+        window: u32,
+        fraction: u32,
+    ) -> LeaseAnswer {
+        let id = report.batch.clone();
+        let seen = match self.take_report(now, &report, fraction) {
+            Ok(seen) => seen,
+            Err(status) => return LeaseAnswer::plain(id, status),
+        };
+        let mut answer = LeaseAnswer::plain(id.clone(), LeaseStatus::Held);
+        for index in &report.intents {
+            match self.grant(now, &id, *index, window, report.sequence > seen) {
+                Ok(()) => answer.granted.push(*index),
+                Err(reason) => answer.refused.push((*index, reason)),
+            }
+        }
+        answer.ttl_ms = self.extend(now, &id, ttl_ms);
+        answer
+    }
+
+    /// Takes the outcomes of a report. Ok: the lease is held, and this sequence was the last one before.
+    fn take_report(&mut self, now: i64, report: &LeaseReport, fraction: u32) -> Result<u64, LeaseStatus> {
+        let Some(batch) = self.batches.get_mut(&report.batch) else { return Err(LeaseStatus::Gone) };
+        let Place::Leased(hold) = &mut batch.place else {
+            return Err(self.take_as_facts(now, report, fraction));
+        };
+        if hold.fence != report.fence {
+            return Err(self.take_as_facts(now, report, fraction));
+        }
+        let seen = hold.sequence;
+        hold.sequence = seen.max(report.sequence);
+        if report.progress > hold.progress {
+            hold.progress = report.progress;
+            hold.progress_at = now;
+        }
+        if report.sequence >= seen {
+            for outcome in &report.outcomes {
+                self.settle(now, &report.batch, report.fence.counter, outcome, fraction);
+            }
+        }
+        Ok(seen)
+    }
+
+    fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
+        let run = self.runs.get(&id.run)?;
+        let (retry, on_unknown) = (run.frozen.retry, run.frozen.on_unknown);
+        Some(Policy { retry, on_unknown, cancelled: run.cancelled, fraction })
+    }
+
+    /// Changes one recipient and moves the counters of its run.
+    fn change<T>(
+        &mut self,
+        now: i64,
+        id: &BatchId,
+        index: u32,
+        act: impl FnOnce(&mut Entry) -> (T, super::recipient::Effect),
+    ) -> Option<T> {
+        let entry = self.batches.get_mut(id)?.entries.get_mut(index as usize)?;
+        let run = self.runs.get_mut(&id.run)?;
+        let before = entry.state;
+        let (result, effect) = act(entry);
+        if before != entry.state {
+            run.count_move(now, before, entry.state);
+        }
+        if let Some((reason, by)) = effect.resend {
+            run.count_resend(reason, by);
+        }
+        Some(result)
+    }
+
+    fn settle(&mut self, now: i64, id: &BatchId, fence: u64, outcome: &Outcome, fraction: u32) {
+        let Some(policy) = self.policy(id, fraction) else { return };
+        let applied = self.change(now, id, outcome.index, |entry| {
+            if entry.state == RecipientState::Intent && entry.intent == fence {
+                (true, entry.settle(now, outcome, &policy))
+            } else {
+                (false, Default::default())
+            }
+        });
+        if applied == Some(true)
+            && let Some(Place::Leased(hold)) = self.batches.get_mut(id).map(|batch| &mut batch.place)
+        {
+            hold.progress_at = now;
+        }
+    }
+
+    fn grant(&mut self, now: i64, id: &BatchId, index: u32, window: u32, fresh: bool) -> Result<(), RefusalReason> {
+        let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get(&id.run)) else {
+            return Err(RefusalReason::Repeated);
+        };
+        let Place::Leased(hold) = &batch.place else { return Err(RefusalReason::Repeated) };
+        let fence = hold.fence.clone();
+        let hard_left = hold.hard_at - now;
+        let Some(entry) = batch.entries.get(index as usize) else { return Err(RefusalReason::Repeated) };
+        if entry.state == RecipientState::Intent && entry.intent == fence.counter {
+            return Ok(());
+        }
+        if !fresh {
+            return Err(RefusalReason::Repeated);
+        }
+        let refusal = entry.refusal(now);
+        if let Some(RefusalReason::Settled) = refusal {
+            return Err(RefusalReason::Settled);
+        }
+        if run.cancelled {
+            return Err(RefusalReason::Cancelled);
+        }
+        if run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
+            return Err(RefusalReason::Paused);
+        }
+        if let Some(reason) = refusal {
+            return Err(reason);
+        }
+        if u64::try_from(hard_left).unwrap_or(0) < TRANSACTION_MS_MAX {
+            return Err(RefusalReason::HardCap);
+        }
+        if batch.in_intent() >= window as usize {
+            return Err(RefusalReason::Window);
+        }
+        batch.fences.insert(fence.counter, fence.clone());
+        self.change(now, id, index, |entry| ((), entry.grant(fence.counter)));
+        Ok(())
+    }
+
+    /// Moves the expiry on while the lease makes progress; how long it has from now.
+    fn extend(&mut self, now: i64, id: &BatchId, ttl_ms: u64) -> u64 {
+        let Some(Place::Leased(hold)) = self.batches.get_mut(id).map(|batch| &mut batch.place) else { return 0 };
+        let idle = u64::try_from(now - hold.progress_at).unwrap_or(0);
+        if idle <= TRANSACTION_MS_MAX {
+            let wished = now.saturating_add_unsigned(ttl_ms).min(hold.hard_at);
+            let before = hold.expires_at;
+            hold.expires_at = before.max(wished);
+            let after = hold.expires_at;
+            self.leased.remove(&(before, id.clone()));
+            self.leased.insert((after, id.clone()));
+        }
+        let expires_at = self.batches.get(id).and_then(|batch| batch.hold()).map_or(now, |hold| hold.expires_at);
+        u64::try_from(expires_at - now).unwrap_or(0)
+    }
+
+    pub fn finish(&mut self, now: i64, finish: Finish) -> Vec<LeaseAnswer> {
+        let fraction = finish.retry_fraction;
+        finish.reports.into_iter().map(|report| self.end_lease(now, report, fraction, None)).collect()
+    }
+
+    pub fn release(&mut self, now: i64, release: Release) -> Vec<LeaseAnswer> {
+        let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms } = release;
+        let grace = abandon.then_some(doubt_grace_ms);
+        reports.into_iter().map(|report| self.end_lease(now, report, retry_fraction, grace)).collect()
+    }
+
+    /// Finish and release. `abandon`: those in intent become in doubt with this grace.
+    fn end_lease(&mut self, now: i64, report: LeaseReport, fraction: u32, abandon: Option<u64>) -> LeaseAnswer {
+        let id = report.batch.clone();
+        let ended_before = self.batches.get(&id).is_some_and(|batch| batch.ended_by.as_ref() == Some(&report.fence));
+        if let Err(status) = self.take_report(now, &report, fraction) {
+            let again = status == LeaseStatus::Lost && ended_before;
+            return LeaseAnswer::plain(id, if again { LeaseStatus::Returned } else { status });
+        }
+        if let Some(grace) = abandon {
+            self.doubt_intents(now, &id, grace);
+        }
+        let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
+        if batch.in_intent() > 0 {
+            return LeaseAnswer::plain(id, LeaseStatus::InIntent);
+        }
+        batch.ended_by = Some(report.fence);
+        self.put_back(now, &id);
+        match self.batches.get(&id).map(|batch| &batch.place) {
+            Some(Place::Delayed(due)) => {
+                let due_in_ms = u64::try_from(due - now).unwrap_or(0);
+                LeaseAnswer { due_in_ms, ..LeaseAnswer::plain(id, LeaseStatus::Returned) }
+            }
+            Some(Place::Ready | Place::Leased(_)) => LeaseAnswer::plain(id, LeaseStatus::Returned),
+            Some(Place::Settled) => LeaseAnswer::plain(id, LeaseStatus::Settled),
+            None => LeaseAnswer::plain(id, LeaseStatus::Gone),
+        }
+    }
+
+    /// Everybody in intent becomes in doubt: outcome not recorded. How many.
+    pub(super) fn doubt_intents(&mut self, now: i64, id: &BatchId, grace_ms: u64) -> u32 {
+        let Some(policy) = self.policy(id, 0) else { return 0 };
+        let count = self.batches.get(id).map_or(0, |batch| batch.entries.len() as u32);
+        let mut doubts = 0;
+        for index in 0..count {
+            let doubted = self.change(now, id, index, |entry| {
+                let in_intent = entry.state == RecipientState::Intent;
+                if in_intent {
+                    entry.enter_doubt(now, UnknownReason::OutcomeNotRecorded, Some(grace_ms), &policy);
+                }
+                (in_intent, Default::default())
+            });
+            doubts += u32::from(doubted == Some(true));
+        }
+        doubts
+    }
+
+    /// A report with a fence that is not current: its outcomes are facts.
+    fn take_as_facts(&mut self, now: i64, report: &LeaseReport, fraction: u32) -> LeaseStatus {
+        for outcome in &report.outcomes {
+            let fact = Fact { batch: report.batch.clone(), fence: report.fence.clone(), outcome: outcome.clone() };
+            self.fact(now, &fact, fraction);
+        }
+        match self.batches.get(&report.batch).map(|batch| &batch.place) {
+            Some(Place::Settled) => LeaseStatus::Settled,
+            Some(Place::Ready | Place::Leased(_) | Place::Delayed(_)) => LeaseStatus::Lost,
+            None => LeaseStatus::Gone,
+        }
+    }
+
+    pub fn facts(&mut self, now: i64, (facts, fraction): (Vec<Fact>, u32)) -> Vec<FactStatus> {
+        facts.iter().map(|fact| self.fact(now, fact, fraction)).collect()
+    }
+
+    fn fact(&mut self, now: i64, fact: &Fact, fraction: u32) -> FactStatus {
+        let issued = self
+            .batches
+            .get(&fact.batch)
+            .is_some_and(|batch| batch.fences.get(&fact.fence.counter) == Some(&fact.fence));
+        let (true, Some(policy)) = (issued, self.policy(&fact.batch, fraction)) else { return FactStatus::Refused };
+        let status = self.change(now, &fact.batch, fact.outcome.index, |entry| {
+            entry.fact(now, fact.fence.counter, &fact.outcome, &policy)
+        });
+        let leased = self.batches.get(&fact.batch).is_some_and(|batch| batch.hold().is_some());
+        if status == Some(FactStatus::Applied) && !leased {
+            self.put_back(now, &fact.batch);
+        }
+        status.unwrap_or(FactStatus::Refused)
+    }
+}

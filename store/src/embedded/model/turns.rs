@@ -1,0 +1,227 @@
+//! Whose turn it is: lane, then site, then run, each by stride scheduling (lowest pass first).
+//!
+//! A node that was idle starts where the sibling served last stands, so nobody saves up credit and
+//! nobody starves. Parked runs (paused, failed, cancelled) and paused lanes are not among the choices
+//! and cost nothing.
+
+use postrider_common::ids::{LaneName, RunId, SiteName};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One recipient moves a lane of weight 1 by this much.
+const LANE_STRIDE: u64 = 1_000_000;
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Turns {
+    lanes: BTreeMap<LaneName, LaneNode>,
+    paused: BTreeSet<LaneName>,
+    served: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct LaneNode {
+    pass: u64,
+    served: u64,
+    sites: BTreeMap<SiteName, SiteNode>,
+    choices: BTreeSet<(u64, SiteName)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct SiteNode {
+    pass: u64,
+    served: u64,
+    runs: BTreeMap<RunId, RunNode>,
+    choices: BTreeSet<(u64, RunId)>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct RunNode {
+    pass: u64,
+    parked: bool,
+    ready: BTreeSet<u64>,
+}
+
+/// Where a ready batch stands.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Turn {
+    pub lane: LaneName,
+    pub site: SiteName,
+    pub run: RunId,
+    pub sequence: u64,
+}
+
+impl Turns {
+    pub fn add(&mut self, turn: Turn, parked: bool) {
+        let lane = self.lanes.entry(turn.lane.clone()).or_default();
+        let site = lane.sites.entry(turn.site.clone()).or_default();
+        let run = site.runs.entry(turn.run.clone()).or_default();
+        run.ready.insert(turn.sequence);
+        run.parked = parked;
+        if !parked {
+            self.activate(&turn.lane, &turn.site, &turn.run);
+        }
+    }
+
+    pub fn remove(&mut self, turn: &Turn) {
+        let Some(run) = self.run_node(&turn.lane, &turn.site, &turn.run) else { return };
+        run.ready.remove(&turn.sequence);
+        if run.ready.is_empty() {
+            self.deactivate(&turn.lane, &turn.site, &turn.run);
+        }
+    }
+
+    pub fn set_parked(&mut self, lane: &LaneName, sites: &BTreeSet<SiteName>, id: &RunId, parked: bool) {
+        for site in sites {
+            let Some(run) = self.run_node(lane, site, id) else { continue };
+            run.parked = parked;
+            match (parked, run.ready.is_empty()) {
+                (true, _) => self.deactivate(lane, site, id),
+                (false, false) => self.activate(lane, site, id),
+                (false, true) => (),
+            }
+        }
+    }
+
+    pub fn set_paused(&mut self, lane: &LaneName, paused: bool) {
+        if paused {
+            self.paused.insert(lane.clone());
+        } else {
+            self.paused.remove(lane);
+        }
+    }
+
+    pub fn is_paused(&self, lane: &LaneName) -> bool {
+        self.paused.contains(lane)
+    }
+
+    /// Ready batches of a lane, parked ones included.
+    pub fn ready(&self, lane: &LaneName) -> u64 {
+        let runs =
+            self.lanes.get(lane).into_iter().flat_map(|lane| lane.sites.values()).flat_map(|site| site.runs.values());
+        runs.map(|run| run.ready.len() as u64).sum()
+    }
+
+    /// Takes the batch whose turn it is. `count` says how many recipients a batch has.
+    pub fn take(&mut self, lanes: &[(LaneName, u32)], count: impl Fn(&RunId, u64) -> u32) -> Option<Turn> {
+        let candidates = lanes.iter().filter(|(name, _)| !self.paused.contains(name));
+        let candidates = candidates.filter_map(|(name, weight)| {
+            let lane = self.lanes.get(name).filter(|lane| !lane.choices.is_empty())?;
+            Some((lane.pass, name, *weight))
+        });
+        let (_, lane_name, weight) = candidates.min()?;
+        let lane = self.lanes.get_mut(lane_name)?;
+        let (site_pass, site_name) = lane.choices.first().cloned()?;
+        let site = lane.sites.get_mut(&site_name)?;
+        let (run_pass, run_id) = site.choices.first().cloned()?;
+        let run = site.runs.get_mut(&run_id)?;
+        let sequence = run.ready.pop_first()?;
+        let cost = u64::from(count(&run_id, sequence));
+
+        self.served = lane.pass;
+        lane.pass += LANE_STRIDE * cost / u64::from(weight.max(1));
+        lane.served = site_pass;
+        lane.choices.pop_first();
+        site.pass = site_pass + cost;
+        site.served = run_pass;
+        site.choices.pop_first();
+        run.pass = run_pass + cost;
+        if !run.ready.is_empty() {
+            site.choices.insert((run.pass, run_id.clone()));
+        }
+        if !site.choices.is_empty() {
+            lane.choices.insert((site.pass, site_name.clone()));
+        }
+        Some(Turn { lane: lane_name.clone(), site: site_name, run: run_id, sequence })
+    }
+
+    fn run_node(&mut self, lane: &LaneName, site: &SiteName, run: &RunId) -> Option<&mut RunNode> {
+        self.lanes.get_mut(lane)?.sites.get_mut(site)?.runs.get_mut(run)
+    }
+
+    fn activate(&mut self, lane_name: &LaneName, site_name: &SiteName, run_id: &RunId) {
+        let Some(lane) = self.lanes.get_mut(lane_name) else { return };
+        let Some(site) = lane.sites.get_mut(site_name) else { return };
+        let Some(run) = site.runs.get_mut(run_id) else { return };
+        if site.choices.contains(&(run.pass, run_id.clone())) {
+            return;
+        }
+        run.pass = run.pass.max(site.served);
+        let site_was_idle = site.choices.is_empty();
+        site.choices.insert((run.pass, run_id.clone()));
+        if !site_was_idle {
+            return;
+        }
+        site.pass = site.pass.max(lane.served);
+        let lane_was_idle = lane.choices.is_empty();
+        lane.choices.insert((site.pass, site_name.clone()));
+        if lane_was_idle {
+            lane.pass = lane.pass.max(self.served);
+        }
+    }
+
+    fn deactivate(&mut self, lane_name: &LaneName, site_name: &SiteName, run_id: &RunId) {
+        let Some(lane) = self.lanes.get_mut(lane_name) else { return };
+        let Some(site) = lane.sites.get_mut(site_name) else { return };
+        let Some(run) = site.runs.get_mut(run_id) else { return };
+        site.choices.remove(&(run.pass, run_id.clone()));
+        if site.choices.is_empty() {
+            lane.choices.remove(&(site.pass, site_name.clone()));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn turn(lane: &str, site: &str, run: &str, sequence: u64) -> Turn {
+        let lane = lane.parse().unwrap();
+        let site = site.parse().unwrap();
+        Turn { lane, site, run: RunId::derive("t", run), sequence }
+    }
+
+    fn taken(turns: &mut Turns, lanes: &[(LaneName, u32)], n: usize) -> Vec<(String, u64)> {
+        let mut all = Vec::new();
+        while all.len() < n {
+            let Some(turn) = turns.take(lanes, |_, _| 10) else { break };
+            all.push((turn.lane.to_string(), turn.sequence));
+        }
+        all
+    }
+
+    #[test]
+    fn lanes_share_by_weight_and_runs_in_turn() {
+        let mut turns = Turns::default();
+        for sequence in 1..=200 {
+            turns.add(turn("a", "s", "big", sequence), false);
+            turns.add(turn("b", "s", "other", sequence), false);
+        }
+        let lanes = [("a".parse().unwrap(), 3), ("b".parse().unwrap(), 1)];
+        let got = taken(&mut turns, &lanes, 100);
+        assert_eq!(got.iter().filter(|(lane, _)| lane == "a").count(), 75);
+        turns.add(turn("a", "s", "small", 1), false);
+        let next: Vec<_> = (0..3).filter_map(|_| turns.take(&lanes[..1], |_, _| 10)).map(|t| t.run).collect();
+        assert!(next.contains(&RunId::derive("t", "small")), "a small run is not behind a big one");
+    }
+
+    #[test]
+    fn what_comes_back_comes_to_the_front_and_parked_runs_wait() {
+        let mut turns = Turns::default();
+        let lanes = [("a".parse().unwrap(), 1)];
+        for sequence in 1..=3 {
+            turns.add(turn("a", "s", "r", sequence), false);
+        }
+        assert_eq!(turns.take(&lanes, |_, _| 1).map(|t| t.sequence), Some(1));
+        turns.add(turn("a", "s", "r", 1), false);
+        assert_eq!(turns.take(&lanes, |_, _| 1).map(|t| t.sequence), Some(1));
+        let sites = BTreeSet::from(["s".parse().unwrap()]);
+        turns.set_parked(&lanes[0].0, &sites, &RunId::derive("t", "r"), true);
+        assert_eq!(turns.take(&lanes, |_, _| 1), None);
+        assert_eq!(turns.ready(&lanes[0].0), 2);
+        turns.set_parked(&lanes[0].0, &sites, &RunId::derive("t", "r"), false);
+        turns.set_paused(&lanes[0].0, true);
+        assert_eq!(turns.take(&lanes, |_, _| 1), None);
+        turns.set_paused(&lanes[0].0, false);
+        assert_eq!(turns.take(&lanes, |_, _| 1).map(|t| t.sequence), Some(2));
+    }
+}

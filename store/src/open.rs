@@ -1,0 +1,30 @@
+//! Opening a store by URL.
+
+use crate::{Result, Store, StoreError, StoreUrl, embedded};
+use postrider_common::Clock;
+use std::sync::Arc;
+
+/// What an OK is worth.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Durability {
+    /// On disk before the answer.
+    #[default]
+    Always,
+    /// A crash of the store's host may lose the last second. Prints the weaker promise.
+    Relaxed,
+}
+
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub durability: Durability,
+    pub clock: Arc<dyn Clock>,
+}
+
+/// Opens the store and checks that it can carry the promises.
+pub async fn open(url: &StoreUrl, options: Options) -> Result<Arc<dyn Store>> {
+    match url {
+        StoreUrl::EmbeddedMemory => Ok(Arc::new(embedded::Embedded::in_memory(options.clock))),
+        StoreUrl::EmbeddedFile(path) => Ok(Arc::new(embedded::Embedded::open(path, options.clock).await?)),
+        StoreUrl::Redis(_) => Err(StoreError::Url("redis:// is being built".to_owned())),
+    }
+}

@@ -1,0 +1,116 @@
+//! The conformance suite over the embedded store, in memory and in a file, and what only a file can do.
+
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
+
+use async_trait::async_trait;
+use postrider_common::Clock;
+use postrider_store::conformance::Fixture;
+use postrider_store::conformance::scene::{Scene, outcomes};
+use postrider_store::embedded::Embedded;
+use postrider_store::{Store, StoreError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+
+/// A clock that the test moves.
+#[derive(Debug)]
+struct TestClock(AtomicI64);
+
+impl Clock for TestClock {
+    fn wall_ms(&self) -> i64 {
+        self.0.load(Ordering::SeqCst)
+    }
+    fn boot_ms(&self) -> u64 {
+        self.wall_ms().unsigned_abs()
+    }
+    fn random(&self) -> u64 {
+        7
+    }
+}
+
+struct EmbeddedFixture {
+    store: Arc<dyn Store>,
+    clock: Arc<TestClock>,
+    folder: Option<tempfile::TempDir>,
+}
+
+#[async_trait]
+impl Fixture for EmbeddedFixture {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+    async fn pass(&self, ms: u64) {
+        self.clock.0.fetch_add(ms as i64, Ordering::SeqCst);
+    }
+}
+
+fn clock() -> Arc<TestClock> {
+    Arc::new(TestClock(AtomicI64::new(1_790_000_000_000)))
+}
+
+async fn memory() -> EmbeddedFixture {
+    let clock = clock();
+    EmbeddedFixture { store: Arc::new(Embedded::in_memory(clock.clone())), clock, folder: None }
+}
+
+async fn file() -> EmbeddedFixture {
+    let (clock, folder) = (clock(), tempfile::tempdir().unwrap());
+    let store = Arc::new(Embedded::open(folder.path(), clock.clone()).await.unwrap());
+    EmbeddedFixture { store, clock, folder: Some(folder) }
+}
+
+mod in_memory {
+    use super::memory;
+    postrider_store::conformance_tests!(memory);
+}
+
+mod in_a_file {
+    use super::file;
+    postrider_store::conformance_tests!(file);
+}
+
+/// Opens the folder again once the thread of the dropped store has let go of it.
+async fn reopen(fixture: EmbeddedFixture) -> EmbeddedFixture {
+    let EmbeddedFixture { store, clock, folder } = fixture;
+    drop(store);
+    let folder = folder.expect("a fixture with a folder");
+    for _ in 0..1000 {
+        match Embedded::open(folder.path(), clock.clone()).await {
+            Ok(store) => return EmbeddedFixture { store: Arc::new(store), clock, folder: Some(folder) },
+            Err(StoreError::Url(_)) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+            Err(other) => panic!("{other}"),
+        }
+    }
+    panic!("the store was not let go");
+}
+
+#[tokio::test]
+async fn a_reopened_store_knows_everything_it_answered() {
+    let fixture = file().await;
+    let scene = Scene::of(&fixture, &[5, 5]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0, 1]).await;
+    scene.checkpoint(&mut held, outcomes([0], postrider_common::OutcomeKind::Accepted), Vec::new()).await;
+    let (record, batches, run) = (scene.record().await, scene.batches().await, scene.run.clone());
+    let fixture = reopen(fixture).await;
+    let scene = Scene { fixture: &fixture, run };
+    assert_eq!((scene.record().await, scene.batches().await), (record, batches));
+    let answer = scene.checkpoint(&mut held, Vec::new(), vec![2]).await;
+    assert_eq!(answer.granted, [2], "the lease goes on");
+    assert_ne!(scene.claim_one(2).await.fence, held.fence);
+}
+
+#[tokio::test]
+async fn a_folder_serves_one_process_at_a_time() {
+    let fixture = file().await;
+    let folder = fixture.folder.as_ref().expect("a folder").path();
+    let error = Embedded::open(folder, clock()).await.unwrap_err().to_string();
+    assert!(error.contains("in use by another process"), "{error}");
+}
+
+/// Against itself: shows that the comparison asks for nothing that time alone decides.
+#[tokio::test]
+async fn random_calls_agree_with_the_model() {
+    for seed in 0..20 {
+        postrider_store::conformance::random::compare(&memory().await, seed, 300).await;
+    }
+}
