@@ -2,9 +2,9 @@
 
 use crate::args::Globals;
 use crate::client::{Client, PATIENCE};
+use crate::config::Config;
 use crate::config::gather::{Gathered, Sources, gather};
 use crate::config::read;
-use crate::config::Config;
 use crate::failure::{Failure, Result};
 use crate::output::Output;
 use postrider_common::{Clock, SystemClock};
@@ -22,6 +22,12 @@ impl Context {
         // Names and values that are not text cannot be ours.
         let env = std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)));
         Self { globals, env: env.collect(), clock: Arc::new(SystemClock::default()) }
+    }
+
+    /// For commands that run on: log lines on stderr.
+    pub fn start_logging(&self) {
+        let no_color = self.globals.no_color || self.env.iter().any(|(k, v)| k == "NO_COLOR" && !v.is_empty());
+        crate::logging::start(self.globals.log_format.unwrap_or_default(), !no_color);
     }
 
     pub fn json(&self) -> bool {

@@ -65,6 +65,14 @@ pub fn read(
 }
 
 impl AudienceFile {
+    /// Tells a wrong path before anything else is done.
+    pub fn exists(path: &Path) -> Result<()> {
+        match std::fs::metadata(path) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(Failure::usage(format!("audience {}: {error}", path.display()))),
+        }
+    }
+
     /// For `--audience FILE`: the format is told by the ending.
     pub fn of_path(path: &Path, address_field: &str, key_field: Option<String>) -> Result<Self> {
         let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();

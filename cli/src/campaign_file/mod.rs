@@ -16,6 +16,7 @@ use message::MessagePart;
 use postrider_common::campaign::{Campaign, OnBadRow, OnUnknown, Schedule};
 use postrider_common::ids::{CampaignName, LaneName};
 use postrider_common::message::MessageSpec;
+use postrider_mail::template::Template;
 use std::path::Path;
 
 /// Larger than any campaign file; templates and audiences are files of their own.
@@ -233,9 +234,23 @@ fn notices(schedule: Option<&Schedule>, part: &MessagePart) -> Vec<String> {
     notices
 }
 
-/// Finds mistakes in the templates, in the file they are in.
-fn compile(_file: &str, _part: &MessagePart) -> Result<()> {
-    Ok(())
+/// Finds mistakes in the templates, and names the file they are in.
+fn compile(file: &str, part: &MessagePart) -> Result<()> {
+    let Err(error) = Template::compile(&part.spec) else { return Ok(()) };
+    let own_file = match error.part.as_str() {
+        "template.html" => part.html_file.as_ref(),
+        "template.text" => part.text_file.as_ref(),
+        _ => None,
+    };
+    let message = match own_file {
+        // The place is in that file, as editors and compilers write it.
+        Some(path) if error.line > 0 => {
+            format!("{}:{}:{}: {} ({})", path.display(), error.line, error.column.max(1), error.message, error.part)
+        }
+        Some(path) => format!("{}: {} ({})", path.display(), error.message, error.part),
+        None => format!("{file}: {error}"),
+    };
+    Err(Failure::usage(message))
 }
 
 #[cfg(test)]

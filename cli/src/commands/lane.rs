@@ -22,8 +22,7 @@ pub async fn perform(context: &Context, command: LaneCommand) -> Result<()> {
     let (mut client, _) = context.client()?;
     match command {
         LaneCommand::List => {
-            let call =
-                |channel| async move { client::admin(channel).list_lanes(v1::ListLanesRequest {}).await };
+            let call = |channel| async move { client::admin(channel).list_lanes(v1::ListLanesRequest {}).await };
             list(context, client.call(call).await?)
         }
         LaneCommand::Pause { lane } => {

@@ -3,17 +3,16 @@
 pub mod campaign;
 pub mod config;
 pub mod lane;
-pub mod master;
 pub mod run;
 pub mod send;
 pub mod template;
-pub mod worker;
 pub mod workers;
 
 use crate::args::{Cli, Command};
 use crate::context::Context;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output;
+use crate::sink::SinkArgs;
 use clap::CommandFactory;
 
 /// Does what the command line says.
@@ -26,8 +25,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Template(command) => template::perform(&context, command),
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Workers(command) => workers::perform(&context, command).await,
-        Command::Master(args) => master::perform(&context, args).await,
-        Command::Worker(args) => worker::perform(&context, args).await,
+        Command::Sink(args) => sink(&context, args).await,
         Command::Config(command) => config::perform(&context, &command),
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -36,6 +34,19 @@ pub async fn perform(cli: Cli) -> Result<()> {
         }
         Command::Version => version(&context),
     }
+}
+
+/// Checked here, since a wrong address is wrong usage.
+async fn sink(context: &Context, args: SinkArgs) -> Result<()> {
+    if !args.listen.ip().is_loopback() && !args.insecure {
+        return Err(Failure::usage(format!(
+            "--listen {}: other machines could reach it, and the sink takes mail from anyone; use 127.0.0.1, or \
+             --insecure",
+            args.listen
+        )));
+    }
+    context.start_logging();
+    crate::sink::run(args).await.map_err(Failure::from)
 }
 
 fn version(context: &Context) -> Result<()> {

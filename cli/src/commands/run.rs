@@ -201,12 +201,7 @@ fn done_of<T>(done: fn(()) -> tonic::Response<()>) -> impl FnOnce(tonic::Respons
     move |_| done(())
 }
 
-async fn recipients(
-    context: &Context,
-    client: &mut Client,
-    run: &str,
-    states: &[v1::RecipientState],
-) -> Result<()> {
+async fn recipients(context: &Context, client: &mut Client, run: &str, states: &[v1::RecipientState]) -> Result<()> {
     let states = states.iter().map(|state| (*state).into()).collect();
     let request = v1::ListRecipientsRequest { run_id: run.to_owned(), states };
     let call = |channel| {
@@ -224,7 +219,9 @@ async fn recipients(
             Ok(None) => return Ok(()),
             Err(status) => {
                 let why = status.message();
-                return Err(Failure::failed(format!("the list broke off after {printed} recipients: {why}; try again")));
+                return Err(Failure::failed(format!(
+                    "the list broke off after {printed} recipients: {why}; try again"
+                )));
             }
         };
         let mut lines = Vec::with_capacity(page.recipients.len());

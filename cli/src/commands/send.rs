@@ -43,7 +43,7 @@ pub struct SendArgs {
     pub wait: bool,
 }
 
-fn pair(text: &str) -> std::result::Result<(String, String), String> {
+pub fn pair(text: &str) -> std::result::Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
         _ => Err("write it as KEY=VALUE".to_owned()),

@@ -23,8 +23,7 @@ pub async fn perform(context: &Context, command: WorkersCommand) -> Result<()> {
     let (mut client, _) = context.client()?;
     match command {
         WorkersCommand::List => {
-            let call =
-                |channel| async move { client::admin(channel).list_workers(v1::ListWorkersRequest {}).await };
+            let call = |channel| async move { client::admin(channel).list_workers(v1::ListWorkersRequest {}).await };
             list(context, client.call(call).await?)
         }
         WorkersCommand::Drain { worker } => {

@@ -18,18 +18,10 @@ use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
+use postrider_store::open::Durability;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
-
-/// What an answer of the store promises.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// On disk.
-    Always,
-    /// Whatever the server is set to; the weaker promise is printed.
-    Relaxed,
-}
 
 /// Everything, checked.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 //! all of them are told at once.
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
-use super::{Config, Durability, LeaseConfig, MasterConfig, RelayConfig, WorkerConfig};
+use super::{Config, LeaseConfig, MasterConfig, RelayConfig, WorkerConfig};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
@@ -12,6 +12,7 @@ use postrider_common::lane::Lane;
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
+use postrider_store::open::Durability;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;

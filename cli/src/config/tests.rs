@@ -3,10 +3,11 @@
 use super::gather::{DEFAULTS, Gathered, Sources, gather};
 use super::keys::{SECTIONS, Shape};
 use super::read::{masters, read};
-use super::{Config, Durability, show};
+use super::{Config, show};
 use crate::failure::{Exit, Failure};
 use postrider_common::lane;
 use postrider_common::limits::AUDIENCE_BYTES_MAX;
+use postrider_store::open::Durability;
 use std::time::Duration;
 
 struct Given {
