@@ -114,7 +114,7 @@ fn wrong_files_say_what_to_write() {
         ("tags = [\"digest\"]", "reply_to = \"a@b.example\"", "reply_to is there twice"),
         ("tags = [\"digest\"]", "html_inline = \"x\"", "template.html and template.html_inline are both there"),
         ("X-Team = \"news\"", "X-Team = 3", "template.headers.X-Team must be a text, not a whole number"),
-        ("html = \"digest.html\"", "html = \"broken.html\"", "broken.html:2:"),
+        ("html = \"digest.html\"", "html = \"broken.html\"", "broken.html:3:2: syntax error"),
         ("Hello {{ name }}", "Hello {% if %}", "c.toml: template.text line 1"),
         ("{{ name }}\"", "{{ name\"", "c.toml: template.subject line 1"),
         ("X-Team", "Bcc", "headers.Bcc"),
