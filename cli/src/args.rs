@@ -1,6 +1,6 @@
 //! The command line, as clap knows it.
 
-use crate::commands::{campaign, config, lane, run, send, template, workers};
+use crate::commands::{campaign, config, lane, master, run, send, template, workers};
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -72,6 +72,10 @@ pub enum Command {
     /// Look at workers and drain them
     #[command(subcommand)]
     Workers(workers::WorkersCommand),
+    /// Run a master
+    Master(master::MasterArgs),
+    /// Run a worker
+    //W     Worker(worker::WorkerArgs),
     /// Run an SMTP server for tests: takes mail, delays, refuses by rule, records
     Sink(crate::sink::SinkArgs),
     /// Check and show the configuration

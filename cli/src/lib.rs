@@ -9,6 +9,7 @@ pub mod context;
 pub mod failure;
 pub mod follow;
 pub mod logging;
+pub mod node;
 pub mod output;
 pub mod progress;
 pub mod report;

@@ -137,7 +137,7 @@ fn bar() -> Screen {
 /// `sending: 120 of 9,900 done, 118 accepted, 2 rejected`.
 pub fn describe(run: &Run) -> String {
     let r = &run.recipients;
-    let state = if run.paused { "paused" } else { run.state };
+    let state = if run.paused && !run.kind.has_ended() { "paused" } else { run.state };
     let plus = if run.split_complete { "" } else { "+" };
     let mut text = format!("{state}: {} of {}{plus} done", count(r.total - r.pending.min(r.total)), count(r.total));
     let parts = [

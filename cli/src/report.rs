@@ -47,7 +47,7 @@ pub fn report(run: &Run, now_ms: i64) -> String {
 
 fn state(run: &Run) -> String {
     let mut text = run.state.to_owned();
-    if run.paused {
+    if run.paused && !run.kind.has_ended() {
         text.push_str(", paused");
     }
     if run.cancel_requested && run.kind != RunState::Cancelled {

@@ -3,9 +3,11 @@
 pub mod campaign;
 pub mod config;
 pub mod lane;
+pub mod master;
 pub mod run;
 pub mod send;
 pub mod template;
+//W pub mod worker;
 pub mod workers;
 
 use crate::args::{Cli, Command};
@@ -25,6 +27,8 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Template(command) => template::perform(&context, command),
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Workers(command) => workers::perform(&context, command).await,
+        Command::Master(args) => master::perform(&context, args).await,
+        //W         Command::Worker(args) => worker::perform(&context, args).await,
         Command::Sink(args) => sink(&context, args).await,
         Command::Config(command) => config::perform(&context, &command),
         Command::Completions { shell } => {

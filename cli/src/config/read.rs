@@ -335,7 +335,7 @@ impl Reader<'_> {
         let keys = self.settings.tables.get("worker").cloned().unwrap_or_default();
         let masters = self.masters();
         let name = self.worker_name(host);
-        let slots = self.whole("worker", "slots", 1..=100_000);
+        let slots = self.whole("worker", "slots", 1..=10_000);
         let lanes = self.lane_list(&keys, "worker.lanes");
         let reserve = slots.and_then(|slots| self.reserve(slots, &lanes));
         let source_address = self.source_address();
@@ -445,7 +445,7 @@ impl Reader<'_> {
         let url_path = format!("{path}.url");
         let lanes = self.lane_list(&element.keys, &format!("{path}.lanes"));
         let connections = match element.keys.get("connections") {
-            Some(setting) => self.whole_of(setting, &format!("{path}.connections"), 1..=10_000),
+            Some(setting) => self.whole_of(setting, &format!("{path}.connections"), 1..=1000),
             None => Some(i64::from(CONNECTIONS)),
         };
         let Some(setting) = element.keys.get("url") else {

@@ -180,7 +180,7 @@ fn values_out_of_range_name_the_range() {
         ("[[site]]\nname = \"a\"\ndomains = [\"b c\"]", "'b c' is not a domain"),
         ("[[relay]]\nname = \"a\"", "relay.a.url is missing"),
         ("[[relay]]\nname = \"a\"\nurl = \"smtp://h:99999\"", "'99999' is not a port"),
-        ("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections = 0", "from 1 to 10000"),
+        ("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections = 0", "from 1 to 1000"),
         ("[lane]\nname = \"a\"", "lane must be a list: write [[lane]]"),
         ("lease = 3", "lease must be a section: write [lease]"),
         ("[lease\n", "postrider.toml:1:"),
