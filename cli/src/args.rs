@@ -1,6 +1,6 @@
 //! The command line, as clap knows it.
 
-use crate::commands::{campaign, config, lane, master, run, send, template, workers};
+use crate::commands::{campaign, config, lane, master, run, send, template, worker, workers};
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -75,7 +75,7 @@ pub enum Command {
     /// Run a master
     Master(master::MasterArgs),
     /// Run a worker
-    //W     Worker(worker::WorkerArgs),
+    Worker(worker::WorkerArgs),
     /// Run an SMTP server for tests: takes mail, delays, refuses by rule, records
     Sink(crate::sink::SinkArgs),
     /// Check and show the configuration

@@ -7,7 +7,7 @@ pub mod master;
 pub mod run;
 pub mod send;
 pub mod template;
-//W pub mod worker;
+pub mod worker;
 pub mod workers;
 
 use crate::args::{Cli, Command};
@@ -28,7 +28,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Workers(command) => workers::perform(&context, command).await,
         Command::Master(args) => master::perform(&context, args).await,
-        //W         Command::Worker(args) => worker::perform(&context, args).await,
+        Command::Worker(args) => worker::perform(&context, args).await,
         Command::Sink(args) => sink(&context, args).await,
         Command::Config(command) => config::perform(&context, &command),
         Command::Completions { shell } => {

@@ -2,4 +2,4 @@
 
 pub mod master;
 pub mod stop;
-//W pub mod worker;
+pub mod worker;

@@ -37,11 +37,7 @@ pub fn settings(config: &Config) -> Result<WorkerConfig> {
 }
 
 /// Works until `stop`, then drains.
-pub async fn run(
-    settings: WorkerConfig,
-    clock: Arc<dyn Clock>,
-    stop: impl Future<Output = ()> + Send,
-) -> Result<()> {
+pub async fn run(settings: WorkerConfig, clock: Arc<dyn Clock>, stop: impl Future<Output = ()> + Send) -> Result<()> {
     postrider_worker::run(settings, clock, stop).await.map_err(|error| {
         let message = format!("failed to {error}");
         match error {
