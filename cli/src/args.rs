@@ -1,6 +1,6 @@
 //! The command line, as clap knows it.
 
-use crate::commands::{campaign, config, lane, master, run, send, template, worker, workers};
+use crate::commands::{campaign, config, dev, lane, master, run, send, template, worker, workers};
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -55,6 +55,10 @@ pub enum LogFormat {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// See it work: a campaign, a worker killed in the middle, and the report
+    Demo(crate::demo::DemoArgs),
+    /// Master, worker and mail catcher in one process
+    Dev(dev::DevArgs),
     /// Define campaigns and start runs
     #[command(subcommand)]
     Campaign(campaign::CampaignCommand),

@@ -26,8 +26,13 @@ impl Context {
 
     /// For commands that run on: log lines on stderr.
     pub fn start_logging(&self) {
+        self.start_logging_at("info");
+    }
+
+    /// With another level than info unless `RUST_LOG` says so.
+    pub fn start_logging_at(&self, level: &str) {
         let no_color = self.globals.no_color || self.env.iter().any(|(k, v)| k == "NO_COLOR" && !v.is_empty());
-        crate::logging::start(self.globals.log_format.unwrap_or_default(), !no_color);
+        crate::logging::start(self.globals.log_format.unwrap_or_default(), !no_color, level);
     }
 
     pub fn json(&self) -> bool {

@@ -11,9 +11,10 @@ use postrider_common::run::RunState;
 use postrider_proto::v1;
 use std::time::Duration;
 
-/// How often a terminal is brought up to date; elsewhere once a second is enough.
-pub const INTERVAL_TERMINAL: Duration = Duration::from_millis(200);
-pub const INTERVAL_PLAIN: Duration = Duration::from_secs(1);
+/// How often a person is brought up to date, and how late the end of a run is seen.
+pub const INTERVAL: Duration = Duration::from_millis(200);
+/// How often `run watch --output json` prints.
+pub const INTERVAL_JSON: Duration = Duration::from_secs(1);
 
 /// Calls `on_change` with every state seen, and gives the last one when the run has ended. A broken
 /// stream is opened again: each message stands alone.
@@ -60,16 +61,14 @@ pub async fn follow(
             unfinished => last = unfinished,
         }
         // A master that is going away ends its streams before its port.
-        tokio::time::sleep(INTERVAL_TERMINAL).await;
+        tokio::time::sleep(INTERVAL).await;
     }
 }
 
 /// `--wait`: progress on stderr, the report on stdout, and success only when the run finished.
 pub async fn wait(client: &mut Client, clock: &dyn Clock, run: &str, json: bool) -> Result<()> {
     let mut progress = Progress::beside(json);
-    let interval =
-        if std::io::IsTerminal::is_terminal(&std::io::stderr()) { INTERVAL_TERMINAL } else { INTERVAL_PLAIN };
-    let ended = follow(client, run, interval, |now| progress.show(now)).await;
+    let ended = follow(client, run, INTERVAL, |now| progress.show(now)).await;
     progress.end();
     let ended = ended?;
     if json {

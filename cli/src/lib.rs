@@ -6,6 +6,7 @@ pub mod client;
 pub mod commands;
 pub mod config;
 pub mod context;
+pub mod demo;
 pub mod failure;
 pub mod follow;
 pub mod logging;

@@ -4,12 +4,10 @@ use crate::args::LogFormat;
 use std::io::IsTerminal;
 use tracing_subscriber::EnvFilter;
 
-/// Levels of other crates that are noise at info.
-const DEFAULT_FILTER: &str = "info";
-
-/// For processes that run on. A second call changes nothing.
-pub fn start(format: LogFormat, color: bool) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));
+/// For commands that run on; `level` is what is shown when `RUST_LOG` says nothing. A second call
+/// changes nothing.
+pub fn start(format: LogFormat, color: bool, level: &str) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let color = color && std::io::stderr().is_terminal();
     // An error means that somebody set a subscriber before: theirs stays.

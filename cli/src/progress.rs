@@ -107,6 +107,15 @@ impl Progress {
         Ok(())
     }
 
+    /// A line about something that happened, above the bar.
+    pub fn note(&self, text: &str) {
+        match &self.screen {
+            Screen::Bar(bar) => bar.println(text),
+            Screen::Stderr | Screen::Stdout => eprintln!("{text}"),
+            Screen::Nowhere => {}
+        }
+    }
+
     /// Takes the bar off the screen; the report follows.
     pub fn end(&self) {
         if let Screen::Bar(bar) = &self.screen {

@@ -2,6 +2,7 @@
 
 pub mod campaign;
 pub mod config;
+pub mod dev;
 pub mod lane;
 pub mod master;
 pub mod run;
@@ -21,6 +22,8 @@ use clap::CommandFactory;
 pub async fn perform(cli: Cli) -> Result<()> {
     let context = Context::new(cli.globals);
     match cli.command {
+        Command::Demo(args) => crate::demo::perform(&context, args).await,
+        Command::Dev(args) => dev::perform(&context, args).await,
         Command::Campaign(command) => campaign::perform(&context, command).await,
         Command::Run(command) => run::perform(&context, command).await,
         Command::Send(args) => send::perform(&context, args).await,

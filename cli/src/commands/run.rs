@@ -3,7 +3,7 @@
 use crate::client::{self, Client};
 use crate::context::Context;
 use crate::failure::{Failure, Result};
-use crate::follow::{self, INTERVAL_PLAIN, INTERVAL_TERMINAL};
+use crate::follow::{self, INTERVAL, INTERVAL_JSON};
 use crate::output::{self, clean, count};
 use crate::progress::Progress;
 use crate::report::report;
@@ -152,13 +152,11 @@ fn row(run: &Run) -> Vec<String> {
 async fn watch(context: &Context, run: &str) -> Result<()> {
     let (mut client, _) = context.client()?;
     if context.json() {
-        let ended = follow::follow(&mut client, run, INTERVAL_PLAIN, |now| output::json(now)).await?;
+        let ended = follow::follow(&mut client, run, INTERVAL_JSON, |now| output::json(now)).await?;
         return follow::outcome(&ended);
     }
     let mut progress = Progress::as_result();
-    let terminal = std::io::IsTerminal::is_terminal(&std::io::stdout());
-    let interval = if terminal { INTERVAL_TERMINAL } else { INTERVAL_PLAIN };
-    let ended = follow::follow(&mut client, run, interval, |now| progress.show(now)).await;
+    let ended = follow::follow(&mut client, run, INTERVAL, |now| progress.show(now)).await;
     progress.end();
     let ended = ended?;
     output::line(report(&ended, context.clock.wall_ms()))?;

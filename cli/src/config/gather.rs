@@ -54,6 +54,16 @@ pub fn gather(sources: &Sources) -> Result<Gathered> {
     if problems.is_empty() { Ok(Gathered { settings, file }) } else { Err(Failure::usage(problems.join("\n       "))) }
 }
 
+/// The settings of one text over the defaults, and nothing from the machine.
+pub fn from_text(text: &str) -> Result<Settings> {
+    let mut settings = Settings::default();
+    let mut problems = Vec::new();
+    settings.lay_file(&toml_text::parse("default.toml", DEFAULTS)?, &|_| Origin::Default, &mut problems);
+    let file = |line| Origin::File { name: "configuration".to_owned(), line };
+    settings.lay_file(&toml_text::parse("configuration", text)?, &file, &mut problems);
+    if problems.is_empty() { Ok(settings) } else { Err(Failure::usage(problems.join("\n       "))) }
+}
+
 fn find_file(sources: &Sources) -> Result<Option<PathBuf>> {
     match &sources.file {
         Some(path) => Ok(Some(path.clone())),
