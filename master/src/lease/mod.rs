@@ -1,0 +1,9 @@
+//! How workers get batches: `poll` waits for work and answers, `definitions` keeps what is rendered,
+//! `fit` keeps an answer within one message.
+
+pub mod definitions;
+pub mod fit;
+pub mod poll;
+
+pub use definitions::Definitions;
+pub use poll::{LeaseWish, long_poll};
