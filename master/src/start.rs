@@ -26,7 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
 use tonic_health::server::HealthReporter;
@@ -42,7 +42,7 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Calls in flight on one connection.
 const STREAMS_PER_CONNECTION_MAX: u32 = 1024;
 
-/// A master at work. Stop it with `stop`; dropping it leaves it running until the runtime ends.
+/// A master at work. Stop it with `stop`; dropping it ends it at once, as a crash would.
 #[derive(Debug)]
 pub struct RunningMaster {
     grpc_addr: SocketAddr,
@@ -52,7 +52,7 @@ pub struct RunningMaster {
     duties: JoinSet<()>,
     /// Cancelled after the duties ended: listeners close.
     closing: CancellationToken,
-    servers: Vec<JoinHandle<()>>,
+    servers: JoinSet<()>,
 }
 
 /// Checks the settings, opens the storage, binds the ports and begins to serve.
@@ -85,12 +85,12 @@ pub async fn start(
     });
     let closing = CancellationToken::new();
     let draining = Draining::default();
-    let (health, grpc_server) = serve_grpc(&core, draining.clone(), grpc, closing.clone()).await?;
-    let mut servers = vec![grpc_server];
+    let mut servers = JoinSet::new();
+    let health = serve_grpc(&core, draining.clone(), grpc, closing.clone(), &mut servers).await?;
     let mut http_addr = None;
     if let (Some(listener), Some(address)) = (http, config.http_listen) {
         http_addr = Some(local("http_listen", &listener, address)?);
-        servers.push(serve_http(&core, listener, closing.clone()));
+        serve_http(&core, listener, closing.clone(), &mut servers);
     }
     let duties = begin_duties(&core, draining);
     tracing::info!(%grpc_addr, ?http_addr, store = place, "master started");
@@ -117,12 +117,10 @@ impl RunningMaster {
             self.duties.abort_all();
         }
         self.closing.cancel();
-        let deadline = tokio::time::Instant::now() + SERVERS_STOP;
-        for mut server in self.servers {
-            if tokio::time::timeout_at(deadline, &mut server).await.is_err() {
-                tracing::warn!("calls in flight did not end in time and were cut off");
-                server.abort();
-            }
+        let servers = async { while self.servers.join_next().await.is_some() {} };
+        if tokio::time::timeout(SERVERS_STOP, servers).await.is_err() {
+            tracing::warn!("calls in flight did not end in time and were cut off");
+            self.servers.abort_all();
         }
         tracing::info!("master stopped");
     }
@@ -151,7 +149,8 @@ async fn serve_grpc(
     draining: Draining,
     listener: TcpListener,
     closing: CancellationToken,
-) -> Result<(HealthReporter, JoinHandle<()>), StartError> {
+    servers: &mut JoinSet<()>,
+) -> Result<HealthReporter, StartError> {
     /// One message of any of our services, both ways.
     macro_rules! limited {
         ($server:ident, $service:expr) => {
@@ -183,13 +182,14 @@ async fn serve_grpc(
         .add_service(limited!(AdminServer, AdminApi { core: Arc::clone(core) }));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, closing.cancelled_owned());
-    Ok((health, tokio::spawn(ends("grpc", serving))))
+    servers.spawn(ends("grpc", serving));
+    Ok(health)
 }
 
-fn serve_http(core: &Arc<Core>, listener: TcpListener, closing: CancellationToken) -> JoinHandle<()> {
+fn serve_http(core: &Arc<Core>, listener: TcpListener, closing: CancellationToken, servers: &mut JoinSet<()>) {
     let serving =
         axum::serve(listener, http::router(Arc::clone(core))).with_graceful_shutdown(closing.cancelled_owned());
-    tokio::spawn(ends("http", async move { serving.await }))
+    servers.spawn(ends("http", async move { serving.await }));
 }
 
 async fn ends<E: std::fmt::Display>(what: &'static str, serving: impl Future<Output = Result<(), E>>) {

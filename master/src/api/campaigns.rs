@@ -127,15 +127,22 @@ impl CampaignsApi {
         let id = submit::campaign_run_id(name.as_str(), &key);
         let given = request.audience.as_ref().map(v1::AudienceSource::encode_to_vec).unwrap_or_default();
         let fingerprint = submit::fingerprint(&[name.as_str().as_bytes(), &given]);
-        let Some(record) = core.store.campaign(&name).await? else {
-            // Deleted since? Then a repeat still gets the run that it started.
-            return match core.store.run(&id).await? {
-                Some(run) => Ok(v1::RunCampaignResponse { run_id: run.id.to_string(), created: false }),
-                None => Err(no_campaign(name.as_str())),
-            };
-        };
+        let run = self.prepare(&name, id.clone(), fingerprint, request.audience).await;
+        let (run_id, created) = create(core, id, run).await?;
+        Ok(v1::RunCampaignResponse { run_id: run_id.to_string(), created })
+    }
+
+    async fn prepare(
+        &self,
+        name: &CampaignName,
+        id: RunId,
+        fingerprint: String,
+        audience: Option<v1::AudienceSource>,
+    ) -> Result<NewRun, ApiError> {
+        let core = &self.core;
+        let record = core.store.campaign(name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
         let campaign = decode_record(&record)?;
-        let audience = match request.audience {
+        let audience = match audience {
             Some(wire) => {
                 let audience = Audience::try_from(wire)?;
                 validate::audience(&audience)?;
@@ -159,14 +166,25 @@ impl CampaignsApi {
             message: submit::campaign_message(&campaign, ""),
             audience,
         };
-        let (run_id, created) = create(core, wish.freeze()?).await?;
-        Ok(v1::RunCampaignResponse { run_id: run_id.to_string(), created })
+        Ok(wish.freeze()?)
     }
 }
 
 /// Creates a run, or finds the one that the same submit created before.
-pub async fn create(core: &Core, run: NewRun) -> Result<(RunId, bool), ApiError> {
-    let (id, campaign) = (run.id.clone(), run.campaign.clone());
+///
+/// What a run needs may be gone when a submit is repeated (its campaign deleted, its lane no longer
+/// configured): the repeat is answered with the run all the same.
+pub async fn create(core: &Core, id: RunId, run: Result<NewRun, ApiError>) -> Result<(RunId, bool), ApiError> {
+    let run = match run {
+        Ok(run) => run,
+        Err(error) => match error {
+            ApiError::NotFound(_) | ApiError::Precondition(_) if core.store.run(&id).await?.is_some() => {
+                return Ok((id, false));
+            }
+            error => return Err(error),
+        },
+    };
+    let campaign = run.campaign.clone();
     match core.store.create_run(run).await? {
         CreatedRun::Created => {
             core.split_due.notify_one();

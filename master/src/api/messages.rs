@@ -7,9 +7,11 @@ use crate::campaign::{Invalid, validate};
 use crate::core::Core;
 use postrider_common::LaneName;
 use postrider_common::MessageSpec;
+use postrider_common::RunId;
 use postrider_common::campaign::{OnBadRow, OnUnknown};
 use postrider_proto::v1;
 use postrider_proto::v1::messages_server::Messages;
+use postrider_store::NewRun;
 use prost::Message as _;
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
@@ -43,16 +45,21 @@ impl MessagesApi {
         let key = submit::key(&request.idempotency_key, core.random_wide())?;
         let id = submit::message_run_id(&key);
         let fingerprint = submit::fingerprint(&[&request.encode_to_vec()]);
+        let run = self.prepare(&request, id.clone(), fingerprint).await;
+        let (run_id, created) = create(core, id, run).await?;
+        Ok(v1::SendMessageResponse { run_id: run_id.to_string(), created })
+    }
+
+    async fn prepare(
+        &self,
+        request: &v1::SendMessageRequest,
+        id: RunId,
+        fingerprint: String,
+    ) -> Result<NewRun, ApiError> {
         let audience = submit::single_recipient(&request.to, &request.fields_json)?;
         validate::correlation_id(&request.correlation_id)?;
-        let Some(frame) = self.frame(&request).await? else {
-            // The campaign was deleted since? Then a repeat still gets the run that it started.
-            return match core.store.run(&id).await? {
-                Some(run) => Ok(v1::SendMessageResponse { run_id: run.id.to_string(), created: false }),
-                None => Err(no_campaign(&request.campaign)),
-            };
-        };
-        let lane = validate::lane(&frame.lane, &core.lanes)?;
+        let frame = self.frame(request).await?;
+        let lane = validate::lane(&frame.lane, &self.core.lanes)?;
         let wish = Wish {
             id,
             fingerprint,
@@ -63,12 +70,10 @@ impl MessagesApi {
             message: frame.message,
             audience,
         };
-        let (run_id, created) = create(core, wish.freeze()?).await?;
-        Ok(v1::SendMessageResponse { run_id: run_id.to_string(), created })
+        Ok(wish.freeze()?)
     }
 
-    /// None: there is no such campaign.
-    async fn frame(&self, request: &v1::SendMessageRequest) -> Result<Option<Frame>, ApiError> {
+    async fn frame(&self, request: &v1::SendMessageRequest) -> Result<Frame, ApiError> {
         let lane = match request.lane.as_str() {
             "" => None,
             name => Some(name.parse::<LaneName>().map_err(Invalid::id("lane"))?),
@@ -84,18 +89,18 @@ impl MessagesApi {
                 message.correlation_id = request.correlation_id.clone();
                 validate::message(&message)?;
                 let lane = lane.unwrap_or_else(LaneName::transactional);
-                Ok(Some(Frame { campaign: String::new(), lane, on_unknown: OnUnknown::Resend, message }))
+                Ok(Frame { campaign: String::new(), lane, on_unknown: OnUnknown::Resend, message })
             }
             (None, name) => {
                 let name = parse_name("campaign", name)?;
-                let Some(record) = self.core.store.campaign(&name).await? else { return Ok(None) };
+                let record = self.core.store.campaign(&name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
                 let campaign = decode_record(&record)?;
-                Ok(Some(Frame {
+                Ok(Frame {
                     campaign: name.to_string(),
                     lane: lane.unwrap_or_else(|| campaign.lane.clone()),
                     on_unknown: campaign.on_unknown,
                     message: submit::campaign_message(&campaign, &request.correlation_id),
-                }))
+                })
             }
         }
     }

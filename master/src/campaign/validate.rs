@@ -35,7 +35,7 @@ pub enum Invalid {
     #[error("{field}: {why}")]
     Field { field: String, why: String },
     /// A named limit is passed.
-    #[error("{field}: it has {size}, at most {max} are allowed ({limit})")]
+    #[error("{field}: {size} is over the limit of {max} ({limit}); make it smaller")]
     Limit { field: String, limit: &'static str, size: u64, max: u64 },
 }
 

@@ -173,7 +173,8 @@ impl<'a> Work<'a> {
                 return Err(Halt::Ended(Ended::GivenBack { delay_ms: ROOM_RETRY_MS }));
             }
             if !self.core.pause(AHEAD_POLL).await {
-                return self.stop().await.map(|_| ()).and(Err(Halt::Ended(Ended::GivenBack { delay_ms: 0 })));
+                let ended = self.stop().await?;
+                return Err(Halt::Ended(ended));
             }
             if Instant::now() >= self.extend_at {
                 self.store_step().await?;
