@@ -85,7 +85,9 @@ async fn a_stop_answers_held_calls_at_once_and_is_seen_first() {
     stop.await.unwrap();
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let late = worker.request(1, 0);
-    assert_eq!(worker.client.lease(late).await.unwrap_err().code(), Code::Unavailable);
+    let code = worker.client.lease(late).await.unwrap_err().code();
+    // By the contract a worker retries both, on any master. A closed connection is reported as either.
+    assert!(matches!(code, Code::Unavailable | Code::Cancelled), "{code:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -56,10 +56,7 @@ async fn an_audience_that_cannot_be_read_fails_the_run_with_a_mend() {
 
     let id = world.upload("email\nz@example.com\n", v1::AudienceFormat::Csv).await;
     world.apply(campaign("gone", Some(stored(&id, v1::AudienceFormat::Csv)))).await;
-    let kept = world.storage.path().join("audiences").join(&id);
-    let aside = world.storage.path().join("aside");
-    world.admin().pause_lane(v1::PauseLaneRequest { lane: "bulk".into() }).await.unwrap();
-    std::fs::rename(&kept, &aside).unwrap();
+    std::fs::remove_file(world.storage.path().join("audiences").join(&id)).unwrap();
     // The campaign was applied with the audience there; now its runs are refused.
     let request = v1::RunCampaignRequest { campaign: "gone".into(), ..v1::RunCampaignRequest::default() };
     assert_eq!(world.campaigns().run_campaign(request).await.unwrap_err().code(), tonic::Code::NotFound);
@@ -83,6 +80,29 @@ async fn a_bad_row_fails_the_run_when_told_to_and_resume_goes_on() {
     let again = ended(&world, &run).await;
     assert_eq!((again.error.unwrap().code.as_str(), again.started_at_ms), ("bad_row", before));
     world.master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_audience_that_went_away_fails_the_run_until_it_is_back() {
+    let world = World::new().await;
+    let text = csv(ROWS);
+    let run = world.run_csv("huge", &text).await;
+    world.until(&run, "ahead", |run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES_MAX).await;
+    let next = world.again().await;
+    world.master.stop().await;
+    // The split that `next` has meanwhile, if it has, reads on from the file that it has open; its
+    // successor finds none.
+    std::fs::remove_dir_all(world.storage.path().join("audiences")).unwrap();
+    let last = next.again().await;
+    next.master.stop().await;
+    let shown = ended(&last, &run).await;
+    let error = shown.error.unwrap();
+    assert_eq!(error.code, "audience_missing", "{error:?}");
+    last.upload(&text, v1::AudienceFormat::Csv).await;
+    last.admin().resume_run(v1::ResumeRunRequest { run_id: run.clone() }).await.unwrap();
+    let mut worker = Worker::new(&last, "w");
+    assert_eq!(worker.deliver_run(&last, &run).await.len(), ROWS);
+    last.master.stop().await;
 }
 
 async fn keys(world: &World, run: &str) -> BTreeSet<String> {
