@@ -1,6 +1,7 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
 use crate::config::LeaseSettings;
+use crate::lease::Turnstile;
 use crate::metrics::Metrics;
 use crate::storage::Storage;
 use postrider_common::ids::LaneName;
@@ -26,6 +27,8 @@ pub struct Core {
     pub metrics: Metrics,
     /// Cancelled when the master is to stop: held calls answer, duties end.
     pub stopping: CancellationToken,
+    /// Held Lease calls pass it one by one after a hint.
+    pub turnstile: Turnstile,
     /// A run was created or resumed here: its split is due.
     pub split_due: Notify,
 }

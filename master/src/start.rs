@@ -7,7 +7,7 @@ use crate::api::messages::MessagesApi;
 use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::http;
-use crate::lease::Definitions;
+use crate::lease::{Definitions, Turnstile};
 use crate::loops::census::Draining;
 use crate::loops::{cancel, census, reclaim, split};
 use crate::metered::Metered;
@@ -81,6 +81,7 @@ pub async fn start(
         audience_bytes_max: config.audience_bytes_max,
         metrics,
         stopping: CancellationToken::new(),
+        turnstile: Turnstile::default(),
         split_due: Notify::new(),
     });
     let closing = CancellationToken::new();

@@ -5,6 +5,7 @@
 
 use super::Definitions;
 use super::fit::{ANSWER_BYTES_MAX, fitting};
+use super::turnstile::Turn;
 use crate::api::ApiError;
 use crate::core::Core;
 use postrider_common::WorkerId;
@@ -72,24 +73,35 @@ pub async fn long_poll(
     };
     let _held = Held::new(core);
     let mut wake = core.store.wake();
+    let mut hinted = false;
     loop {
-        wake.mark_unchanged();
-        let before_ms = core.clock.boot_ms();
-        let claimed = core.store.claim(claim.clone()).await?;
-        if !claimed.leases.is_empty() {
-            let held_ms = held_ms(arrived_ms, before_ms);
-            return answer(core, definitions, &wish, claimed.leases, claimed.drain, held_ms).await;
+        let version = *wake.borrow_and_update();
+        let turn = if hinted { core.turnstile.turn(&wish.lanes, version).await } else { Turn::Look(None) };
+        if let Turn::Look(gate) = turn {
+            let before_ms = core.clock.boot_ms();
+            let claimed = core.store.claim(claim.clone()).await?;
+            if !claimed.leases.is_empty() {
+                drop(gate);
+                let held_ms = held_ms(arrived_ms, before_ms);
+                return answer(core, definitions, &wish, claimed.leases, claimed.drain, held_ms).await;
+            }
+            if claimed.drain {
+                return Ok(v1::LeaseResponse { drain: true, ..v1::LeaseResponse::default() });
+            }
+            if let Some(mut gate) = gate {
+                *gate = Some(version);
+            }
         }
         let waited_ms = core.clock.boot_ms().saturating_sub(arrived_ms);
-        if claimed.drain || waited_ms >= wish.wait_ms {
-            return Ok(v1::LeaseResponse { drain: claimed.drain, ..v1::LeaseResponse::default() });
+        if waited_ms >= wish.wait_ms {
+            return Ok(v1::LeaseResponse::default());
         }
         let rest = Duration::from_millis((wish.wait_ms - waited_ms).min(CLAIM_POLL_MS));
-        tokio::select! {
+        hinted = tokio::select! {
             () = core.stopping.cancelled() => return Ok(v1::LeaseResponse::default()),
-            () = hint(&mut wake) => {}
-            () = tokio::time::sleep(rest) => {}
-        }
+            () = hint(&mut wake) => true,
+            () = tokio::time::sleep(rest) => false,
+        };
     }
 }
 
@@ -100,7 +112,7 @@ fn held_ms(arrived_ms: u64, before_ms: u64) -> u64 {
 }
 
 /// Ends when the store hints at work, not at once after a look.
-pub async fn hint(wake: &mut watch::Receiver<u64>) {
+async fn hint(wake: &mut watch::Receiver<u64>) {
     tokio::time::sleep(HINT_SPACING).await;
     if wake.changed().await.is_err() {
         // A store without hints: the poll alone finds work.

@@ -1,9 +1,8 @@
 //! Finds splits that are due and works on them, several at a time: a small run starts while a huge one
-//! splits.
+//! splits. What was submitted here is begun at once, what another master left is found by looking.
 
 use super::Trouble;
 use crate::core::Core;
-use crate::lease::poll::hint;
 use crate::split::work::work;
 use postrider_common::limits::CLAIM_POLL_MS;
 use postrider_store::{ClaimSplit, SplitLease, StoreError};
@@ -53,14 +52,11 @@ impl SplitDuty {
     pub async fn run(mut self) {
         let mut trouble = Trouble::new("split");
         let core = Arc::clone(&self.core);
-        let mut wake = core.store.wake();
         while !core.stopping.is_cancelled() {
-            wake.mark_unchanged();
             trouble.note(self.run_once().await);
             tokio::select! {
                 () = core.stopping.cancelled() => break,
                 () = core.split_due.notified() => {}
-                () = hint(&mut wake) => {}
                 () = tokio::time::sleep(self.config.tick) => {}
             }
         }
