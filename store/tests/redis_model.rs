@@ -338,8 +338,13 @@ impl Pair {
             }
         }
         let kind = self.random.u8(..10);
-        let intents = if kind < 7 { (0..self.random.u32(..16)).map(|_| self.random.u32(..count + 1)).collect() } else { Vec::new() };
-        let report = LeaseReport { batch: batch.clone(), fence: fence.clone(), sequence, outcomes, intents, progress: sequence };
+        let intents = if kind < 7 {
+            (0..self.random.u32(..16)).map(|_| self.random.u32(..count + 1)).collect()
+        } else {
+            Vec::new()
+        };
+        let report =
+            LeaseReport { batch: batch.clone(), fence: fence.clone(), sequence, outcomes, intents, progress: sequence };
         self.last_report = Some((kind, report.clone()));
         let answers = self.send_report(now, kind, report).await;
         self.leases[at].granted.extend(answers.into_iter().flat_map(|answer| answer.granted));

@@ -164,7 +164,10 @@ async fn check_schema(connection: &mut MultiplexedConnection) -> Result<(), Fail
         let is = text(value);
         if is != "none" && is != *kind {
             let message = format!("the key {key} is a {is}, not a {kind}");
-            return Err(Failure::Fatal(unsafe_server(&message, "another program writes to this database: use another")));
+            return Err(Failure::Fatal(unsafe_server(
+                &message,
+                "another program writes to this database: use another",
+            )));
         }
     }
     Ok(())
