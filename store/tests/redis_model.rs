@@ -4,6 +4,8 @@
 //! either a millisecond (over at the next step) or an hour (never over), so a small difference in time
 //! does not matter; times in answers are compared to the second.
 
+#![expect(clippy::unwrap_used, reason = "a comparison that cannot reach its server has failed")]
+
 mod redis_server;
 
 use postrider_common::backoff::RetryPolicy;
@@ -490,7 +492,7 @@ impl Pair {
 #[tokio::test]
 async fn a_server_and_the_model_never_differ() {
     let from_env = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
-    let (first, seeds, steps) = (from_env("SEED", 1), from_env("SEEDS", 4), from_env("STEPS", 600));
+    let (first, seeds, steps) = (from_env("SEED", 1), from_env("SEEDS", 3), from_env("STEPS", 600));
     let mut all = Reached::default();
     for seed in first..first + seeds {
         println!("seed {seed}");
