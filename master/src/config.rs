@@ -1,6 +1,7 @@
 //! The settings of a master, as one value.
 
 use postrider_common::lane::Lane;
+use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::site::SiteTable;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -83,6 +84,10 @@ impl MasterConfig {
         if lease.hard_cap < lease.ttl {
             return wrong("lease.hard_cap", "it must be at least lease.ttl");
         }
+        if lease.hard_cap_ms() <= TRANSACTION_MS_MAX {
+            let why = "it must be more than 11m: no intent is granted whose transaction might not end before it";
+            return wrong("lease.hard_cap", why);
+        }
         if self.lanes.is_empty() {
             return wrong("lane", "at least one lane is needed");
         }
@@ -117,12 +122,13 @@ mod tests {
     #[test]
     fn settings_that_break_promises_are_refused() {
         type Change = fn(&mut MasterConfig);
-        let rows: [(Change, &str); 6] = [
+        let rows: [(Change, &str); 7] = [
             (|c| c.grpc_listen = "0.0.0.0:7400".parse().unwrap(), "grpc_listen is not a loopback address"),
             (|c| c.http_listen = Some("10.0.0.1:7401".parse().unwrap()), "http_listen is not a loopback address"),
             (|c| c.lease.ttl = Duration::from_millis(999), "lease.ttl"),
             (|c| c.lease.window = 0, "lease.window"),
             (|c| c.lease.hard_cap = Duration::from_secs(1), "lease.hard_cap"),
+            (|c| c.lease.hard_cap = Duration::from_mins(11), "lease.hard_cap: it must be more than 11m"),
             (|c| c.lanes.clear(), "lane"),
         ];
         assert!(config().check().is_ok());
