@@ -9,7 +9,7 @@ use std::time::Duration;
 /// How leases are given.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LeaseSettings {
-    /// 1 s to 10 min.
+    /// 1 s to 1 h.
     pub ttl: Duration,
     /// Recipients of a batch that may be in intent at once, 1 to 100.
     pub window: u32,
@@ -75,8 +75,8 @@ impl MasterConfig {
             }
         }
         let lease = &self.lease;
-        if !(Duration::from_secs(1)..=Duration::from_mins(10)).contains(&lease.ttl) {
-            return wrong("lease.ttl", "it must be from 1s to 10m");
+        if !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&lease.ttl) {
+            return wrong("lease.ttl", "it must be from 1s to 1h");
         }
         if !(1..=postrider_common::limits::BATCH_RECIPIENTS_MAX as u32).contains(&lease.window) {
             return wrong("lease.window", "it must be from 1 to 100");
