@@ -61,7 +61,9 @@ impl Context {
             all.push(("worker", "master", urls.clone(), "--master"));
         }
         all.extend(flags);
-        gather(&Sources { file: self.globals.config.clone(), env: self.env.clone(), flags: all, relays })
+        // An empty POSTRIDER_CONFIG is none.
+        let file = self.globals.config.clone().filter(|path| !path.as_os_str().is_empty());
+        gather(&Sources { file, env: self.env.clone(), flags: all, relays })
     }
 
     /// Everything checked; refuses what this version does not enforce.

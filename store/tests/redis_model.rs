@@ -4,6 +4,8 @@
 //! either a millisecond (over at the next step) or an hour (never over), so a small difference in time
 //! does not matter; times in answers are compared to the second.
 
+#![expect(clippy::unwrap_used, reason = "a comparison that cannot reach its server has failed")]
+
 mod redis_server;
 
 use postrider_common::backoff::RetryPolicy;
@@ -338,8 +340,13 @@ impl Pair {
             }
         }
         let kind = self.random.u8(..10);
-        let intents = if kind < 7 { (0..self.random.u32(..16)).map(|_| self.random.u32(..count + 1)).collect() } else { Vec::new() };
-        let report = LeaseReport { batch: batch.clone(), fence: fence.clone(), sequence, outcomes, intents, progress: sequence };
+        let intents = if kind < 7 {
+            (0..self.random.u32(..16)).map(|_| self.random.u32(..count + 1)).collect()
+        } else {
+            Vec::new()
+        };
+        let report =
+            LeaseReport { batch: batch.clone(), fence: fence.clone(), sequence, outcomes, intents, progress: sequence };
         self.last_report = Some((kind, report.clone()));
         let answers = self.send_report(now, kind, report).await;
         self.leases[at].granted.extend(answers.into_iter().flat_map(|answer| answer.granted));
@@ -485,7 +492,7 @@ impl Pair {
 #[tokio::test]
 async fn a_server_and_the_model_never_differ() {
     let from_env = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
-    let (first, seeds, steps) = (from_env("SEED", 1), from_env("SEEDS", 4), from_env("STEPS", 600));
+    let (first, seeds, steps) = (from_env("SEED", 1), from_env("SEEDS", 3), from_env("STEPS", 600));
     let mut all = Reached::default();
     for seed in first..first + seeds {
         println!("seed {seed}");

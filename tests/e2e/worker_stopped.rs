@@ -82,5 +82,6 @@ fn a_stale_report_does_not_touch_the_next_lease() {
     for index in 0..2 {
         assert_eq!(fleet.terminate_worker(index, DRAIN_BOUND).code(), Some(0));
     }
-    fleet.judge("worker_stale_report", &run, audience.addresses(), Rules::FAULTS, &watcher.stop());
+    let rules = Rules { late_facts: true, ..Rules::FAULTS };
+    fleet.judge("worker_stale_report", &run, audience.addresses(), rules, &watcher.stop());
 }

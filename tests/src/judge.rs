@@ -26,14 +26,23 @@ pub struct Rules {
     pub all_accepted: bool,
     /// Excuses for copies are looked at. Off where a whole outage cut every worker off.
     pub excuses: bool,
+    /// Copies may exceed attempts by one: a stale worker's fact settled the recipient while its next
+    /// transmission was under way, and the outcome of that one came too late to be counted.
+    pub late_facts: bool,
     /// A master may fail to answer a poll.
     pub unanswered_polls: bool,
 }
 
 impl Rules {
     /// Everybody gets one message.
-    pub const CLEAN: Self =
-        Self { duplicates_max: Some(0), no_doubt: true, all_accepted: true, excuses: true, unanswered_polls: false };
+    pub const CLEAN: Self = Self {
+        duplicates_max: Some(0),
+        no_doubt: true,
+        all_accepted: true,
+        excuses: true,
+        late_facts: false,
+        unanswered_polls: false,
+    };
     /// Everybody gets a message; those cut off by a fault may get another.
     pub const FAULTS: Self = Self { duplicates_max: None, no_doubt: false, ..Self::CLEAN };
 }
@@ -54,8 +63,8 @@ pub struct Findings {
     pub duplicates_outcome_not_recorded: u64,
     /// More than one copy and no reason.
     pub unmarked: Vec<String>,
-    /// More copies than attempts.
-    pub beyond_attempts: Vec<String>,
+    /// More copies than attempts, and by how many.
+    pub beyond_attempts: Vec<(String, u32)>,
     /// More than one copy without an excuse.
     pub unexcused: Vec<String>,
     /// Copies with different message ids, or one message id for two recipients.
@@ -160,8 +169,9 @@ fn judge_copies(
         Some("outcome_not_recorded") => findings.duplicates_outcome_not_recorded += 1,
         Some(_) | None => findings.unmarked.push(address.to_owned()),
     }
-    if said.is_some_and(|r| copies.len() > r.attempts as usize) {
-        findings.beyond_attempts.push(address.to_owned());
+    let copies_count = u32::try_from(copies.len()).unwrap_or(u32::MAX);
+    if let Some(excess) = said.and_then(|r| copies_count.checked_sub(r.attempts)).filter(|excess| *excess > 0) {
+        findings.beyond_attempts.push((address.to_owned(), excess));
     }
     let sources: BTreeSet<&str> =
         faults.faults.iter().filter(|f| f.cuts_off).filter_map(|f| f.source.as_deref()).collect();
@@ -186,12 +196,14 @@ fn judge_identity(ledger: &[Line], findings: &mut Findings) {
 
 pub fn violations(findings: &Findings, rules: Rules, faults: &FaultLog, watched: &Watched) -> Vec<Violation> {
     let mut found = Vec::new();
+    let beyond = findings.beyond_attempts.iter().filter(|(_, excess)| *excess > u32::from(rules.late_facts));
+    let beyond: Vec<String> = beyond.map(|(address, _)| address.clone()).collect();
     let lists = [
         ("lost", &findings.lost),
         ("unexpected", &findings.unexpected),
         ("untrue", &findings.untrue),
         ("unmarked_duplicates", &findings.unmarked),
-        ("beyond_attempts", &findings.beyond_attempts),
+        ("beyond_attempts", &beyond),
         ("identity", &findings.identity),
         ("off_balance", &watched.off_balance),
     ];

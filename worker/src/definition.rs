@@ -143,9 +143,8 @@ fn unpack(lease: &Lease, known: &mut Definitions) -> Option<Batch> {
 impl Prepared {
     /// Gives each lease its key.
     pub(crate) fn offers(self, mut key: impl FnMut() -> LeaseKey) -> Vec<(Offer, Option<Batch>)> {
-        let offer = |(lease, batch): (Lease, Option<Batch>)| {
-            (Offer { key: key(), lease, is_usable: batch.is_some() }, batch)
-        };
+        let offer =
+            |(lease, batch): (Lease, Option<Batch>)| (Offer { key: key(), lease, is_usable: batch.is_some() }, batch);
         self.leases.into_iter().map(offer).collect()
     }
 }

@@ -54,7 +54,9 @@ mod planted {
     #[derive(Debug)]
     enum Early {
         /// `is_wanted`: its intent was granted meanwhile.
-        Flying { is_wanted: bool },
+        Flying {
+            is_wanted: bool,
+        },
         Done(Outcome),
     }
 

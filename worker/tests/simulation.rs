@@ -66,5 +66,6 @@ fn outages_longer_than_a_lease_send_nothing_twice_unmarked() {
 
 #[test]
 fn pauses_relays_and_everything_at_once() {
-    let _ = check(Faults { lose_percent: 10, repeat_percent: 10, crashes: 3, partitions: 3, pauses: 4, relay_falls: 4 });
+    let _ =
+        check(Faults { lose_percent: 10, repeat_percent: 10, crashes: 3, partitions: 3, pauses: 4, relay_falls: 4 });
 }

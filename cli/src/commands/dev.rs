@@ -66,7 +66,11 @@ async fn serve(
 ) -> Result<()> {
     let gathered = context.gather_with_relays(Vec::new(), vec![format!("smtp://{sink}")])?;
     let config = context.config(&gathered)?;
-    let store = node::master::open_store(&config.store, config.durability, &context.clock).await?;
+    tokio::pin!(stop);
+    let store = tokio::select! {
+        store = node::master::open_store(&config.store, config.durability, &context.clock) => store?,
+        () = &mut stop => return Ok(()),
+    };
     let place = store.describe();
     let master = node::master::start(&config, store, context.clock.clone()).await?;
     let url = format!("http://{}", master.grpc_addr());

@@ -152,7 +152,7 @@ fn row(run: &Run) -> Vec<String> {
 async fn watch(context: &Context, run: &str) -> Result<()> {
     let (mut client, _) = context.client()?;
     if context.json() {
-        let ended = follow::follow(&mut client, run, INTERVAL_JSON, |now| output::json(now)).await?;
+        let ended = follow::follow(&mut client, run, INTERVAL_JSON, output::json).await?;
         return follow::outcome(&ended);
     }
     let mut progress = Progress::as_result();

@@ -2,7 +2,7 @@
 //!
 //! `keys` says which keys there are and where this version stands with them, `settings` merges the
 //! layers and keeps the origin of each value, `gather` finds the layers, `read` checks every value into
-//! one `Config`, `show` prints. Nothing that limits, signs or protects is ever ignored: it is enforced
+//! one `Config` (`urls` for those), `show` prints. Nothing that limits, signs or protects is ever ignored: it is enforced
 //! or the program does not start.
 
 pub mod gather;
@@ -10,6 +10,7 @@ pub mod keys;
 pub mod read;
 pub mod settings;
 pub mod show;
+pub mod urls;
 
 #[cfg(test)]
 mod tests;

@@ -2,6 +2,7 @@
 //! all of them are told at once.
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
+use super::urls::{check_master, is_domain, parse_relay};
 use super::{Config, LeaseConfig, MasterConfig, RelayConfig, WorkerConfig};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
@@ -24,7 +25,6 @@ const HARD_CAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::fr
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(900);
 /// Connections to one relay when the configuration does not say.
 const CONNECTIONS: u32 = 32;
-const SMTP_PORT: u16 = 25;
 
 /// Checks everything. `host` is this machine's name, for what defaults to it.
 pub fn read(settings: &Settings, host: &str) -> Result<Config> {
@@ -462,73 +462,4 @@ impl Reader<'_> {
 /// Numbers that were checked against a range inside `u32`.
 fn to_u32(number: i64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
-}
-
-fn is_domain(text: &str) -> bool {
-    let label = |label: &str| {
-        let plain = |c: char| c.is_alphanumeric() || c == '-' || c == '_';
-        (1..=63).contains(&label.len()) && label.chars().all(plain) && !label.starts_with('-') && !label.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(label)
-}
-
-/// `http://host:port`, nothing more.
-pub fn check_master(url: &str) -> std::result::Result<(), String> {
-    let Some(rest) = url.strip_prefix("http://") else {
-        return Err(match url.split_once("://") {
-            Some(("https", _)) => {
-                "https:// is refused: TLS is not part of this version; use http:// on a network you trust".to_owned()
-            }
-            _ => format!("'{url}' is not a master: write http://HOST:PORT"),
-        });
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    let known = authority.bytes().all(|c| c.is_ascii_alphanumeric() || b".-_:[]".contains(&c));
-    if authority.is_empty() || !known {
-        return Err(format!("'http://{}' is not a master: write http://HOST:PORT", shown(rest)));
-    }
-    let port = authority.rsplit_once(':').filter(|(_, port)| !port.ends_with(']')).map(|(_, port)| port);
-    if port.is_some_and(|port| port.parse::<u16>().is_err()) {
-        return Err(format!("'{url}' is not a master: its port is not a number up to 65535"));
-    }
-    Ok(())
-}
-
-/// Without what comes before an `@`: it may be a password.
-fn shown(rest: &str) -> String {
-    rest.rsplit_once('@').map_or(rest.to_owned(), |(_, place)| format!("…@{place}"))
-}
-
-/// `smtp://host[:port]`.
-pub fn parse_relay(url: &str) -> std::result::Result<(String, u16), String> {
-    let usage = "write smtp://HOST:PORT";
-    let Some(rest) = url.strip_prefix("smtp://") else {
-        return Err(match url.split_once("://") {
-            Some(("smtps", _)) => format!(
-                "smtps:// is refused: TLS to relays is not part of this version, and sending in the clear instead \
-                 would not be what you asked for; {usage} of a relay you trust"
-            ),
-            Some((scheme, _)) => format!("{scheme}:// is not a relay: {usage}"),
-            None => format!("it is not a URL: {usage}"),
-        });
-    };
-    if rest.contains('@') {
-        return Err(format!(
-            "credentials are refused: this version does not log in to relays and would have to send them in the \
-             clear; {usage} of a relay that knows this host"
-        ));
-    }
-    let rest = rest.strip_suffix('/').unwrap_or(rest);
-    let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, port)) => (host, port.strip_prefix(':')),
-        None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
-    };
-    let port = match port {
-        None => SMTP_PORT,
-        Some(text) => text.parse().map_err(|_| format!("'{text}' is not a port: {usage}"))?,
-    };
-    if !(is_domain(host) || host.parse::<IpAddr>().is_ok()) || port == 0 {
-        return Err(format!("'{host}' is not a host: {usage}"));
-    }
-    Ok((host.to_owned(), port))
 }

@@ -53,20 +53,37 @@ pub async fn perform(context: &Context, args: DemoArgs) -> Result<()> {
     // The kill makes warnings by intention; they would be in the way of the progress.
     context.start_logging_at("error");
     let stop = stop::requested()?;
-    tokio::select! {
-        result = demo(context, &args) => result,
-        () = stop, if !args.stay => Err(Failure::failed("stopped before the end")),
+    tokio::pin!(stop);
+    let played = tokio::select! {
+        played = play(context, &args) => played?,
+        () = &mut stop => return Err(Failure::failed("stopped before the end")),
+    };
+    if args.stay {
+        say(context, &played.invitation());
+        stop.await;
+    }
+    played.stage.strike().await?;
+    match played.verdict.is_good() {
+        true => Ok(()),
+        false => Err(Failure::failed(played.verdict.problems().join("; "))),
     }
 }
 
-async fn demo(context: &Context, args: &DemoArgs) -> Result<()> {
+/// What is left on the stage after the last act.
+struct Played {
+    stage: Stage,
+    run: String,
+    verdict: Verdict,
+}
+
+async fn play(context: &Context, args: &DemoArgs) -> Result<Played> {
     let seed = args.seed.unwrap_or_else(|| context.clock.random() % 1_000_000);
     let rows = usize::try_from(args.recipients).unwrap_or(usize::MAX);
     let mut stage = Stage::set(context, rows).await?;
     say(context, &format!("{}; seed {seed}", stage.describe()));
 
     let master = format!("http://{}", stage.master.grpc_addr());
-    let mut client = Client::new(vec![master.clone()], Duration::from_secs(10), context.clock.clone());
+    let mut client = Client::new(vec![master], Duration::from_secs(10), context.clock.clone());
     let run = start_run(&mut client, &stage).await?;
     let run_id: RunId = run.parse().map_err(|error| Failure::failed(format!("the master answered: {error}")))?;
 
@@ -96,11 +113,7 @@ async fn demo(context: &Context, args: &DemoArgs) -> Result<()> {
         repeated_rows: people::repeated_rows(rows) as u64,
     });
     tell(context, &ended, &verdict, killed.as_ref())?;
-    if args.stay {
-        stay(context, &stage, &master, &run).await?;
-    }
-    stage.strike().await?;
-    if verdict.is_good() { Ok(()) } else { Err(Failure::failed(verdict.problems().join("; "))) }
+    Ok(Played { stage, run, verdict })
 }
 
 fn say(context: &Context, text: &str) {
@@ -184,18 +197,18 @@ fn tell(context: &Context, run: &Run, verdict: &Verdict, killed: Option<&kill::K
     output::line(lines.join("\n"))
 }
 
-async fn stay(context: &Context, stage: &Stage, master: &str, run: &str) -> Result<()> {
-    let http = stage.master.http_addr().map(|address| format!("http://{address}/metrics")).unwrap_or_default();
-    say(
-        context,
-        &format!(
-            "\nstill running until Ctrl-C: master {master}, {http}, sink {}\n  \
+impl Played {
+    /// For `--stay`.
+    fn invitation(&self) -> String {
+        let (stage, run) = (&self.stage, &self.run);
+        let master = format!("http://{}", stage.master.grpc_addr());
+        let metrics = stage.master.http_addr().map(|address| format!("http://{address}/metrics")).unwrap_or_default();
+        format!(
+            "\nstill running until Ctrl-C: master {master}, metrics {metrics}, sink {}\n  \
              postrider --master {master} run recipients {run} | head\n  \
              postrider --master {master} run failures {run}\n  \
              postrider --master {master} workers list",
             stage.sink_address
-        ),
-    );
-    stop::requested()?.await;
-    Ok(())
+        )
+    }
 }

@@ -155,7 +155,8 @@ mod tests {
         let good = judged(&all, &[("a", 1), ("b", 2)], Some(1));
         assert!(good.is_good(), "{good:?}");
         assert_eq!((good.copies, good.distinct, good.duplicates), (3, 2, 1));
-        let rows: [(&[(&str, u64)], Option<u64>, &str); 5] = [
+        type Copies = &'static [(&'static str, u64)];
+        let rows: [(Copies, Option<u64>, &str); 5] = [
             (&[("b", 1)], Some(1), "1 recipients are lost"),
             (&[("a", 2), ("b", 1)], Some(1), "1 duplicates are not marked"),
             (&[("a", 1), ("b", 3)], Some(1), "2 duplicates are more than the 1 recipients in intent"),

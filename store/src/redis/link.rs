@@ -65,18 +65,22 @@ impl Link {
         let deadline = Instant::now() + CALL_DEADLINE;
         let mut pause_ms = PAUSE_MS_FIRST;
         let mut maybe = false;
+        let mut before = None;
         loop {
             let failure = match self.attempt(&pipe, deadline, &mut maybe).await {
                 Ok(answers) => return Ok(answers),
                 Err(Failure::Fatal(error)) => return Err(error),
                 Err(failure) => failure,
             };
+            // The end of the deadline says less than what went wrong before it.
+            let failure = if Instant::now() < deadline { failure } else { before.take().unwrap_or(failure) };
             let jitter = self.clock.random() % (pause_ms / 2 + 1);
             let pause = Duration::from_millis(pause_ms / 2 + jitter);
             if Instant::now() + pause >= deadline {
                 return Err(into_error(failure, maybe));
             }
             tracing::debug!(?failure, "store call is repeated");
+            before = Some(failure);
             tokio::time::sleep(pause).await;
             pause_ms = (pause_ms * 2).min(PAUSE_MS_MAX);
         }

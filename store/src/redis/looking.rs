@@ -176,7 +176,8 @@ impl Redis {
         Ok(records)
     }
 
-    /// Batches as of one instant: first their heads, for the names of their payloads, then all of each.
+    /// First the heads, for the names of the payloads, then all of each batch. Each recipient is as of one instant;
+    /// the place of a batch may be one transition younger.
     async fn batch_records(&self, ids: Vec<BatchId>, lane: &str) -> Result<Vec<BatchRecord>> {
         let mut pipe = redis::pipe();
         for id in &ids {
@@ -192,7 +193,6 @@ impl Redis {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
-        pipe.atomic();
         for head in &heads {
             pipe.cmd("HGETALL").arg(keys::batch(&head.id));
             pipe.cmd("HGETALL").arg(keys::details(&head.id));
@@ -210,7 +210,6 @@ impl Redis {
 
     pub(super) async fn workers_seen(&self) -> Result<Vec<WorkerRecord>> {
         let mut pipe = redis::pipe();
-        pipe.atomic();
         pipe.cmd("HGETALL").arg(keys::WORKER);
         pipe.cmd("HGETALL").arg(keys::HOLDER);
         let mut answers = self.read_bulk(pipe, "workers").await?;
@@ -270,7 +269,6 @@ impl Redis {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
-        pipe.atomic();
         for lane in lanes {
             pipe.cmd("SISMEMBER").arg(keys::LANES).arg(lane.as_str());
             pipe.cmd("HGET").arg(keys::DEPTH).arg(lane.as_str());

@@ -85,7 +85,7 @@ impl Redis {
         last
     }
 
-    /// Reads, as one when the pipeline is a transaction; the answers are elements of one list.
+    /// Reads; the answers are elements of one list. (Not as one: MULTI is refused when memory is used up.)
     async fn read_bulk(&self, pipe: Pipeline, what: &'static str) -> Result<reply::Elements> {
         let answers = self.bulk.call(pipe).await?;
         let values = answers.into_iter().collect::<Result<Vec<_>>>()?;

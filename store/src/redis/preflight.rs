@@ -36,7 +36,7 @@ pub(super) async fn check(
     first: bool,
 ) -> Result<Vec<String>, Failure> {
     let mut said = Said { info: info(connection).await?, ..Said::default() };
-    decide_server(&said).or_else(|failure| if first { Err(failure) } else { Err(as_failover(failure)) })?;
+    decide_server(&said).map_err(|failure| if first { failure } else { as_failover(failure) })?;
     said.config = config(connection).await?;
     let warnings = decide_settings(&said, durability).map_err(Failure::Fatal)?;
     check_schema(connection).await?;
@@ -164,7 +164,10 @@ async fn check_schema(connection: &mut MultiplexedConnection) -> Result<(), Fail
         let is = text(value);
         if is != "none" && is != *kind {
             let message = format!("the key {key} is a {is}, not a {kind}");
-            return Err(Failure::Fatal(unsafe_server(&message, "another program writes to this database: use another")));
+            return Err(Failure::Fatal(unsafe_server(
+                &message,
+                "another program writes to this database: use another",
+            )));
         }
     }
     Ok(())

@@ -6,9 +6,7 @@ use super::scripts::{Args, Transition};
 use super::{Redis, keys};
 use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
-use postrider_common::lease::{
-    Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason,
-};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use redis::Value;
 
 impl Redis {

@@ -145,19 +145,16 @@ impl Redis {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
-        pipe.atomic();
         for id in ids {
-            pipe.cmd("HGETALL").arg(keys::run(id));
-            pipe.cmd("HMGET").arg(keys::COUNT);
-            for counter in COUNTERS {
-                pipe.arg(format!("{id}|{counter}"));
-            }
+            let args = COUNTERS.iter().fold(Args::default(), |args, counter| args.text(format!("{id}|{counter}")));
+            pipe.add_command(self.script(Transition::LookAtRun, &[keys::run(id), keys::COUNT.to_owned()], args));
         }
         let mut answers = self.read_bulk(pipe, "runs").await?;
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
-            let fields = Fields(read(answers.value()?, "a run")?);
-            let counts = Counts::read(answers.value()?)?;
+            let mut answer = Elements::of(answers.value()?, "a run")?;
+            let fields = Fields(read(answer.value()?, "a run")?);
+            let counts = Counts::read(answer.value()?)?;
             if !fields.0.is_empty() {
                 records.push(record(id, fields, &counts)?);
             }

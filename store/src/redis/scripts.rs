@@ -3,7 +3,8 @@
 use super::keys;
 use redis::{Cmd, Script};
 
-/// One name per transition: the method, the Lua file, the group of conformance tests.
+/// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
+/// `SignOfLife` and `LookAtRun` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -27,6 +28,7 @@ pub(super) enum Transition {
     Quarantine,
     DrainWorker,
     SetLanePaused,
+    LookAtRun,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -36,6 +38,8 @@ enum Memory {
     Refusable,
     /// Drains work or steers: allowed, or the store could never get out of it.
     Allowed,
+    /// Writes nothing.
+    ReadOnly,
 }
 
 /// What the files of `lua/` build on, from little to much.
@@ -56,7 +60,7 @@ const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
 impl Transition {
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -78,11 +82,12 @@ impl Transition {
         Self::Quarantine,
         Self::DrainWorker,
         Self::SetLanePaused,
+        Self::LookAtRun,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
         use Base::{Batch, EndLease, Nothing, Report, Shard, Steer};
-        use Memory::{Allowed, Refusable};
+        use Memory::{Allowed, ReadOnly, Refusable};
         match self {
             Self::ApplyCampaign => (Refusable, Nothing, include_str!("lua/apply_campaign.lua")),
             Self::SetCampaignPaused => (Allowed, Nothing, include_str!("lua/set_campaign_paused.lua")),
@@ -105,6 +110,7 @@ impl Transition {
             Self::Quarantine => (Allowed, Batch, include_str!("lua/quarantine.lua")),
             Self::DrainWorker => (Allowed, Shard, include_str!("lua/drain_worker.lua")),
             Self::SetLanePaused => (Allowed, Shard, include_str!("lua/set_lane_paused.lua")),
+            Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
         }
     }
 
@@ -113,6 +119,7 @@ impl Transition {
         let flags = match memory {
             Memory::Refusable => "#!lua",
             Memory::Allowed => "#!lua flags=allow-oom",
+            Memory::ReadOnly => "#!lua flags=no-writes,allow-oom",
         };
         let below: &[&str] = match base {
             Base::Nothing => &[],
@@ -221,6 +228,7 @@ mod tests {
             for word in ["-- KEYS", "ARGV", "-- returns"] {
                 assert!(own.contains(word), "{transition:?} does not say {word}");
             }
+            assert!(!own.contains("postrider:"), "{transition:?} spells a key");
         }
     }
 

@@ -211,8 +211,7 @@ impl Dispatch for GrpcDispatch {
     }
 
     async fn facts(&self, facts: Vec<Fact>, timeout: Duration) -> Result<Vec<FactStatus>, CallError> {
-        let request =
-            v1::FactsRequest { worker: self.worker(), facts: facts.into_iter().map(Into::into).collect() };
+        let request = v1::FactsRequest { worker: self.worker(), facts: facts.into_iter().map(Into::into).collect() };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.facts(request).await };
         let response = self.call(timeout, request, act).await?;
         response.facts().map(FactStatus::try_from).collect::<Result<_, _>>().map_err(unreadable)

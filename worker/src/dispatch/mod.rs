@@ -47,11 +47,7 @@ pub trait Dispatch: Send + Sync + std::fmt::Debug {
     ) -> Result<Leased, CallError>;
     async fn checkpoint(&self, reports: Vec<LeaseReport>, timeout: Duration) -> Result<Reported, CallError>;
     async fn finish(&self, reports: Vec<LeaseReport>, timeout: Duration) -> Result<Reported, CallError>;
-    async fn release(
-        &self,
-        reports: Vec<LeaseReport>,
-        abandon: bool,
-        timeout: Duration,
-    ) -> Result<Reported, CallError>;
+    async fn release(&self, reports: Vec<LeaseReport>, abandon: bool, timeout: Duration)
+    -> Result<Reported, CallError>;
     async fn facts(&self, facts: Vec<Fact>, timeout: Duration) -> Result<Vec<FactStatus>, CallError>;
 }

@@ -151,7 +151,9 @@ impl Held {
         let unanswered = std::mem::take(&mut self.asked);
         match self.stage {
             Stage::Working => self.ready.extend(unanswered),
-            Stage::Shelved { .. } | Stage::Closing(_) => unanswered.into_iter().for_each(|index| self.not_written(index)),
+            Stage::Shelved { .. } | Stage::Closing(_) => {
+                unanswered.into_iter().for_each(|index| self.not_written(index))
+            }
         }
         start
     }

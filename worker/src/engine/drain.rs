@@ -1,8 +1,8 @@
 //! Stopping: nothing new, hand back what is unsent, wait for what is under way, give up in time.
 
+use super::Engine;
 use super::event::Effect;
 use super::held::{End, Stage};
-use super::Engine;
 
 /// After the drain timeout connections are closed; this long is left for the verdicts that follow.
 const CUT_MS: u64 = 250;

@@ -23,10 +23,24 @@ pub struct Offer {
 #[derive(Debug, Clone)]
 pub enum Event {
     /// A Lease call was answered. `sent_at_ms` is the boot time before the request was sent.
-    Leased { call: CallId, sent_at_ms: u64, held_ms: u64, offers: Vec<Offer>, drain: bool },
+    Leased {
+        call: CallId,
+        sent_at_ms: u64,
+        held_ms: u64,
+        offers: Vec<Offer>,
+        drain: bool,
+    },
     /// A Checkpoint, Finish or Release call was answered; answers in the order of the request.
-    Answered { call: CallId, sent_at_ms: u64, answers: Vec<LeaseAnswer>, drain: bool },
-    FactsAnswered { call: CallId, statuses: Vec<FactStatus> },
+    Answered {
+        call: CallId,
+        sent_at_ms: u64,
+        answers: Vec<LeaseAnswer>,
+        drain: bool,
+    },
+    FactsAnswered {
+        call: CallId,
+        statuses: Vec<FactStatus>,
+    },
     /// A call got no answer that can be used. It may have happened.
     CallFailed {
         call: CallId,
@@ -36,11 +50,19 @@ pub enum Event {
         random: u64,
     },
     /// A transaction ended, or was never begun (`NotWritten`).
-    Sent { lease: LeaseKey, outcome: Outcome },
+    Sent {
+        lease: LeaseKey,
+        outcome: Outcome,
+    },
     /// A transaction of that lease entered a new SMTP phase.
-    Progress { lease: LeaseKey },
+    Progress {
+        lease: LeaseKey,
+    },
     /// A relay, by its place in the configuration, can or cannot be reached.
-    Relay { index: usize, is_up: bool },
+    Relay {
+        index: usize,
+        is_up: bool,
+    },
     /// Time has passed; see `Engine::next_wake_ms`.
     Tick,
     /// Drain and exit. May come again.

@@ -50,7 +50,8 @@ impl Engine {
     /// The leases with something to say, and whether it cannot wait.
     fn plan_checkpoint(&self, now_ms: u64) -> (Vec<Share>, bool) {
         let speaks = |held: &&Held| held.carried.is_none() && !held.ends_now() && held.has_news(now_ms);
-        let mut chosen: Vec<&Held> = self.leases.range(self.next_lease..).map(|(_, held)| held).filter(speaks).collect();
+        let mut chosen: Vec<&Held> =
+            self.leases.range(self.next_lease..).map(|(_, held)| held).filter(speaks).collect();
         chosen.extend(self.leases.range(..self.next_lease).map(|(_, held)| held).filter(speaks));
         if chosen.len() <= self.checkpoint.line.leases_max() {
             // All of them fit: the oldest go first, so that leases end rather than linger.

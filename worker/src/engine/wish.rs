@@ -141,7 +141,8 @@ impl Engine {
             true => self.lanes_seen.iter().collect(),
             false => self.config.lanes.iter().collect(),
         };
-        let open: Vec<LaneName> = known.iter().filter(|lane| self.can_carry(lane)).map(|lane| (*lane).clone()).collect();
+        let open: Vec<LaneName> =
+            known.iter().filter(|lane| self.can_carry(lane)).map(|lane| (*lane).clone()).collect();
         let all_up = self.relays_up.iter().all(|up| *up);
         (!open.is_empty()).then_some((open, if all_up { WAIT_MS } else { WAIT_PARTIAL_MS }))
     }

@@ -81,7 +81,8 @@ pub(super) async fn run(
 
 async fn connect(config: &PoolConfig) -> io::Result<TcpStream> {
     let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
-    let addresses = timeout(CONNECT_TIMEOUT, lookup_host((config.host.as_str(), config.port))).await.map_err(late)??;
+    let addresses =
+        timeout(CONNECT_TIMEOUT, lookup_host((config.host.as_str(), config.port))).await.map_err(late)??;
     let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no usable address");
     for address in addresses {
         match timeout(CONNECT_TIMEOUT, connect_to(config, address)).await.map_err(late) {

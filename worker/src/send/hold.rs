@@ -52,7 +52,16 @@ impl Hold {
     pub(crate) fn job(self: &Arc<Self>, index: u32, told: mpsc::Sender<Told>) -> Job {
         let signals = self.signals.subscribe();
         let started = *signals.borrow();
-        Job { hold: self.clone(), index, is_retried: false, is_dot_written: false, is_ended: false, started, signals, told }
+        Job {
+            hold: self.clone(),
+            index,
+            is_retried: false,
+            is_dot_written: false,
+            is_ended: false,
+            started,
+            signals,
+            told,
+        }
     }
 }
 

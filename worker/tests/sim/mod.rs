@@ -88,9 +88,11 @@ impl World {
             ended_at_ms: 0,
             is_over: false,
         };
-        for (name, lane, batches, size) in
-            [("big", LaneName::bulk(), 12, 100), ("small", LaneName::transactional(), 5, 1), ("mid", LaneName::bulk(), 3, 25)]
-        {
+        for (name, lane, batches, size) in [
+            ("big", LaneName::bulk(), 12, 100),
+            ("small", LaneName::transactional(), 5, 1),
+            ("mid", LaneName::bulk(), 3, 25),
+        ] {
             let sizes = vec![size; batches];
             world.add_run(name, lane, &sizes);
         }
@@ -175,7 +177,8 @@ impl World {
         );
         let split = self.model.claim_split(now, ClaimSplit { request, nonce: 1, ttl_ms: 60_000 }).unwrap();
         let site = SiteName::other();
-        let batch = |(sequence, count): (u64, &u32)| NewBatch { sequence, site: site.clone(), count: *count, payload: vec![1] };
+        let batch =
+            |(sequence, count): (u64, &u32)| NewBatch { sequence, site: site.clone(), count: *count, payload: vec![1] };
         let add = AddBatches {
             run: id.clone(),
             fence: split.fence,
@@ -264,7 +267,8 @@ impl World {
                 }
             }
             Happening::Crash => {
-                let alive: Vec<usize> = (0..self.workers.len()).filter(|index| !self.workers[*index].is_gone()).collect();
+                let alive: Vec<usize> =
+                    (0..self.workers.len()).filter(|index| !self.workers[*index].is_gone()).collect();
                 if let Some(victim) = alive.get(self.below(alive.len() as u64) as usize).copied() {
                     self.workers[victim].crash();
                     self.add_worker();
@@ -286,7 +290,8 @@ impl World {
     }
 
     fn describe(&self) -> String {
-        let counts: Vec<_> = self.runs.iter().filter_map(|run| self.model.run(run)).map(|run| (run.recipients, run.batches)).collect();
+        let counts: Vec<_> =
+            self.runs.iter().filter_map(|run| self.model.run(run)).map(|run| (run.recipients, run.batches)).collect();
         format!("{counts:?} workers {:?}", self.workers.iter().map(Worker::describe).collect::<Vec<_>>())
     }
 }

@@ -1,9 +1,9 @@
 //! Calls between workers and the store, with delay, loss and late repeats.
 
 use super::{Happening, TTL_MS, WINDOW, World};
+use postrider_common::ids::LaneName;
 use postrider_common::ids::WorkerId;
 use postrider_common::lease::{Lease, LeaseAnswer};
-use postrider_common::ids::LaneName;
 use postrider_store::api::{Checkpoint, Claim, ClaimedBatch, Finish, Release};
 use postrider_worker::engine::{Call, CallId, Event};
 
@@ -95,7 +95,8 @@ impl World {
                 Answer::Leased { leases: claimed.leases, held_ms, drain: claimed.drain }
             }
             Call::Checkpoint(reports) => {
-                let checkpoint = Checkpoint { worker: id, reports, ttl_ms: TTL_MS, window: WINDOW, retry_fraction: 500_000 };
+                let checkpoint =
+                    Checkpoint { worker: id, reports, ttl_ms: TTL_MS, window: WINDOW, retry_fraction: 500_000 };
                 Answer::Reported(self.model.checkpoint(now, checkpoint))
             }
             Call::Finish(reports) => {

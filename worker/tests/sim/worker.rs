@@ -74,7 +74,13 @@ impl Worker {
     }
 
     pub fn describe(&self) -> String {
-        format!("gone {} leases {} used {} sends {}", self.is_gone, self.engine.leases_held(), self.engine.slots_used(), self.sends.len())
+        format!(
+            "gone {} leases {} used {} sends {}",
+            self.is_gone,
+            self.engine.leases_held(),
+            self.engine.slots_used(),
+            self.sends.len()
+        )
     }
 
     pub fn crash(&mut self) {
