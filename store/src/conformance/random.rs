@@ -397,7 +397,7 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
 async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
     let store = fixture.store();
     let run = driver.run();
-    if driver.random.u8(0..4) == 0 {
+    if driver.random.u8(0..2) == 0 {
         let call = store.cancel_run(&run);
         both!(fixture, *model, "cancel_run", call, |m: &mut Model, now| m.cancel_run(now, run.clone()), |a: &_| *a);
     }
