@@ -42,7 +42,10 @@ fn number(server: &Server, section: &str, name: &str) -> f64 {
 /// Memory without what connections and the log buffer.
 fn memory(server: &Server) -> f64 {
     let read = |name| number(server, "memory", name);
-    read("used_memory") - read("mem_clients_normal") - read("mem_aof_buffer") - read("mem_not_counted_for_evict").min(0.0)
+    read("used_memory")
+        - read("mem_clients_normal")
+        - read("mem_aof_buffer")
+        - read("mem_not_counted_for_evict").min(0.0)
 }
 
 /// Microseconds of server time, and calls, of scripts so far.
@@ -72,7 +75,11 @@ impl<'a> Phase<'a> {
         let (usec, calls) = scripts(self.server);
         let (usec, calls) = (usec - self.before.0, calls - self.before.1);
         let cpu = (Self::cpu(self.server) - self.cpu) * 1e6;
-        println!("{name}: {calls} scripts, {:.1} us of script each, {:.1} us of server cpu each", usec / calls, cpu / calls);
+        println!(
+            "{name}: {calls} scripts, {:.1} us of script each, {:.1} us of server cpu each",
+            usec / calls,
+            cpu / calls
+        );
     }
 }
 
@@ -89,7 +96,8 @@ async fn what_a_recipient_costs() {
     let empty = memory(&server);
     let run = new_run("measured");
     store.create_run(run.clone()).await.unwrap();
-    let split = store.claim_split(ClaimSplit { request: request(0), nonce: 1, ttl_ms: HOUR_MS }).await.unwrap().unwrap();
+    let split =
+        store.claim_split(ClaimSplit { request: request(0), nonce: 1, ttl_ms: HOUR_MS }).await.unwrap().unwrap();
     let mut payload_bytes = 0;
     let phase = Phase::begin(&server);
     for step in 0..BATCHES / STEP {

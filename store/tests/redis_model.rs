@@ -153,7 +153,7 @@ impl Pair {
             requires_campaign: self.random.u32(..4) == 0,
             lane: if self.random.bool() { LaneName::bulk() } else { LaneName::transactional() },
             on_unknown: if self.random.u32(..3) == 0 { OnUnknown::Hold } else { OnUnknown::Resend },
-            retry: if self.random.bool() {
+            retry: if self.random.u32(..3) != 0 {
                 RetryPolicy { base_ms: 2, cap_ms: 2, ttl_ms: 20 * HOUR_MS }
             } else {
                 RetryPolicy { base_ms: HOUR_MS, cap_ms: 4 * HOUR_MS, ttl_ms: 4 * HOUR_MS }
@@ -206,7 +206,7 @@ impl Pair {
             .map(|n| NewBatch {
                 sequence: lease.sequence_max + 1 + n,
                 site: ["google", "microsoft", "other"][self.random.usize(..3)].parse::<SiteName>().unwrap(),
-                count: [1, 2, 4, 5, 60, 100][self.random.usize(..6)],
+                count: [1, 2, 3, 5, 60, 100][self.random.usize(..6)],
                 payload: vec![n as u8, 7, 0, 255],
             })
             .collect();
@@ -317,7 +317,7 @@ impl Pair {
         Outcome {
             index: self.random.u32(..count),
             kind,
-            code: "250 2.0.0".into(),
+            code: if self.random.bool() { "250 2.0.0".into() } else { format!("250 {}", self.random.u32(..200)) },
             detail: ["", "queued|as 1"][self.random.usize(..2)].into(),
             retry_after_ms: if self.random.u32(..6) == 0 { 2 * HOUR_MS } else { 0 },
         }
@@ -328,7 +328,7 @@ impl Pair {
             return;
         }
         // Mostly the newest leases, so that some batches are brought to their end.
-        let newest = self.leases.len().saturating_sub(if self.random.u32(..4) == 0 { 1000 } else { 3 });
+        let newest = self.leases.len().saturating_sub(if self.random.u32(..4) == 0 { 1000 } else { 2 });
         let at = self.random.usize(newest..self.leases.len());
         self.leases[at].sequence += u64::from(self.random.u32(..8) != 0);
         let Held { batch, fence, sequence, count, granted } = self.leases[at].clone();
@@ -341,7 +341,7 @@ impl Pair {
         }
         let kind = self.random.u8(..10);
         let intents = if kind < 7 {
-            (0..self.random.u32(..16)).map(|_| self.random.u32(..count + 1)).collect()
+            (0..self.random.u32(..24)).map(|_| self.random.u32(..count + 1)).collect()
         } else {
             Vec::new()
         };
@@ -492,7 +492,7 @@ impl Pair {
 #[tokio::test]
 async fn a_server_and_the_model_never_differ() {
     let from_env = |name: &str, or: u64| std::env::var(name).ok().and_then(|text| text.parse().ok()).unwrap_or(or);
-    let (first, seeds, steps) = (from_env("SEED", 1), from_env("SEEDS", 3), from_env("STEPS", 600));
+    let (first, seeds, steps) = (from_env("SEED", 1), from_env("SEEDS", 4), from_env("STEPS", 600));
     let mut all = Reached::default();
     for seed in first..first + seeds {
         println!("seed {seed}");
