@@ -110,7 +110,10 @@ async fn a_folder_serves_one_process_at_a_time() {
 /// Against itself: shows that the comparison asks for nothing that time alone decides.
 #[tokio::test]
 async fn random_calls_agree_with_the_model() {
+    let mut reached = postrider_store::conformance::random::Reached::default();
     for seed in 0..20 {
-        postrider_store::conformance::random::compare(&memory().await, seed, 300).await;
+        postrider_store::conformance::random::compare(&memory().await, seed, 400, &mut reached).await;
     }
+    println!("{reached:?}");
+    assert!(reached.is_everything(), "the calls do not reach everything: {reached:?}");
 }

@@ -1,5 +1,4 @@
-//! The conformance suite over a real server, one server for each case. Random calls are in redis_model.rs, since
-//! a server's clock cannot be set: those take care that no two calls fall into the same millisecond.
+//! The conformance suite over a real server, one server for each case.
 
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
@@ -42,3 +41,13 @@ async fn server() -> RedisFixture {
 }
 
 postrider_store::conformance_tests!(server);
+
+#[tokio::test]
+async fn random_calls_agree_with_the_model() {
+    let mut reached = postrider_store::conformance::random::Reached::default();
+    for seed in 0..8 {
+        postrider_store::conformance::random::compare(&server().await, seed, 400, &mut reached).await;
+    }
+    println!("{reached:?}");
+    assert!(reached.is_everything(), "the calls do not reach everything: {reached:?}");
+}

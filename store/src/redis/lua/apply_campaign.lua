@@ -2,6 +2,7 @@
 -- KEYS     1 campaign, 2 campaigns by name
 -- ARGV     1 name, 2 spec, 3 definition hash
 -- returns  version, changed (0, 1)
+-- refuses  nothing
 
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))

@@ -1,6 +1,7 @@
 -- cancel_run: for ever. The split ends; pending recipients are converted by cancel_batches and by put back.
 -- KEYS, ARGV  see steer.lua
 -- returns     done, no_run
+-- refuses     nothing
 
 if NONE then return 'no_run' end
 if CANCELLED then return 'done' end

@@ -2,6 +2,7 @@
 -- KEYS     the shard's
 -- ARGV     1 request, 2 nonce, 3 ttl ms
 -- returns  nothing, or run, fence, ttl left ms
+-- refuses  nothing
 
 local request, ttl = ARGV[1], num(ARGV[3], 'ttl')
 local again = call('HGET', K.split_request, request)

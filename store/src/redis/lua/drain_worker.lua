@@ -2,6 +2,7 @@
 -- KEYS     the shard's
 -- ARGV     1 name or instance
 -- returns  how many there are
+-- refuses  nothing
 
 local wanted, n = ARGV[1], 0
 local found = call('HGETALL', K.worker)

@@ -2,6 +2,7 @@
 -- KEYS     the shard's
 -- ARGV     1 lane, 2: 1 paused, 0 not
 -- returns  1
+-- refuses  nothing
 
 if ARGV[2] == '1' then
   call('SADD', K.lanes, ARGV[1])

@@ -1,0 +1,93 @@
+//! What a worker is started with, checked once.
+
+use postrider_common::ids::{LaneName, WorkerId};
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::Duration;
+
+/// Recipients in flight of one worker: each holds a rendered message for a moment.
+pub const SLOTS_MAX: u32 = 10_000;
+/// Connections of one worker to one relay.
+pub const CONNECTIONS_MAX: u32 = 1_000;
+
+/// An SMTP server that takes messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayConfig {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+    /// Empty: all.
+    pub lanes: Vec<LaneName>,
+    /// Of this worker, 1 to `CONNECTIONS_MAX`.
+    pub connections: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerConfig {
+    /// `http://host:port` each.
+    pub masters: Vec<String>,
+    /// For people: 1 to 100 characters of `[A-Za-z0-9._-]`.
+    pub name: String,
+    /// Recipients in intent or in flight, 1 to `SLOTS_MAX`.
+    pub slots: u32,
+    /// Empty: all.
+    pub lanes: Vec<LaneName>,
+    /// Slots kept free for a lane.
+    pub reserve: BTreeMap<LaneName, u32>,
+    pub relays: Vec<RelayConfig>,
+    /// This host's name for EHLO.
+    pub ehlo: String,
+    /// The local address of connections to relays.
+    pub source_address: Option<IpAddr>,
+    /// How long open transactions are waited for when stopping.
+    pub drain_timeout: Duration,
+}
+
+/// Why a worker did not start, or did not end cleanly. Reads after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error("use the worker's configuration: {field}: {why}")]
+    Config { field: &'static str, why: String },
+    #[error(
+        "hand back {leases} leases while stopping: no master answered; they return to their queue when they expire"
+    )]
+    NotHandedBack { leases: usize },
+}
+
+impl WorkerError {
+    pub(crate) fn config(field: &'static str, why: impl Into<String>) -> Self {
+        Self::Config { field, why: why.into() }
+    }
+}
+
+impl WorkerConfig {
+    pub(crate) fn check(&self) -> Result<(), WorkerError> {
+        let wrong = |field, why: String| WorkerError::config(field, why);
+        WorkerId::try_new(&self.name, &uuid::Uuid::nil().to_string())
+            .map_err(|error| wrong("worker.name", error.to_string()))?;
+        if self.masters.is_empty() {
+            return Err(wrong("worker.master", "name at least one master, such as http://127.0.0.1:7400".into()));
+        }
+        if self.slots == 0 || self.slots > SLOTS_MAX {
+            return Err(wrong("worker.slots", format!("it must be from 1 to {SLOTS_MAX}")));
+        }
+        let reserved: u64 = self.reserve.values().map(|count| u64::from(*count)).sum();
+        if reserved > u64::from(self.slots) {
+            let why = format!("{reserved} slots are reserved, there are {}: raise slots or reserve less", self.slots);
+            return Err(wrong("worker.reserve", why));
+        }
+        if self.relays.is_empty() {
+            return Err(wrong("relay", "name at least one relay, such as url = \"smtp://127.0.0.1:2525\"".into()));
+        }
+        for relay in &self.relays {
+            if relay.host.is_empty() || relay.port == 0 {
+                return Err(wrong("relay.url", format!("relay '{}' needs a host and a port", relay.name)));
+            }
+            if relay.connections == 0 || relay.connections > CONNECTIONS_MAX {
+                let why = format!("it must be from 1 to {CONNECTIONS_MAX} (relay '{}')", relay.name);
+                return Err(wrong("relay.connections", why));
+            }
+        }
+        Ok(())
+    }
+}

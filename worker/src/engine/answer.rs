@@ -1,0 +1,179 @@
+//! What an answer, or none, means for the leases that a call carried.
+
+use super::event::{CallId, Effect, LeaseKey, Offer};
+use super::held::{End, Held, Stage};
+use super::{Carrier, Engine, SHELF_MS};
+use postrider_common::lease::{LeaseAnswer, LeaseStatus, RefusalReason};
+
+/// After "the window is full" or "repeated", when no outcome comes first: ask again.
+const WINDOW_PAUSE_MS: u64 = 250;
+/// Finish and Release refused this often in a row with IN_INTENT: let the lease expire.
+const REFUSALS_MAX: u32 = 5;
+
+impl Engine {
+    pub(super) fn leased(&mut self, now_ms: u64, call: CallId, sent_at_ms: u64, held_ms: u64, offers: Vec<Offer>) {
+        self.wish.answered(now_ms, call, sent_at_ms, offers.is_empty());
+        for offer in offers {
+            let same = self.leases.values().find(|held| held.batch == offer.lease.batch);
+            match same.map(|held| (held.key, held.fence == offer.lease.fence)) {
+                // A repeated answer.
+                Some((_, true)) => {
+                    self.effects.push(Effect::Forget { lease: offer.key });
+                    continue;
+                }
+                // Claimed anew, so the lease that is held is over.
+                Some((old, false)) => self.forget(old),
+                None => {}
+            }
+            if !offer.is_usable {
+                tracing::error!(batch = %offer.lease.batch, "lease cannot be used; it is handed back");
+            }
+            self.lanes_seen.insert(offer.lease.lane.clone());
+            let held = Held::new(offer, now_ms, sent_at_ms, held_ms, SHELF_MS);
+            self.window_seen = held.window;
+            self.effects.push(Effect::Trust { lease: held.key, until_ms: held.trusted_until_ms });
+            self.leases.insert(held.key, held);
+        }
+    }
+
+    /// The carrier whose call this is.
+    fn carrier(&mut self, call: CallId) -> Option<&mut Carrier> {
+        [&mut self.checkpoint, &mut self.finish, &mut self.release].into_iter().find(|carrier| carrier.line.is(call))
+    }
+
+    pub(super) fn answered(&mut self, now_ms: u64, call: CallId, sent_at_ms: u64, answers: Vec<LeaseAnswer>) {
+        let Some(carrier) = self.carrier(call) else { return };
+        carrier.line.answered();
+        let mut answers = answers.into_iter();
+        for lease in std::mem::take(&mut carrier.leases) {
+            let answer = answers.next();
+            let Some(held) = self.leases.get_mut(&lease) else { continue };
+            match answer.filter(|answer| answer.batch == held.batch) {
+                Some(answer) => self.lease_answered(now_ms, sent_at_ms, lease, answer),
+                None => held.unanswered(),
+            }
+        }
+    }
+
+    fn lease_answered(&mut self, now_ms: u64, sent_at_ms: u64, lease: LeaseKey, answer: LeaseAnswer) {
+        let may_trust = self.may_trust();
+        let Some(held) = self.leases.get_mut(&lease) else { return };
+        let had_outcomes = held.acknowledged();
+        match answer.status {
+            LeaseStatus::Held => {
+                if had_outcomes {
+                    held.pause_until_ms = 0;
+                }
+                if may_trust {
+                    held.extend(sent_at_ms, answer.ttl_ms);
+                    held.is_cut &= !held.is_trusted(now_ms);
+                    self.effects.push(Effect::Trust { lease, until_ms: held.trusted_until_ms });
+                }
+                let had_flying = !held.flying.is_empty();
+                let was_open = held.stage == Stage::Working;
+                let may_start = held.is_trusted(now_ms) && may_trust;
+                for index in held.intents_answered(now_ms, answer, may_start) {
+                    self.effects.push(Effect::StartSend { lease, index });
+                }
+                if was_open && had_flying && held.stage != Stage::Working {
+                    self.effects.push(Effect::Recall { lease });
+                }
+            }
+            LeaseStatus::InIntent => {
+                held.refusals += 1;
+                held.pause_until_ms = now_ms + WINDOW_PAUSE_MS;
+                held.hand_back_all();
+                if held.refusals > REFUSALS_MAX {
+                    tracing::error!(batch = %held.batch, fence = %held.fence, "lease cannot be ended; it is left to expire");
+                    self.forget(lease);
+                }
+            }
+            LeaseStatus::Settled | LeaseStatus::Returned => self.forget(lease),
+            LeaseStatus::Lost | LeaseStatus::Gone => {
+                tracing::warn!(batch = %held.batch, fence = %held.fence, in_flight = held.flying.len(), "lease lost");
+                self.forget(lease);
+            }
+        }
+    }
+
+    pub(super) fn facts_answered(&mut self, call: CallId) {
+        if self.facts_line.is(call) {
+            self.facts_line.answered();
+            self.facts.answered();
+        }
+    }
+
+    pub(super) fn call_failed(&mut self, now_ms: u64, call: CallId, refused: bool, random: u64) {
+        if self.facts_line.is(call) {
+            self.facts_line.failed(now_ms, refused, random);
+            if refused {
+                tracing::error!("facts refused by the master; they are dropped");
+                self.facts.answered();
+            }
+            self.facts.unanswered();
+            return;
+        }
+        let is_draining = self.is_draining();
+        if self.wish.failed(now_ms, call, refused, random, is_draining) {
+            return;
+        }
+        let Some(carrier) = self.carrier(call) else { return };
+        let is_hopeless = carrier.line.failed(now_ms, refused, random);
+        for lease in std::mem::take(&mut carrier.leases) {
+            let Some(held) = self.leases.get_mut(&lease) else { continue };
+            held.unanswered();
+            if is_hopeless {
+                tracing::error!(batch = %held.batch, "reports of a lease are refused; it is left to expire");
+                self.forget(lease);
+            }
+        }
+    }
+}
+
+impl Held {
+    /// Takes in which intents were granted and which were not; the indexes to start.
+    fn intents_answered(&mut self, now_ms: u64, answer: LeaseAnswer, may_start: bool) -> Vec<u32> {
+        for (index, reason) in answer.refused {
+            if self.asked.remove(&index) {
+                self.refused(now_ms, index, reason);
+            }
+        }
+        let mut start = Vec::new();
+        for index in answer.granted {
+            let was_asked = self.asked.remove(&index);
+            if was_asked && may_start && self.stage == Stage::Working {
+                self.flying.insert(index);
+                start.push(index);
+            } else if was_asked || self.ready.remove(&index) || self.later.remove(&index).is_some() {
+                self.not_written(index);
+            }
+        }
+        let unanswered = std::mem::take(&mut self.asked);
+        match self.stage {
+            Stage::Working => self.ready.extend(unanswered),
+            Stage::Shelved { .. } | Stage::Closing(_) => {
+                unanswered.into_iter().for_each(|index| self.not_written(index))
+            }
+        }
+        start
+    }
+
+    fn refused(&mut self, now_ms: u64, index: u32, reason: RefusalReason) {
+        match reason {
+            // Done with, as far as this lease goes.
+            RefusalReason::Settled | RefusalReason::NotDue => {}
+            RefusalReason::Window | RefusalReason::Repeated => {
+                self.ready.insert(index);
+                self.pause_until_ms = now_ms + WINDOW_PAUSE_MS;
+            }
+            RefusalReason::Paused => self.stop_asking(End::Release),
+            RefusalReason::Cancelled | RefusalReason::HardCap => self.stop_asking(End::Finish),
+        }
+    }
+
+    fn stop_asking(&mut self, end: End) {
+        if self.stage == Stage::Working {
+            self.stage = Stage::Closing(end);
+        }
+    }
+}

@@ -1,0 +1,114 @@
+//! What the engine is told and what it asks for. Values only.
+
+use postrider_common::ids::{LaneName, RequestId};
+use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport, Outcome};
+
+/// Names a lease between engine and shell; chosen by the shell, never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LeaseKey(pub u64);
+
+/// Names one call, so that an answer finds what was asked; never used twice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+/// A lease as it arrived.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    pub key: LeaseKey,
+    pub lease: Lease,
+    /// False: the payload cannot be read or its definition is missing. It is handed back, unsent.
+    pub is_usable: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A Lease call was answered. `sent_at_ms` is the boot time before the request was sent.
+    Leased {
+        call: CallId,
+        sent_at_ms: u64,
+        held_ms: u64,
+        offers: Vec<Offer>,
+        drain: bool,
+    },
+    /// A Checkpoint, Finish or Release call was answered; answers in the order of the request.
+    Answered {
+        call: CallId,
+        sent_at_ms: u64,
+        answers: Vec<LeaseAnswer>,
+        drain: bool,
+    },
+    FactsAnswered {
+        call: CallId,
+        statuses: Vec<FactStatus>,
+    },
+    /// A call got no answer that can be used. It may have happened.
+    CallFailed {
+        call: CallId,
+        /// The contents were refused: the same again is refused again.
+        refused: bool,
+        /// Uniform bits for the jitter of the next try.
+        random: u64,
+    },
+    /// A transaction ended, or was never begun (`NotWritten`).
+    Sent {
+        lease: LeaseKey,
+        outcome: Outcome,
+    },
+    /// A transaction of that lease entered a new SMTP phase.
+    Progress {
+        lease: LeaseKey,
+    },
+    /// A relay, by its place in the configuration, can or cannot be reached.
+    Relay {
+        index: usize,
+        is_up: bool,
+    },
+    /// Time has passed; see `Engine::next_wake_ms`.
+    Tick,
+    /// Drain and exit. May come again.
+    Stop,
+}
+
+/// What to ask of a Lease call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeaseWish {
+    pub request: RequestId,
+    pub batches_max: u32,
+    /// Empty: all.
+    pub lanes: Vec<LaneName>,
+    pub wait_ms: u32,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Call {
+    /// Replaces a Lease call that is still open: that one is given up, its answer is not needed.
+    Lease(LeaseWish),
+    Checkpoint(Vec<LeaseReport>),
+    Finish(Vec<LeaseReport>),
+    Release {
+        reports: Vec<LeaseReport>,
+        abandon: bool,
+    },
+    Facts(Vec<Fact>),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// Make the call; exactly one event must follow, an answer or `CallFailed`.
+    Call { id: CallId, call: Call, timeout_ms: u64 },
+    /// From now on no final dot of this lease may be written at or after this boot time.
+    Trust { lease: LeaseKey, until_ms: u64 },
+    /// Send to one recipient; exactly one `Sent` must follow.
+    StartSend { lease: LeaseKey, index: u32 },
+    /// Hand back (`NotWritten`) what was told to start and has not begun.
+    Recall { lease: LeaseKey },
+    /// Recall, and close the connections of transactions whose final dot is not yet written.
+    Cut { lease: LeaseKey },
+    /// Cut for good: the lease is over. Verdicts of what is still open are expected all the same.
+    Forget { lease: LeaseKey },
+    /// Everything is handed back or given up. Nothing comes after it.
+    Exit {
+        /// Leases that no master confirmed as handed back; they return when they expire.
+        leases_held: usize,
+    },
+}

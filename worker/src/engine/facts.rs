@@ -1,0 +1,58 @@
+//! What became of transactions of leases that are no longer held: kept until a master answered.
+
+use postrider_common::ids::{BatchId, Fence, LaneName};
+use postrider_common::lease::{Fact, Outcome};
+use postrider_common::limits::FACTS_PER_CALL_MAX;
+use std::collections::{BTreeSet, VecDeque};
+
+/// Facts kept. A lease lost with everything in flight leaves at most its window; this is hundreds of them.
+/// A fact that is dropped costs what a crash would: the recipient stays in doubt.
+const FACTS_KEPT_MAX: usize = 10_000;
+
+#[derive(Debug, Default)]
+pub(super) struct Facts {
+    queue: VecDeque<Fact>,
+    /// How many, from the front, are in the call under way.
+    carried: usize,
+    pub(super) dropped: u64,
+}
+
+impl Facts {
+    pub(super) fn push(&mut self, batch: &BatchId, fence: &Fence, outcome: Outcome) {
+        if self.queue.len() >= FACTS_KEPT_MAX {
+            self.queue.pop_front();
+            self.carried = self.carried.saturating_sub(1);
+            self.dropped += 1;
+        }
+        self.queue.push_back(Fact { batch: batch.clone(), fence: fence.clone(), outcome });
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// The oldest, as many as a call may carry.
+    pub(super) fn carry(&mut self) -> Vec<Fact> {
+        let facts: Vec<Fact> = self.queue.iter().take(FACTS_PER_CALL_MAX).cloned().collect();
+        self.carried = facts.len();
+        facts
+    }
+
+    pub(super) fn answered(&mut self) {
+        self.queue.drain(..self.carried.min(self.queue.len()));
+        self.carried = 0;
+    }
+
+    pub(super) fn unanswered(&mut self) {
+        self.carried = 0;
+    }
+}
+
+/// A lease that is over while transactions of it are still open.
+#[derive(Debug)]
+pub(super) struct Orphan {
+    pub(super) batch: BatchId,
+    pub(super) fence: Fence,
+    pub(super) lane: LaneName,
+    pub(super) flying: BTreeSet<u32>,
+}

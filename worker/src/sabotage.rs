@@ -1,0 +1,126 @@
+//! Planted faults, so that a test can show that it would notice them. Test builds only: without the
+//! feature `sabotage` nothing here does anything, and no environment is read.
+
+use crate::engine::LeaseKey;
+use postrider_common::lease::{Lease, Outcome};
+
+#[cfg(feature = "sabotage")]
+pub(crate) use planted::Sabotage;
+
+#[cfg(not(feature = "sabotage"))]
+#[derive(Debug, Default)]
+pub(crate) struct Sabotage;
+
+#[cfg(not(feature = "sabotage"))]
+impl Sabotage {
+    pub(crate) fn from_env() -> Self {
+        Self
+    }
+
+    pub(crate) fn ignores_deadline(&self) -> bool {
+        false
+    }
+
+    pub(crate) fn starts_early(&mut self, _key: LeaseKey, _lease: &Lease) -> Vec<u32> {
+        Vec::new()
+    }
+
+    pub(crate) fn started_early(&mut self, _key: LeaseKey, _index: u32) -> Started {
+        Started::No
+    }
+
+    pub(crate) fn withhold(&mut self, _key: LeaseKey, outcome: Outcome) -> Option<Outcome> {
+        Some(outcome)
+    }
+}
+
+/// What became of a send that began before its intent.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Started {
+    No,
+    #[cfg(feature = "sabotage")]
+    Flying,
+    #[cfg(feature = "sabotage")]
+    Done(Outcome),
+}
+
+#[cfg(feature = "sabotage")]
+mod planted {
+    use super::{Lease, LeaseKey, Outcome, Started};
+    use postrider_common::lease::OutcomeKind;
+    use postrider_common::state::RecipientState;
+    use std::collections::BTreeMap;
+
+    #[derive(Debug)]
+    enum Early {
+        /// `is_wanted`: its intent was granted meanwhile.
+        Flying {
+            is_wanted: bool,
+        },
+        Done(Outcome),
+    }
+
+    /// `POSTRIDER_SABOTAGE=skip_intents`: every due recipient is sent at once, and the intent is asked for
+    /// while or after that. `ignore_deadline`: the final dot is written however late it is.
+    #[derive(Debug, Default)]
+    pub(crate) struct Sabotage {
+        skips_intents: bool,
+        ignores_deadline: bool,
+        early: BTreeMap<(LeaseKey, u32), Early>,
+    }
+
+    impl Sabotage {
+        pub(crate) fn from_env() -> Self {
+            let fault = std::env::var("POSTRIDER_SABOTAGE").unwrap_or_default();
+            let planted = |name: &str| fault.split(',').any(|fault| fault == name);
+            let (skips_intents, ignores_deadline) = (planted("skip_intents"), planted("ignore_deadline"));
+            if skips_intents || ignores_deadline {
+                tracing::error!(fault, "a fault is planted in this worker");
+            }
+            Self { skips_intents, ignores_deadline, early: BTreeMap::new() }
+        }
+
+        pub(crate) fn ignores_deadline(&self) -> bool {
+            self.ignores_deadline
+        }
+
+        pub(crate) fn starts_early(&mut self, key: LeaseKey, lease: &Lease) -> Vec<u32> {
+            if !self.skips_intents {
+                return Vec::new();
+            }
+            let is_due = |state| matches!(state, RecipientState::Pending | RecipientState::Deferred);
+            let recipients = (0u32..).zip(&lease.recipients);
+            let due = recipients.filter(|(_, recipient)| is_due(recipient.state) && recipient.not_before_ms == 0);
+            let due: Vec<u32> = due.map(|(index, _)| index).collect();
+            for index in &due {
+                self.early.insert((key, *index), Early::Flying { is_wanted: false });
+            }
+            due
+        }
+
+        pub(crate) fn started_early(&mut self, key: LeaseKey, index: u32) -> Started {
+            match self.early.remove(&(key, index)) {
+                None => Started::No,
+                Some(Early::Done(outcome)) => Started::Done(outcome),
+                Some(Early::Flying { .. }) => {
+                    self.early.insert((key, index), Early::Flying { is_wanted: true });
+                    Started::Flying
+                }
+            }
+        }
+
+        /// None: the verdict waits until its intent is granted.
+        pub(crate) fn withhold(&mut self, key: LeaseKey, outcome: Outcome) -> Option<Outcome> {
+            let at = (key, outcome.index);
+            match self.early.remove(&at) {
+                None | Some(Early::Flying { is_wanted: true }) => Some(outcome),
+                Some(Early::Flying { is_wanted: false } | Early::Done(_)) => {
+                    if outcome.kind != OutcomeKind::NotWritten {
+                        self.early.insert(at, Early::Done(outcome));
+                    }
+                    None
+                }
+            }
+        }
+    }
+}

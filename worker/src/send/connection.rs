@@ -1,0 +1,323 @@
+//! One connection to a relay: connects, then carries one message at a time until it is closed.
+//!
+//! The session decides what to write; this writes it. Right before every write of a chunk with a final
+//! dot it looks at the lease: past its trust nothing is written and the connection is closed.
+
+use super::hold::Job;
+use super::pool::{PoolConfig, Report};
+use postrider_common::clock::Clock;
+use postrider_common::lease::{Outcome, OutcomeKind};
+use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_mail::smtp::client::{Event, Lost, Session, WRITE_TIMEOUT};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream, lookup_host};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout, timeout_at};
+
+/// For name lookup and each address tried.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection without work is closed after this: relays count open ones, and close them themselves.
+const IDLE: Duration = Duration::from_secs(15);
+/// Everything before the final dot; with the 600 s after it this is what one transaction may take.
+const BEFORE_DOT: Duration = Duration::from_millis(TRANSACTION_MS_MAX - 600_000);
+/// Signs of life of one transaction are not sent more often.
+const PROGRESS: Duration = Duration::from_secs(1);
+const READ_BYTES: usize = 4096;
+
+pub(super) struct Connection {
+    id: u64,
+    config: Arc<PoolConfig>,
+    clock: Arc<dyn Clock>,
+    reports: mpsc::Sender<Report>,
+    stream: TcpStream,
+    session: Session,
+    /// The message in flight is given up because its lease is over.
+    is_handed_back: bool,
+    /// Until when the message in flight must have come to its final dot.
+    dot_due: Instant,
+    progressed: Instant,
+}
+
+/// Lives until the connection is closed; its last words are `Report::Gone`.
+pub(super) async fn run(
+    id: u64,
+    config: Arc<PoolConfig>,
+    clock: Arc<dyn Clock>,
+    mut jobs: mpsc::Receiver<Job>,
+    reports: mpsc::Sender<Report>,
+) {
+    let failed = |code: &str, detail: String| Some((code.to_owned(), detail));
+    let (unbegun, failure) = match connect(&config).await {
+        Err(error) => (None, failed("connect", error.to_string())),
+        Ok(stream) => {
+            let now = Instant::now();
+            let session = Session::new(&config.ehlo);
+            let mut connection = Connection {
+                id,
+                config,
+                clock,
+                reports: reports.clone(),
+                stream,
+                session,
+                is_handed_back: false,
+                dot_due: now,
+                progressed: now,
+            };
+            match connection.ready().await {
+                Err((code, detail)) => (None, failed(&code, detail)),
+                Ok(()) => (connection.serve(&mut jobs).await, None),
+            }
+        }
+    };
+    jobs.close();
+    let unbegun = unbegun.or_else(|| jobs.try_recv().ok());
+    // The pool is gone only when the process ends.
+    let _ = reports.send(Report::Gone { id, unbegun, failure }).await;
+}
+
+async fn connect(config: &PoolConfig) -> io::Result<TcpStream> {
+    let late = |_| io::Error::new(io::ErrorKind::TimedOut, "no answer in time");
+    let addresses =
+        timeout(CONNECT_TIMEOUT, lookup_host((config.host.as_str(), config.port))).await.map_err(late)??;
+    let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no usable address");
+    for address in addresses {
+        match timeout(CONNECT_TIMEOUT, connect_to(config, address)).await.map_err(late) {
+            Ok(Ok(stream)) => return Ok(stream),
+            Ok(Err(error)) | Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+async fn connect_to(config: &PoolConfig, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4()?,
+        SocketAddr::V6(_) => TcpSocket::new_v6()?,
+    };
+    if let Some(source) = config.source_address {
+        socket.bind(SocketAddr::new(source, 0))?;
+    }
+    // Every write is a whole command group; waiting for more would cost a delayed acknowledgement each.
+    socket.set_nodelay(true)?;
+    socket.connect(address).await
+}
+
+impl Connection {
+    /// Waits until the session takes a message.
+    async fn ready(&mut self) -> Result<(), (String, String)> {
+        loop {
+            match self.pump(None).await {
+                Event::Ready => return Ok(()),
+                Event::Closed { code, detail } => return Err((code, detail)),
+                // Nothing was given to it.
+                Event::Done(_) => {}
+            }
+        }
+    }
+
+    /// Carries messages until the connection ends; a job that was not begun comes back.
+    async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        let mut is_new = true;
+        loop {
+            if self.reports.send(Report::Idle { id: self.id, is_new }).await.is_err() {
+                return None;
+            }
+            is_new = false;
+            let Some(job) = self.wait(jobs).await else {
+                self.quit().await;
+                return None;
+            };
+            if let Some(unbegun) = self.carry(job).await {
+                return Some(unbegun);
+            }
+            if self.ready_again().await.is_err() {
+                return None;
+            }
+        }
+    }
+
+    /// The next job; None: the connection was idle for too long, or is gone.
+    async fn wait(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        let mut buffer = [0; READ_BYTES];
+        let idle_until = Instant::now() + IDLE;
+        loop {
+            tokio::select! {
+                biased;
+                job = jobs.recv() => return job,
+                read = self.stream.read(&mut buffer) => match read {
+                    Ok(count) if count > 0 => self.session.receive(&buffer[..count]),
+                    Ok(_) | Err(_) => self.session.connection_lost(Lost::Closed),
+                },
+                () = tokio::time::sleep_until(idle_until) => return None,
+            }
+            if matches!(self.session.event(), Some(Event::Closed { .. })) {
+                return None;
+            }
+        }
+    }
+
+    /// Sends to one recipient. A job that certainly did not begin, because the connection was dead, comes
+    /// back, once.
+    async fn carry(&mut self, mut job: Job) -> Option<Job> {
+        if job.is_recalled() || !(job.hold.is_trusted(self.clock.boot_ms()) || self.config.ignores_deadline) {
+            job.hand_back().await;
+            return None;
+        }
+        let outgoing = match job.hold.batch.render(job.index, self.clock.wall_ms()) {
+            Ok(outgoing) => outgoing,
+            Err(outcome) => {
+                job.end(outcome).await;
+                return None;
+            }
+        };
+        self.is_handed_back = false;
+        self.dot_due = Instant::now() + BEFORE_DOT;
+        if self.session.send(outgoing).is_err() {
+            return Some(job);
+        }
+        loop {
+            match self.pump(Some(&mut job)).await {
+                Event::Ready => {}
+                Event::Done(verdict) => {
+                    let is_unsent = verdict.kind == OutcomeKind::Deferred;
+                    if is_unsent && self.is_handed_back {
+                        job.hand_back().await;
+                    } else if is_unsent && self.session.is_stale() && !job.is_retried {
+                        job.is_retried = true;
+                        return Some(job);
+                    } else {
+                        let outcome = Outcome {
+                            retry_after_ms: verdict.retry_after_ms,
+                            ..job.outcome(verdict.kind, &verdict.code, &verdict.detail)
+                        };
+                        job.end(outcome).await;
+                    }
+                    return None;
+                }
+                // A verdict always comes first; dropping the job gives it one all the same.
+                Event::Closed { .. } => return None,
+            }
+        }
+    }
+
+    /// After a message: the session may have to tidy up first.
+    async fn ready_again(&mut self) -> Result<(), (String, String)> {
+        if self.session.phase() == postrider_mail::smtp::client::Phase::Idle {
+            // Only the event of being ready is left to take.
+            while let Some(event) = self.session.event() {
+                if let Event::Closed { code, detail } = event {
+                    return Err((code, detail));
+                }
+            }
+            return Ok(());
+        }
+        self.ready().await
+    }
+
+    async fn quit(&mut self) {
+        self.session.quit();
+        loop {
+            if let Event::Closed { .. } = self.pump(None).await {
+                return;
+            }
+        }
+    }
+
+    /// Writes and reads until the session has an event.
+    async fn pump(&mut self, mut job: Option<&mut Job>) -> Event {
+        loop {
+            if let Some(event) = self.session.event() {
+                return event;
+            }
+            match self.session.take_output() {
+                Some(write) if write.carries_final_dot => match job.as_deref_mut() {
+                    Some(job) => self.write_final_dot(&write.bytes, job).await,
+                    None => self.session.refuse_final_dot(),
+                },
+                Some(write) => self.write(&write.bytes).await,
+                None => self.read(job.as_deref_mut()).await,
+            }
+        }
+    }
+
+    async fn write(&mut self, bytes: &[u8]) {
+        match timeout(WRITE_TIMEOUT, self.stream.write_all(bytes)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(_)) => self.session.connection_lost(Lost::Closed),
+            Err(_) => self.session.connection_lost(Lost::Timeout),
+        }
+    }
+
+    /// Writes content and final dot, looking at the lease before every piece that is handed to the system.
+    async fn write_final_dot(&mut self, bytes: &[u8], job: &mut Job) {
+        let mut written = 0;
+        let due = Instant::now() + WRITE_TIMEOUT;
+        while written < bytes.len() {
+            let may = (job.hold.is_trusted(self.clock.boot_ms()) && !job.is_cut()) || self.config.ignores_deadline;
+            if !may {
+                self.is_handed_back = true;
+                match written {
+                    0 => self.session.refuse_final_dot(),
+                    _ => self.session.connection_lost(Lost::WriteCut),
+                }
+                return;
+            }
+            match self.stream.try_write(&bytes[written..]) {
+                Ok(count) => {
+                    written += count;
+                    job.is_dot_written = written == bytes.len();
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let is_ready = tokio::select! {
+                        biased;
+                        () = job.cut(), if !self.config.ignores_deadline => true,
+                        ready = timeout_at(due, self.stream.writable()) => matches!(ready, Ok(Ok(()))),
+                    };
+                    if !is_ready {
+                        return self.session.connection_lost(Lost::WriteCut);
+                    }
+                }
+                Err(_) => return self.session.connection_lost(Lost::WriteCut),
+            }
+        }
+    }
+
+    async fn read(&mut self, job: Option<&mut Job>) {
+        let mut buffer = [0; READ_BYTES];
+        let reply_due = Instant::now() + self.session.timeout();
+        let Some(job) = job else {
+            let read = timeout_at(reply_due, self.stream.read(&mut buffer)).await;
+            return self.took(read, &buffer);
+        };
+        if self.session.dot_may_be_written() {
+            // Nothing but the reply decides now.
+            let read = timeout_at(reply_due, self.stream.read(&mut buffer)).await;
+            return self.took(read, &buffer);
+        }
+        let due = reply_due.min(self.dot_due);
+        tokio::select! {
+            biased;
+            () = job.cut(), if !self.config.ignores_deadline => {
+                self.is_handed_back = true;
+                self.session.connection_lost(Lost::Closed);
+            }
+            read = timeout_at(due, self.stream.read(&mut buffer)) => self.took(read, &buffer),
+        }
+        if self.progressed.elapsed() >= PROGRESS {
+            self.progressed = Instant::now();
+            job.progressed();
+        }
+    }
+
+    fn took(&mut self, read: Result<io::Result<usize>, tokio::time::error::Elapsed>, buffer: &[u8]) {
+        match read {
+            Ok(Ok(count)) if count > 0 => self.session.receive(&buffer[..count]),
+            Ok(Ok(_) | Err(_)) => self.session.connection_lost(Lost::Closed),
+            Err(_) => self.session.connection_lost(Lost::Timeout),
+        }
+    }
+}

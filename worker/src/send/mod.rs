@@ -1,0 +1,19 @@
+//! Carrying messages to relays: one pool of connections per relay.
+
+mod connection;
+mod hold;
+mod pool;
+
+pub(crate) use hold::Hold;
+pub(crate) use pool::{Pool, PoolConfig};
+
+use crate::engine::LeaseKey;
+use postrider_common::lease::Outcome;
+
+/// What pools tell the loop.
+#[derive(Debug)]
+pub(crate) enum Told {
+    Sent { lease: LeaseKey, outcome: Outcome },
+    Progress { lease: LeaseKey },
+    Relay { index: usize, is_up: bool },
+}

@@ -1,0 +1,254 @@
+//! The connections to one relay: opened on demand, reused, closed when idle; and what to do while the
+//! relay cannot be reached.
+//!
+//! The first connection is made before anything is leased for the relay, so a relay that is down costs no
+//! recipient an attempt. When it goes down later, the one recipient at the front of the queue is deferred
+//! with what the relay said, for people to see; the others are handed back at no cost.
+
+use super::connection;
+use super::hold::Job;
+use super::{Hold, Told};
+use postrider_common::clock::Clock;
+use postrider_common::lease::OutcomeKind;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
+
+/// Between two probes of a relay that cannot be reached; doubles from the first to the second.
+const PROBE_FIRST: Duration = Duration::from_secs(1);
+const PROBE_MAX: Duration = Duration::from_secs(30);
+/// A relay that refuses one connection more is not asked for more for this long.
+const CROWDED: Duration = Duration::from_secs(10);
+/// Reports waiting for the pool.
+const REPORTS_MAX: usize = 1024;
+
+#[derive(Debug)]
+pub(crate) struct PoolConfig {
+    /// Its place among the relays.
+    pub(crate) index: usize,
+    pub(crate) name: String,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) connections: usize,
+    pub(crate) ehlo: String,
+    pub(crate) source_address: Option<IpAddr>,
+    /// A planted fault, see `sabotage`.
+    pub(crate) ignores_deadline: bool,
+}
+
+/// What a connection tells its pool.
+#[derive(Debug)]
+pub(super) enum Report {
+    /// Takes a job. `is_new`: for the first time.
+    Idle { id: u64, is_new: bool },
+    /// It is closed. `failure`: it never came to be usable, and why (code and detail).
+    Gone { id: u64, unbegun: Option<Job>, failure: Option<(String, String)> },
+}
+
+/// The loop's end of a pool. Dropping it ends the pool and its connections.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    jobs: mpsc::Sender<Job>,
+    sweep: Arc<Notify>,
+    told: mpsc::Sender<Told>,
+    task: AbortHandle,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl Pool {
+    pub(crate) fn start(config: PoolConfig, jobs_max: usize, clock: Arc<dyn Clock>, told: mpsc::Sender<Told>) -> Self {
+        let (jobs, queue) = mpsc::channel(jobs_max);
+        let sweep = Arc::new(Notify::new());
+        let (reports, reported) = mpsc::channel(REPORTS_MAX);
+        let keeper = Keeper {
+            config: Arc::new(config),
+            clock,
+            told: told.clone(),
+            reports,
+            tasks: JoinSet::new(),
+            connections: BTreeMap::new(),
+            idle: Vec::new(),
+            connecting: BTreeSet::new(),
+            queue: VecDeque::new(),
+            is_up: false,
+            probe: PROBE_FIRST,
+            probe_at: Instant::now(),
+            crowded_until: Instant::now(),
+            last_id: 0,
+        };
+        let task = tokio::spawn(keeper.run(queue, reported, sweep.clone())).abort_handle();
+        Self { jobs, sweep, told, task }
+    }
+
+    /// Starts a send. When the pool has no room for it, it is handed back.
+    pub(crate) fn start_send(&self, hold: &Arc<Hold>, index: u32) {
+        // A job that is dropped hands itself back.
+        let _ = self.jobs.try_send(hold.job(index, self.told.clone()));
+    }
+
+    /// Looks for recalled jobs that wait.
+    pub(crate) fn sweep(&self) {
+        self.sweep.notify_one();
+    }
+}
+
+struct Keeper {
+    config: Arc<PoolConfig>,
+    clock: Arc<dyn Clock>,
+    told: mpsc::Sender<Told>,
+    reports: mpsc::Sender<Report>,
+    tasks: JoinSet<()>,
+    /// Where to give a connection its next job; those being made too.
+    connections: BTreeMap<u64, mpsc::Sender<Job>>,
+    /// The last one used is used first, so that the others may close.
+    idle: Vec<u64>,
+    /// Those of them that never took a job yet.
+    connecting: BTreeSet<u64>,
+    queue: VecDeque<Job>,
+    is_up: bool,
+    probe: Duration,
+    probe_at: Instant,
+    crowded_until: Instant,
+    last_id: u64,
+}
+
+impl Keeper {
+    async fn run(mut self, mut jobs: mpsc::Receiver<Job>, mut reports: mpsc::Receiver<Report>, sweep: Arc<Notify>) {
+        loop {
+            let is_probing = !self.is_up && self.connecting.is_empty();
+            tokio::select! {
+                job = jobs.recv() => match job {
+                    Some(job) => self.queue.push_back(job),
+                    None => return,
+                },
+                Some(report) = reports.recv() => self.reported(report).await,
+                () = sweep.notified() => self.hand_back(Job::is_recalled).await,
+                () = sleep_until(self.probe_at), if is_probing => self.connect(),
+                Some(ended) = self.tasks.join_next() => if ended.is_err() {
+                    self.prune();
+                },
+            }
+            self.assign().await;
+        }
+    }
+
+    /// A connection ended without its last words, by a defect: forgets those that take no job any more.
+    fn prune(&mut self) {
+        tracing::error!(relay = self.config.name, "a connection ended by a defect of this program");
+        self.connections.retain(|_, jobs| !jobs.is_closed());
+        self.connecting.retain(|id| self.connections.contains_key(id));
+        self.idle.retain(|id| self.connections.contains_key(id));
+        self.probe_at = Instant::now() + self.probe;
+    }
+
+    async fn reported(&mut self, report: Report) {
+        match report {
+            Report::Idle { id, is_new } => {
+                self.idle.push(id);
+                if is_new {
+                    self.connecting.remove(&id);
+                    self.connected().await;
+                }
+            }
+            Report::Gone { id, unbegun, failure } => {
+                self.connections.remove(&id);
+                self.connecting.remove(&id);
+                self.idle.retain(|idle| *idle != id);
+                if let Some(job) = unbegun {
+                    self.queue.push_front(job);
+                }
+                if let Some((code, detail)) = failure {
+                    self.failed(&code, &detail).await;
+                }
+            }
+        }
+    }
+
+    async fn connected(&mut self) {
+        self.probe = PROBE_FIRST;
+        if !self.is_up {
+            self.is_up = true;
+            tracing::info!(relay = self.config.name, "relay takes connections");
+            let _ = self.told.send(Told::Relay { index: self.config.index, is_up: true }).await;
+        }
+    }
+
+    /// A connection could not be made.
+    async fn failed(&mut self, code: &str, detail: &str) {
+        let relay = &self.config.name;
+        if self.connections.len() > self.connecting.len() {
+            // Others work: the relay takes no more than these.
+            tracing::debug!(relay, code, detail, open = self.connections.len(), "relay refuses another connection");
+            self.crowded_until = Instant::now() + CROWDED;
+            return;
+        }
+        self.probe_at = Instant::now() + self.probe;
+        tracing::warn!(relay, code, detail, retry_in = ?self.probe, "relay refuses connections");
+        self.probe = (self.probe * 2).min(PROBE_MAX);
+        if self.is_up {
+            self.is_up = false;
+            let _ = self.told.send(Told::Relay { index: self.config.index, is_up: false }).await;
+        }
+        if let Some(job) = self.queue.pop_front() {
+            let outcome = job.outcome(OutcomeKind::Deferred, code, detail);
+            job.end(outcome).await;
+        }
+    }
+
+    /// Gives waiting jobs to idle connections, and opens more when there are too few.
+    async fn assign(&mut self) {
+        if !self.is_up {
+            return self.hand_back(|_| true).await;
+        }
+        while let Some(id) = self.idle.pop() {
+            let Some(job) = self.queue.pop_front() else {
+                self.idle.push(id);
+                break;
+            };
+            let Some(connection) = self.connections.get(&id) else {
+                self.queue.push_front(job);
+                continue;
+            };
+            if let Err(refused) = connection.try_send(job) {
+                // It closes at this moment; its last words follow.
+                self.queue.push_front(refused.into_inner());
+            }
+        }
+        let is_crowded = Instant::now() < self.crowded_until;
+        while self.queue.len() > self.connecting.len() && self.connections.len() < self.config.connections {
+            let is_first = self.connections.is_empty();
+            let is_alone = self.connections.len() == self.connecting.len();
+            // Without a connection that works, one at a time is tried.
+            if (is_alone && !is_first) || (is_crowded && !is_alone) {
+                break;
+            }
+            self.connect();
+        }
+    }
+
+    fn connect(&mut self) {
+        self.last_id += 1;
+        let id = self.last_id;
+        let (jobs, queue) = mpsc::channel(1);
+        self.connections.insert(id, jobs);
+        self.connecting.insert(id);
+        self.tasks.spawn(connection::run(id, self.config.clone(), self.clock.clone(), queue, self.reports.clone()));
+    }
+
+    async fn hand_back(&mut self, which: impl Fn(&Job) -> bool) {
+        let (back, kept): (Vec<Job>, Vec<Job>) = self.queue.drain(..).partition(which);
+        self.queue.extend(kept);
+        for job in back {
+            job.hand_back().await;
+        }
+    }
+}
