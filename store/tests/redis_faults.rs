@@ -325,3 +325,37 @@ async fn a_stalled_server_costs_time_and_nothing_else() {
     assert_eq!(held.len(), 1);
     assert_eq!(scene.record().await.batches.leased, 1, "the repeated claim returned the same lease");
 }
+
+#[tokio::test]
+async fn a_hundred_different_replies_of_one_batch_are_all_kept() {
+    let fixture = fault().await;
+    let scene = Scene::of(&fixture, &[100]).await;
+    let mut held = scene.claim_one(1).await;
+    let mut all: Vec<u32> = (0..100).collect();
+    for window in all.chunks(10) {
+        scene.intend(&mut held, window).await;
+        let mut replies = outcomes(window.iter().copied(), OutcomeKind::Deferred);
+        replies.iter_mut().for_each(|reply| reply.code = format!("450 {}", reply.index));
+        scene.checkpoint(&mut held, replies, Vec::new()).await;
+    }
+    let codes = |batches: Vec<postrider_store::BatchRecord>| {
+        batches[0].recipients.iter().map(|delivery| delivery.code.clone()).collect::<Vec<_>>()
+    };
+    let expected = |changed: u32, name: &str| {
+        (0..100).map(|n| if n < changed { name.to_owned() } else { format!("450 {n}") }).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(scene.batches().await), expected(0, ""));
+    // Records that come to be shared give their fields back.
+    fixture.pass(150).await;
+    all.truncate(60);
+    for window in all.chunks(10) {
+        scene.intend(&mut held, window).await;
+        scene.checkpoint(&mut held, outcomes(window.iter().copied(), OutcomeKind::Accepted), Vec::new()).await;
+    }
+    assert_eq!(codes(scene.batches().await), expected(60, "250 2.0.0"));
+    let alone = |server: &Server| {
+        let fields: Vec<String> = server.command(&["HKEYS", &format!("postrider:{{s0}}:o:{}.1", scene.run)]);
+        fields.iter().filter(|field| field.parse::<u32>().is_ok_and(|index| index < 60)).count()
+    };
+    assert_eq!(alone(&fixture.server), 0);
+}

@@ -44,7 +44,13 @@ pub(super) struct Recipient {
     code: String,
 }
 
-/// The hash of a batch.
+impl Recipient {
+    fn untouched(state: RecipientState) -> Self {
+        Self { state, attempts: 0, due_at: 0, reason: None, settled_at_ms: None, code: String::new() }
+    }
+}
+
+/// The hash of a batch, as `lua/batch.lua` writes it.
 #[derive(Debug)]
 pub(super) struct BatchHash {
     pub recipients: Vec<Recipient>,
@@ -63,11 +69,25 @@ impl BatchHash {
         if states.len() != count {
             return Err(corrupt("the states of a batch are not as many as its recipients"));
         }
-        let one = |(index, letter): (usize, u8)| {
+        let pieces = ["m0", "m1"].iter().filter_map(|piece| fields.get(*piece));
+        let mut symbols: String = pieces.map(String::as_str).collect();
+        if symbols.is_empty() {
+            symbols = ".".repeat(count);
+        }
+        if symbols.len() != count {
+            return Err(corrupt("the records of a batch are not as many as its recipients"));
+        }
+        let one = |(index, (letter, symbol)): (usize, (u8, u8))| {
             let state = RecipientState::from_letter(letter).ok_or_else(|| corrupt("the state of a recipient"))?;
-            recipient(state, fields.get(&index.to_string()).map(String::as_str))
+            let field = match symbol {
+                b'.' => return Ok(Recipient::untouched(state)),
+                b'~' => index.to_string(),
+                _ => format!("g{}", char::from(symbol)),
+            };
+            let record = fields.get(&field).ok_or_else(|| corrupt("a record of a batch is missing"))?;
+            recipient(state, record)
         };
-        let recipients = states.bytes().enumerate().map(one).collect::<Result<_>>()?;
+        let recipients = states.bytes().zip(symbols.bytes()).enumerate().map(one).collect::<Result<_>>()?;
         Ok(Some(Self { recipients }))
     }
 
@@ -131,10 +151,7 @@ impl Head {
 }
 
 /// `attempts|doubts|first_at|due_at|intent|doubt|reason|settled_at|code`, as `record_text` in `lua/batch.lua`.
-fn recipient(state: RecipientState, record: Option<&str>) -> Result<Recipient> {
-    let Some(record) = record else {
-        return Ok(Recipient { state, attempts: 0, due_at: 0, reason: None, settled_at_ms: None, code: String::new() });
-    };
+fn recipient(state: RecipientState, record: &str) -> Result<Recipient> {
     let parts: Vec<&str> = record.splitn(9, '|').collect();
     let [attempts, _, _, due_at, _, _, reason, settled_at, code] = parts.as_slice() else {
         return Err(corrupt("the record of a recipient"));

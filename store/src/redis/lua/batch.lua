@@ -1,7 +1,10 @@
 -- Common to the scripts that read or change recipients; prepended after the prelude.
 --
--- A batch is loaded whole (states, place, lease), its records one by one as they are needed; `commit`
--- writes what changed. Letters of states are those of `RecipientState::letter`.
+-- A batch is loaded whole; `commit` writes what changed. Letters of states are those of
+-- `RecipientState::letter`. Most recipients of a batch share one of a few records (sent in the same
+-- window, same reply), so a record is stored once, under a symbol, and `m0`, `m1` hold the symbol of each
+-- recipient: '.' for one that nothing happened to, '~' for one whose record is in a field of its own index
+-- because all symbols were taken.
 
 local P, I, D, A, R, X, S, C, U = 112, 105, 100, 97, 114, 120, 115, 99, 117
 local COUNTER = { [P] = 'pending', [I] = 'pending', [D] = 'pending', [A] = 'accepted', [R] = 'rejected',
@@ -14,7 +17,19 @@ local DOUBTS_MAX = 5
 
 local run
 local run_settled = false
+-- Recipients of the run that moved, by the name of the counter.
+local moved = {}
 local woke = false
+
+local KINDS = { a = true, d = true, r = true, u = true, w = true }
+
+-- Five arguments: index, kind, code, detail, retry after ms.
+local function outcome_at(at)
+  local kind, code, after = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
+  if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
+  return { index = num(ARGV[at], 'index'), kind = kind, code = code, detail = ARGV[at + 3], after = num(after, 'retry after'),
+    key = kind .. after .. '|' .. code .. '|' }
+end
 
 local function is_final(state)
   return state ~= P and state ~= I and state ~= D
@@ -59,24 +74,28 @@ local function quarantine(id, hold, reason)
   write_counts()
 end
 
-local function batch_fields(f)
-  local states, count = (f[1] or '') .. (f[2] or ''), tonumber(f[3] or '')
-  if not f[1] or not count or #states ~= count or count < 1 then return nil end
-  if string.find(states, '[^pidarxscu]') or not f[4] or not string.match(f[5] or '', '^%x+$') then return nil end
-  return states, count
+local function hash_of(key)
+  local flat, h = call('HGETALL', key), {}
+  for at = 1, #flat, 2 do h[flat[at]] = flat[at + 1] end
+  return h
 end
 
 -- The batch, or nil and what is wrong with it.
 local function load_batch(id, key, details)
   local sequence = tonumber(string.match(id, '%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
-  local f = call('HMGET', key, 's0', 's1', 'n', 'site', 'payload', 'expired', 'ended')
-  local states, count = batch_fields(f)
-  if not states then return nil, f[1] and 'unreadable' or 'missing' end
-  local b = { id = id, key = key, details = details, count = count, st = { string.byte(states, 1, -1) },
-    dirty = false, ended = f[7] or '', records = {}, changed = {}, detail = {}, fields = {}, hold = hold_of(id) }
-  b.expired = f[6] == '1' and '1' or '0'
-  b.entry = { lane = run.lane, site = f[4], run = run.id, sequence = sequence, count = int(count), payload = f[5],
+  local h = hash_of(key)
+  if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
+  local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
+  if not count or count < 1 or #states ~= count or string.find(states, '[^pidarxscu]') then return nil, 'unreadable' end
+  if not h.site or not string.match(h.payload or '', '^%x+$') then return nil, 'unreadable' end
+  local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
+  if #symbols ~= count then return nil, 'unreadable' end
+  local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
+    symbols = { string.byte(symbols, 1, -1) }, parsed = {}, records = {}, changed = {},
+    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id) }
+  b.expired = h.expired == '1' and '1' or '0'
+  b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload,
     expired = b.hold and '0' or b.expired }
   return b
 end
@@ -84,10 +103,6 @@ end
 local RECORD = '^(%d+)|(%d+)|(%d*)|(%d*)|(%d*)|([st]?)|([ln]?)|(%d*)|(.*)$'
 
 local function record_of(text)
-  if not text then
-    return { attempts = 0, doubts = 0, first_at = '', due_at = 0, intent = '', doubt = '', reason = '',
-      settled_at = '', code = '' }
-  end
   local attempts, doubts, first_at, due_at, intent, doubt, reason, settled_at, code = string.match(text, RECORD)
   if not attempts then corrupt('a recipient record') end
   return { attempts = tonumber(attempts), doubts = tonumber(doubts), first_at = first_at,
@@ -96,41 +111,57 @@ local function record_of(text)
 end
 
 local function record_text(r, state)
-  local due = state == D and int(r.due_at) or ''
-  return int(r.attempts) .. '|' .. int(r.doubts) .. '|' .. r.first_at .. '|' .. due .. '|' .. r.intent .. '|'
-    .. r.doubt .. '|' .. r.reason .. '|' .. r.settled_at .. '|' .. r.code
+  return r.attempts .. '|' .. r.doubts .. '|' .. r.first_at .. '|' .. (state == D and int(r.due_at) or '') .. '|'
+    .. r.intent .. '|' .. r.doubt .. '|' .. r.reason .. '|' .. r.settled_at .. '|' .. r.code
 end
 
-local function record(b, index)
+local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
+local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
+
+-- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
+local function look_at(b, index)
   local r = b.records[index]
-  if not r then
-    r = record_of(call('HGET', b.key, index))
-    b.records[index] = r
+  if r then return r end
+  local symbol = b.symbols[index + 1]
+  r = b.parsed[symbol]
+  if r then return r end
+  if symbol == UNTOUCHED then
+    r = { attempts = 0, doubts = 0, first_at = '', due_at = 0, intent = '', doubt = '', reason = '', settled_at = '',
+      code = '' }
+  elseif symbol == ALONE then
+    return record_of(b.h[int(index)] or '')
+  else
+    r = record_of(b.h['g' .. string.char(symbol)] or '')
   end
+  b.parsed[symbol] = r
   return r
 end
 
--- Reads the records of all recipients in one of these states at once (a batch has 100 at most).
-local function load_records(b, wanted)
-  local indexes = {}
-  for index = 0, b.count - 1 do
-    if wanted[b.st[index + 1]] and not b.records[index] then indexes[#indexes + 1] = index end
+-- Changes one recipient and moves the counters of its run. `act(b, index, r, state, x, y)` gets a copy.
+--
+-- The recipients of a report mostly start from one record and get one reply, so what `act` made of a
+-- record is remembered under `key` and used again. Not with a doubt, which also counts, and not without a key.
+local function change(b, index, key, act, x, y)
+  local before, from = b.st[index + 1], look_at(b, index)
+  local known = key and from.doubt == '' and from[key .. before]
+  local r, result = known and known.record, nil
+  if r then
+    b.st[index + 1] = known.state
+  else
+    r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
+      intent = from.intent, doubt = from.doubt, reason = from.reason, settled_at = from.settled_at, code = from.code }
+    result = act(b, index, r, before, x, y)
+    if key then from[key .. before] = { record = r, state = b.st[index + 1] } end
   end
-  if #indexes == 0 then return end
-  local texts = call('HMGET', b.key, unpack(indexes))
-  for at, index in ipairs(indexes) do b.records[index] = record_of(texts[at]) end
-end
-
--- Changes one recipient and moves the counters of its run.
-local function change(b, index, act)
-  local before, r = b.st[index + 1], record(b, index)
-  local result = act(r, before)
-  local after = b.st[index + 1]
+  b.records[index] = r
   b.changed[index] = true
+  local after = b.st[index + 1]
   if before ~= after then
-    b.dirty = true
-    add_count(run.id, COUNTER[before], -1)
-    add_count(run.id, COUNTER[after], 1)
+    local out, into = COUNTER[before], COUNTER[after]
+    if out ~= into then
+      moved[out] = (moved[out] or 0) - 1
+      moved[into] = (moved[into] or 0) + 1
+    end
     if is_final(after) then run_settled = true end
   end
   return result
@@ -138,7 +169,7 @@ end
 
 local function end_as(b, index, r, state)
   b.st[index + 1] = state
-  r.settled_at = int(now)
+  r.settled_at = NOW
 end
 
 local function defer(b, index, r, delay)
@@ -163,7 +194,7 @@ end
 
 -- It is not known whether the message arrived. No delay: it is never tried again.
 local function enter_doubt(b, index, r, reason, delay)
-  if r.first_at == '' then r.first_at = int(now) end
+  if r.first_at == '' then r.first_at = NOW end
   r.attempts = r.attempts + 1
   r.doubts = r.doubts + 1
   r.doubt = 's'
@@ -183,39 +214,38 @@ local function hand_back(b, index, r)
   end
 end
 
--- An outcome `o` for a recipient in intent.
-local function settle(b, index, r, o, fraction)
+-- Keeps what the relay said. The text of an earlier attempt is replaced, if only by nothing.
+local function take_detail(b, index, o)
+  if o.kind ~= 'w' and (o.detail ~= '' or look_at(b, index).attempts > 0) then b.detail[index] = o.detail end
+end
+
+-- An outcome `o` for a recipient in intent; its detail is taken apart.
+local function settle(b, index, r, _, o, fraction)
   if o.kind == 'w' then return hand_back(b, index, r) end
-  if r.first_at == '' then r.first_at = int(now) end
+  if r.first_at == '' then r.first_at = NOW end
   r.code = o.code
-  b.detail[index] = o.detail
-  local elapsed = math.max(now - tonumber(r.first_at), 0)
-  local delay = retry_in(r.attempts + 1, fraction, elapsed, o.after)
-  if o.kind == 'u' then return enter_doubt(b, index, r, 'l', delay) end
   if o.kind == 'a' then
     end_as(b, index, r, A)
   elseif o.kind == 'r' then
     end_as(b, index, r, R)
-  elseif delay then
-    defer(b, index, r, delay)
   else
-    end_as(b, index, r, X)
+    local elapsed = math.max(now - tonumber(r.first_at), 0)
+    local delay = retry_in(r.attempts + 1, fraction, elapsed, o.after)
+    if o.kind == 'u' then return enter_doubt(b, index, r, 'l', delay) end
+    if delay then defer(b, index, r, delay) else end_as(b, index, r, X) end
   end
   r.attempts = r.attempts + 1
   r.doubt = ''
 end
 
-local function grant_intent(b, index, fence)
-  local counter = fence_counter(fence)
-  b.fields['f' .. counter] = fence
-  change(b, index, function(r)
-    b.st[index + 1] = I
-    r.intent = counter
-    if r.doubt == 's' and r.reason ~= '' then
-      r.doubt = 't'
-      count_resend(r.reason, 1)
-    end
-  end)
+-- An intent under the fence with this counter.
+local function grant(b, index, r, _, counter)
+  b.st[index + 1] = I
+  r.intent = counter
+  if r.doubt == 's' and r.reason ~= '' then
+    r.doubt = 't'
+    count_resend(r.reason, 1)
+  end
 end
 
 local function clear_standing_doubt(r)
@@ -226,21 +256,23 @@ local function clear_standing_doubt(r)
   end
 end
 
-local function fact_of(b, index, r, state, counter, o, fraction)
+local function fact_of(b, index, r, state, o, about)
+  local counter, fraction = about.counter, about.fraction
   local own_intent = state == I and (IGNORE_FENCES or r.intent == counter)
   if o.kind == 'a' then
     if state == A then return 'already' end
     if own_intent then r.attempts = r.attempts + 1 end
     clear_standing_doubt(r)
-    if r.first_at == '' then r.first_at = int(now) end
+    if r.first_at == '' then r.first_at = NOW end
     r.code = o.code
-    b.detail[index] = o.detail
+    about.detail = true
     r.doubt = ''
     end_as(b, index, r, A)
     return 'applied'
   end
   if own_intent then
-    settle(b, index, r, o, fraction)
+    about.detail = true
+    settle(b, index, r, state, o, fraction)
     return 'applied'
   end
   local from_doubt = (state == D or state == U) and r.doubt == 's' and (IGNORE_FENCES or r.intent == counter)
@@ -253,26 +285,37 @@ local function fact_of(b, index, r, state, counter, o, fraction)
   clear_standing_doubt(r)
   r.settled_at = ''
   b.st[index + 1] = P
-  settle(b, index, r, o, fraction)
+  about.detail = true
+  settle(b, index, r, state, o, fraction)
   return 'applied'
 end
 
 -- A fact about one recipient: 'applied', 'already' or 'refused'.
 local function fact(b, fence, o, fraction)
   local counter = fence_counter(fence)
-  local known = b.fields['f' .. counter] or call('HGET', b.key, 'f' .. counter)
+  local known = b.fields['f' .. counter] or b.h['f' .. counter]
   if not known or fences_differ(known, fence) then return 'refused' end
   if o.index >= b.count then return 'refused' end
-  return change(b, o.index, function(r, state) return fact_of(b, o.index, r, state, counter, o, fraction) end)
+  local about = { counter = counter, fraction = fraction, detail = false }
+  local status = change(b, o.index, nil, fact_of, o, about)
+  if about.detail then take_detail(b, o.index, o) end
+  return status
+end
+
+local function doubt_not_recorded(b, index, r, _, grace)
+  enter_doubt(b, index, r, 'n', grace)
+end
+
+local function cancel_pending(b, index, r)
+  end_as(b, index, r, r.reason ~= '' and U or C)
 end
 
 -- Everybody in intent becomes in doubt: outcome not recorded. How many.
 local function doubt_intents(b, grace)
-  load_records(b, { [I] = true })
   local doubts = 0
   for index = 0, b.count - 1 do
     if b.st[index + 1] == I then
-      change(b, index, function(r) enter_doubt(b, index, r, 'n', grace) end)
+      change(b, index, 'doubt', doubt_not_recorded, grace)
       doubts = doubts + 1
     end
   end
@@ -307,11 +350,10 @@ local function place_of_rest(b)
     if state == D then deferred = true end
   end
   if not deferred then return 'settled' end
-  load_records(b, { [D] = true })
   local due = {}
   for index = 0, b.count - 1 do
     if b.st[index + 1] == D then
-      local at = record(b, index).due_at
+      local at = look_at(b, index).due_at
       if at <= now then return 'ready' end
       due[#due + 1] = at
       if not earliest or at < earliest then earliest = at end
@@ -324,25 +366,64 @@ local function place_of_rest(b)
   return 'delayed', latest
 end
 
+-- Gives each changed recipient the symbol of its record: one that has it already, or a free one.
+local function write_records(b, set, drop)
+  local used, by_text, free = {}, {}, SYMBOL_FIRST
+  for index = 0, b.count - 1 do
+    if not b.changed[index] then used[b.symbols[index + 1]] = true end
+  end
+  for symbol in pairs(used) do
+    if symbol ~= UNTOUCHED and symbol ~= ALONE then by_text[b.h['g' .. string.char(symbol)]] = symbol end
+  end
+  for index in pairs(b.changed) do
+    local r, is_deferred = b.records[index], b.st[index + 1] == D
+    local symbol = is_deferred == r.written_deferred and r.symbol
+    local text = symbol and '' or record_text(r, b.st[index + 1])
+    symbol = symbol or by_text[text]
+    if not symbol then
+      while used[free] or free == UNTOUCHED do free = free + 1 end
+      symbol = free <= SYMBOL_LAST and free or ALONE
+      local field = symbol == ALONE and int(index) or 'g' .. string.char(symbol)
+      b.h[field] = text
+      b.parsed[symbol] = nil
+      set[#set + 1] = field
+      set[#set + 1] = text
+      if symbol ~= ALONE then
+        used[symbol], by_text[text] = true, symbol
+      end
+    end
+    if symbol ~= ALONE then r.symbol, r.written_deferred = symbol, is_deferred end
+    if b.symbols[index + 1] == ALONE and symbol ~= ALONE then drop[#drop + 1] = int(index) end
+    b.symbols[index + 1] = symbol
+  end
+end
+
+local function write_letters(b, set, name, letters)
+  for piece = 0, floor_div(b.count - 1, PIECE) do
+    local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
+    local field = name .. piece
+    if b.h[field] ~= text then
+      b.h[field] = text
+      set[#set + 1] = field
+      set[#set + 1] = text
+    end
+  end
+end
+
 -- Recipients, fences and counters. Placing the batch is a step of its own, after this.
 local function commit(b)
-  local set = {}
-  for index in pairs(b.changed) do
-    set[#set + 1] = index
-    set[#set + 1] = record_text(b.records[index], b.st[index + 1])
-  end
-  if b.dirty then
-    for piece = 0, floor_div(b.count - 1, PIECE) do
-      local to = math.min((piece + 1) * PIECE, b.count)
-      set[#set + 1] = 's' .. piece
-      set[#set + 1] = string.char(unpack(b.st, piece * PIECE + 1, to))
-    end
+  local set, gone = {}, {}
+  if next(b.changed) then
+    write_records(b, set, gone)
+    write_letters(b, set, 's', b.st)
+    write_letters(b, set, 'm', b.symbols)
   end
   for field, value in pairs(b.fields) do
     set[#set + 1] = field
     set[#set + 1] = value
   end
   if #set > 0 then call('HSET', b.key, unpack(set)) end
+  if #gone > 0 then call('HDEL', b.key, unpack(gone)) end
   local keep, drop = {}, {}
   for index, text in pairs(b.detail) do
     if text == '' then
@@ -354,12 +435,14 @@ local function commit(b)
   end
   if #keep > 0 then call('HSET', b.details, unpack(keep)) end
   if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
-  b.changed, b.fields, b.detail, b.dirty = {}, {}, {}, false
+  b.changed, b.fields, b.detail = {}, {}, {}
 end
 
 local function write_run()
+  for name, by in pairs(moved) do add_count(run.id, name, by) end
+  moved = {}
   write_counts()
-  if run_settled then call('HSET', K.count, run.id .. '|settled_at', int(now)) end
+  if run_settled then call('HSET', K.count, run.id .. '|settled_at', NOW) end
   if woke then wake_all() end
 end
 
@@ -367,10 +450,9 @@ end
 -- where it belongs. Nobody may be in intent. Writes the batch; `write_run` is left to the caller.
 local function put_back(b, from)
   if run.cancelled then
-    load_records(b, { [P] = true, [D] = true })
     for index = 0, b.count - 1 do
       if not is_final(b.st[index + 1]) then
-        change(b, index, function(r) end_as(b, index, r, r.reason ~= '' and U or C) end)
+        change(b, index, 'cancel', cancel_pending)
       end
     end
   end

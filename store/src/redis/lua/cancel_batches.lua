@@ -15,7 +15,7 @@ for n = 0, number - 1 do
   end
 end
 for _, pair in ipairs(found) do put_back(pair[1], pair[2]) end
-local converted = -(counts[id .. '|pending'] or 0)
+local converted = -(moved.pending or 0)
 if ARGV[4] == '1' then call('ZREM', K.to_cancel, id) end
 write_run()
 return converted

@@ -16,12 +16,12 @@ local lane_paused = call('SISMEMBER', K.lanes, run.lane) == 1
 local function refusal(index)
   if index >= b.count then return 'repeated' end
   local state = b.st[index + 1]
-  if state == I and record(b, index).intent == counter then return nil end
+  if state == I and look_at(b, index).intent == counter then return nil end
   if not fresh then return 'repeated' end
   if is_final(state) or state == I then return 'settled' end
   if run.cancelled then return 'cancelled' end
   if run.parked or lane_paused then return 'paused' end
-  if state == D and record(b, index).due_at > now then return 'not_due' end
+  if state == D and look_at(b, index).due_at > now then return 'not_due' end
   if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end
   if open >= window then return 'window' end
   return nil
@@ -36,7 +36,8 @@ for _, index in ipairs(REPORT.intents) do
   else
     granted[#granted + 1] = index
     if b.st[index + 1] ~= I then
-      grant_intent(b, index, b.hold.fence)
+      b.fields['f' .. counter] = b.hold.fence
+      change(b, index, 'grant', grant, counter)
       open = open + 1
     end
   end

@@ -8,11 +8,8 @@ local id, fraction, number = ARGV[1], num(ARGV[2], 'fraction'), num(ARGV[3], 'fa
 local facts = {}
 for n = 0, number - 1 do
   local at = 4 + n * 6
-  local o = { index = num(ARGV[at + 1], 'index'), kind = ARGV[at + 2], code = ARGV[at + 3], detail = ARGV[at + 4],
-    after = num(ARGV[at + 5], 'retry after') }
-  if not string.match(o.kind, '^[adruw]$') then corrupt('the outcome ' .. o.kind) end
   fence_counter(ARGV[at])
-  facts[#facts + 1] = { fence = ARGV[at], outcome = o }
+  facts[#facts + 1] = { fence = ARGV[at], outcome = outcome_at(at + 1) }
 end
 
 local answers = {}

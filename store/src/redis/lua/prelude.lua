@@ -26,6 +26,8 @@ local function corrupt(what)
   error({ err = 'CORRUPT ' .. what })
 end
 
+local NOW = int(now)
+
 -- Numbers of arguments and fields: nil or junk is an error, not a zero.
 local function num(text, what)
   local n = tonumber(text)

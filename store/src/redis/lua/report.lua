@@ -8,13 +8,6 @@
 local REPORT = { id = ARGV[1], fence = ARGV[2], sequence = num(ARGV[3], 'sequence'),
   progress = num(ARGV[4], 'progress'), fraction = num(ARGV[5], 'fraction'), outcomes = {}, intents = {} }
 
-local function outcome_at(at)
-  local o = { index = num(ARGV[at], 'index'), kind = ARGV[at + 1], code = ARGV[at + 2], detail = ARGV[at + 3],
-    after = num(ARGV[at + 4], 'retry after') }
-  if not string.match(o.kind, '^[adruw]$') then corrupt('the outcome ' .. o.kind) end
-  return o
-end
-
 do
   local at = 9
   for _ = 1, num(ARGV[8], 'outcomes') do
@@ -60,8 +53,9 @@ local function take_outcomes(b)
   if REPORT.sequence >= seen then
     for _, o in ipairs(REPORT.outcomes) do
       if o.index < b.count and b.st[o.index + 1] == I
-        and (IGNORE_FENCES or record(b, o.index).intent == counter) then
-        change(b, o.index, function(r) settle(b, o.index, r, o, REPORT.fraction) end)
+        and (IGNORE_FENCES or look_at(b, o.index).intent == counter) then
+        take_detail(b, o.index, o)
+        change(b, o.index, o.key, settle, o, REPORT.fraction)
         hold.progress_at = now
       end
     end
