@@ -262,10 +262,13 @@ impl Shell {
         let sent_at_ms = clock.boot_ms();
         match call {
             Call::Lease(wish) => self.call_lease(id, wish, timeout),
-            Call::Checkpoint(reports) => drop(tokio::spawn(async move {
-                let answer = dispatch.checkpoint(reports, timeout).await;
-                answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
-            })),
+            Call::Checkpoint(mut reports) => {
+                self.sabotage.strip(&mut reports);
+                tokio::spawn(async move {
+                    let answer = dispatch.checkpoint(reports, timeout).await;
+                    answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
+                });
+            }
             Call::Finish(reports) => drop(tokio::spawn(async move {
                 let answer = dispatch.finish(reports, timeout).await;
                 answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
