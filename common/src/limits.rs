@@ -53,3 +53,10 @@ pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 pub const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
 /// The longest wait a deferral may ask for ("try again in …").
 pub const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
+/// Bytes of all fields of one batch: a batch closes early rather than pass it, so that a lease answer of
+/// `LEASES_PER_CALL_MAX` batches fits one gRPC message.
+pub const BATCH_BYTES_MAX: usize = 192 * 1024;
+/// Bytes of one recipient key.
+pub const KEY_BYTES_MAX: usize = 256;
+/// Bytes of all recipients that a split holds in part-filled batches.
+pub const SPLIT_OPEN_BYTES_MAX: usize = 4 * 1024 * 1024;

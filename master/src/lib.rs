@@ -1,1 +1,23 @@
+//! The master: takes campaigns, splits their audiences into batches, leases batches to workers.
+//!
+//! Every master is the same and keeps nothing of its own: all that matters is in the store and in the
+//! storage, so any of them may die at any time. In reading order: what is submitted comes in through
+//! `api` and is checked in `campaign`; `audience` reads rows, `split` makes batches of them; `lease` hands
+//! those to workers; `loops` are the duties that run by themselves.
 
+pub mod api;
+pub mod audience;
+pub mod campaign;
+mod config;
+mod core;
+mod http;
+pub mod lease;
+pub mod loops;
+mod metered;
+mod metrics;
+pub mod split;
+mod start;
+pub mod storage;
+
+pub use config::{LeaseSettings, MasterConfig, StartError};
+pub use start::{RunningMaster, start};

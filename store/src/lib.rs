@@ -11,6 +11,7 @@ pub mod conformance;
 pub mod embedded;
 pub mod error;
 pub mod open;
+pub mod redis;
 pub mod url;
 
 pub use api::*;

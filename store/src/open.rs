@@ -1,6 +1,6 @@
 //! Opening a store by URL.
 
-use crate::{Result, Store, StoreError, StoreUrl, embedded};
+use crate::{Result, Store, StoreUrl, embedded, redis};
 use postrider_common::Clock;
 use std::sync::Arc;
 
@@ -25,6 +25,6 @@ pub async fn open(url: &StoreUrl, options: Options) -> Result<Arc<dyn Store>> {
     match url {
         StoreUrl::EmbeddedMemory => Ok(Arc::new(embedded::Embedded::in_memory(options.clock))),
         StoreUrl::EmbeddedFile(path) => Ok(Arc::new(embedded::Embedded::open(path, options.clock).await?)),
-        StoreUrl::Redis(_) => Err(StoreError::Url("redis:// is being built".to_owned())),
+        StoreUrl::Redis(url) => Ok(Arc::new(redis::Redis::connect(url, options).await?)),
     }
 }

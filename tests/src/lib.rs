@@ -1,1 +1,31 @@
+//! The harness of the end-to-end tests.
+//!
+//! Everything under test is a process of its own: redis-server on a private socket, masters, workers,
+//! the SMTP sink. The harness speaks to Postrider only as an operator does, through the command line,
+//! and to the processes through signals. What happened is judged by `judge` from two sources that
+//! Postrider cannot colour: the sink's own ledger and the log of the faults that were injected. Postrider's
+//! counters are compared with them, never believed.
+//!
+//! In reading order: a `Fleet` is started, a campaign is `applied` and run, a `Watcher` polls it, faults
+//! are injected and noted in the `FaultLog`, and `judge` says what was wrong.
 
+pub mod audience;
+pub mod binary;
+pub mod client;
+pub mod faults;
+pub mod fleet;
+pub mod judge;
+pub mod ledger;
+pub mod process;
+pub mod redis_server;
+pub mod settings;
+pub mod summary;
+pub mod wait;
+pub mod watcher;
+
+pub use audience::{Audience, Campaign};
+pub use client::{Client, RecipientLine, Run};
+pub use faults::{Fault, FaultLog, Role};
+pub use fleet::Fleet;
+pub use judge::{Findings, Rules, Violation};
+pub use settings::Settings;

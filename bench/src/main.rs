@@ -1,0 +1,50 @@
+//! Measures a whole Postrider: real processes, a real Redis with every write on disk, the SMTP sink.
+//!
+//! `memory` asks what a queued recipient costs in Redis; `throughput` how many messages a second arrive.
+//! The program measured is `POSTRIDER_BIN`, which `scripts/bench` sets to a release build.
+
+mod memory;
+mod people;
+mod throughput;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Debug, Parser)]
+#[command(name = "postrider-bench", about = "Measures Postrider on this machine")]
+struct Arguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// Bytes of Redis per queued recipient: address, name and three merge fields.
+    Memory {
+        #[arg(long, default_value_t = 1_000_000)]
+        recipients: usize,
+    },
+    /// Messages per second from submit to sink, and the share of one core that Redis takes.
+    Throughput {
+        #[arg(long, default_value_t = 50_000)]
+        recipients: usize,
+        #[arg(long, default_value_t = 1)]
+        masters: usize,
+        #[arg(long, default_value_t = 2)]
+        workers: usize,
+        /// Connections of each worker to the sink.
+        #[arg(long, default_value_t = 32)]
+        connections: u32,
+        /// The sink answers this much later.
+        #[arg(long, default_value_t = 0)]
+        latency_ms: u64,
+    },
+}
+
+fn main() {
+    match Arguments::parse().what {
+        What::Memory { recipients } => memory::measure(recipients),
+        What::Throughput { recipients, masters, workers, connections, latency_ms } => {
+            throughput::measure(&throughput::Load { recipients, masters, workers, connections, latency_ms });
+        }
+    }
+}

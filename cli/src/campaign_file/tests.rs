@@ -1,0 +1,154 @@
+//! Good files become campaigns; every wrong one says what, where and what to write instead.
+
+use super::*;
+use crate::failure::Exit;
+use postrider_common::campaign::AudienceFormat;
+
+const GOOD: &str = r#"
+name = "daily-digest"
+from = "Acme Digest <digest@acme.example>"
+reply_to = "support@acme.example"
+lane = "bulk"
+on_unknown = "hold"
+schedule = { cron = "0 8 * * *", time_zone = "Europe/Berlin" }
+[audience]
+csv = "recipients.csv"
+address = "email"
+[template]
+subject = "Your digest, {{ name }}"
+html = "digest.html"
+text_inline = "Hello {{ name }}"
+headers = { X-Team = "news" }
+tags = ["digest"]
+"#;
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    std::fs::write(folder.path().join("recipients.csv"), "email,name\nada@example.com,Ada\n").expect("written");
+    std::fs::write(folder.path().join("digest.html"), "<p>Hello {{ name }}</p>\n").expect("written");
+    std::fs::write(folder.path().join("broken.html"), "<p>\n  {{ name \n</p>\n").expect("written");
+    std::fs::write(folder.path().join("latin1.txt"), b"caf\xe9").expect("written");
+    std::fs::write(folder.path().join("big.html"), vec![b'x'; 1024 * 1024 + 1]).expect("written");
+    std::fs::write(folder.path().join("empty.csv"), "").expect("written");
+    folder
+}
+
+fn complaint(text: &str) -> String {
+    let folder = folder();
+    let failure = parse_campaign("c.toml", folder.path(), text).expect_err("it must be refused");
+    assert_eq!(failure.exit, Exit::Usage);
+    failure.message.replace(&format!("{}/", folder.path().display()), "")
+}
+
+#[test]
+fn a_good_file_becomes_a_campaign() {
+    let folder = folder();
+    let file = parse_campaign("c.toml", folder.path(), GOOD).expect("good");
+    let campaign = &file.campaign;
+    assert_eq!((campaign.name.as_str(), campaign.lane.as_str()), ("daily-digest", "bulk"));
+    assert_eq!((campaign.on_unknown, campaign.on_bad_row), (OnUnknown::Hold, OnBadRow::Skip));
+    assert_eq!(campaign.schedule.as_ref().map(|s| s.time_zone.as_str()), Some("Europe/Berlin"));
+    assert_eq!(campaign.message.html, "<p>Hello {{ name }}</p>\n");
+    assert_eq!(campaign.message.text, "Hello {{ name }}");
+    assert_eq!(campaign.message.reply_to, "support@acme.example");
+    assert_eq!(campaign.message.headers.get("X-Team").map(String::as_str), Some("news"));
+    assert_eq!(campaign.message.tags, ["digest"]);
+    let audience = file.audience.expect("an audience");
+    assert_eq!((audience.format, audience.address_field.as_str()), (AudienceFormat::Csv, "email"));
+    assert_eq!(audience.path, folder.path().join("recipients.csv"));
+    assert_eq!(file.notices.len(), 1);
+}
+
+#[test]
+fn everything_wrong_is_told_at_once_with_its_line() {
+    let text = "nam = \"x\"\nfrom = \"nobody\"\n[template]\nhtml = \"none.html\"\n";
+    let expected = [
+        "c.toml:1: there is no key nam; the nearest is name",
+        "c.toml: name is missing: write name = \"daily-digest\"",
+        "c.toml:2: from: 'nobody' is not a sender: write it like \"Acme Digest <digest@acme.example>\"",
+        "c.toml:3: template.subject is missing: write subject = \"…\"",
+        "c.toml:4: template.html: none.html: No such file or directory (os error 2)",
+    ];
+    let given = complaint(text);
+    let lines: Vec<&str> = given.lines().map(str::trim).collect();
+    assert_eq!(lines, expected);
+}
+
+#[test]
+fn wrong_files_say_what_to_write() {
+    // What to replace in the good file, by what, and what is said then.
+    let rows = [
+        ("name = \"daily-digest\"", "name = \"Daily Digest\"", "c.toml:2: name: 'Daily Digest' is not a campaign name"),
+        ("name = \"daily-digest\"", "name = 3", "c.toml:2: name must be a text in quotes, not a whole number"),
+        ("lane = \"bulk\"", "lane = \"Bulk\"", "c.toml:5: lane: 'Bulk' is not a lane name"),
+        ("on_unknown = \"hold\"", "on_unknown = \"drop\"", "on_unknown must be one of resend, hold, not 'drop'"),
+        ("time_zone", "timezone", "c.toml:7: there is no key schedule.timezone; the nearest is schedule.time_zone"),
+        ("cron = \"0 8 * * *\", ", "", "c.toml:7: schedule.cron is missing"),
+        (
+            "cron = \"0 8 * * *\"",
+            "cron = \"0 8 * * *\", overlap = \"skip\"",
+            "schedule.overlap comes with the scheduler",
+        ),
+        ("csv = \"recipients.csv\"", "csv = \"none.csv\"", "c.toml:9: audience none.csv: No such file"),
+        ("csv = \"recipients.csv\"", "csv = \"empty.csv\"", "audience empty.csv: it is empty"),
+        ("csv = \"recipients.csv\"", "", "[audience] names no source"),
+        ("csv = \"recipients.csv\"", "sql = { url = \"env:X\", query = \"q\" }", "audience.sql comes later"),
+        ("csv = \"recipients.csv\"", "http = \"http://x\"", "audience.http comes later"),
+        (
+            "csv = \"recipients.csv\"",
+            "csv = \"recipients.csv\"\nndjson = \"a\"",
+            "csv and audience.ndjson are both there",
+        ),
+        ("csv = \"recipients.csv\"", "csv = \"recipients.csv\"\non_bad_row = \"stop\"", "must be one of skip, fail"),
+        (
+            "address = \"email\"",
+            "address = \"mail\"",
+            "there is no column 'mail' (audience.address); the nearest is 'email'",
+        ),
+        ("address = \"email\"", "address = \"email\"\nkey = \"id\"", "there is no column 'id' (audience.key)"),
+        ("address = \"email\"", "", "audience.address is missing"),
+        ("html = \"digest.html\"", "html = \"latin1.txt\"", "template.html: latin1.txt: it is not UTF-8 at byte 3"),
+        ("html = \"digest.html\"", "html = \"big.html\"", "more than template_bytes_max (1048576)"),
+        ("text_inline", "txt_inline", "there is no key template.txt_inline; the nearest is template.text_inline"),
+        ("tags = [\"digest\"]", "tags = \"digest\"", "template.tags must be a list of texts"),
+        ("tags = [\"digest\"]", "reply_to = \"a@b.example\"", "reply_to is there twice"),
+        ("tags = [\"digest\"]", "html_inline = \"x\"", "template.html and template.html_inline are both there"),
+        ("X-Team = \"news\"", "X-Team = 3", "template.headers.X-Team must be a text, not a whole number"),
+        ("html = \"digest.html\"", "html = \"broken.html\"", "broken.html:3:2: syntax error"),
+        ("Hello {{ name }}", "Hello {% if %}", "c.toml: template.text line 1"),
+        ("{{ name }}\"", "{{ name\"", "c.toml: template.subject line 1"),
+        ("X-Team", "Bcc", "headers.Bcc"),
+        ("[template]", "[templates]", "there is no key templates; the nearest is template"),
+    ];
+    for (from, to, expected) in rows {
+        assert!(GOOD.contains(from), "{from}");
+        let text = complaint(&GOOD.replacen(from, to, 1));
+        assert!(text.contains(expected), "{to}\n{text}");
+    }
+}
+
+#[test]
+fn a_message_file_is_short_or_a_campaign() {
+    let folder = folder();
+    let parse = |text: &str, from| parse_message("m.toml", folder.path(), text, from);
+    let bare = "from = \"a@acme.example\"\nsubject = \"Hi\"\nhtml = \"digest.html\"\nlane = \"bulk\"\n";
+    let file = parse(bare, None).expect("good");
+    assert_eq!((file.message.subject.as_str(), file.lane.as_ref().map(LaneName::as_str)), ("Hi", Some("bulk")));
+    let file = parse(GOOD, None).expect("a campaign file will do");
+    assert_eq!(file.message.from, "Acme Digest <digest@acme.example>");
+    let without = "subject = \"Hi\"\ntext_inline = \"x\"\n";
+    assert!(parse(without, None).expect_err("no sender").message.contains("from is missing"));
+    assert_eq!(parse(without, Some("b@acme.example")).expect("good").message.from, "b@acme.example");
+    assert!(parse(without, Some("b")).expect_err("wrong").message.contains("--from 'b' is not a sender"));
+    let text = parse("subjekt = \"Hi\"\n", None).expect_err("unknown").message;
+    assert!(text.contains("m.toml:1: there is no key subjekt; the nearest is subject"), "{text}");
+}
+
+#[test]
+fn an_audience_given_apart_is_told_by_its_ending() {
+    let folder = folder();
+    let of = |name: &str| AudienceFile::of_path(&folder.path().join(name), "email", None);
+    assert_eq!(of("recipients.csv").expect("good").format, AudienceFormat::Csv);
+    assert!(of("digest.html").expect_err("no ending").message.contains("must end in .csv, .ndjson or .jsonl"));
+    assert!(of("none.csv").expect_err("none").message.contains("No such file"));
+}

@@ -1,0 +1,244 @@
+//! `campaign …`: definitions, and starting runs of them.
+
+use crate::campaign_file::{self, AudienceFile};
+use crate::client::{self, Client};
+use crate::context::Context;
+use crate::failure::Result;
+use crate::follow;
+use crate::output;
+use crate::shapes::{Applied, Campaign, Started};
+use crate::upload::upload;
+use clap::Subcommand;
+use postrider_proto::v1;
+use std::path::PathBuf;
+
+/// Column of the address in `--audience FILE` when the campaign has no audience of its own.
+const ADDRESS_FIELD: &str = "email";
+const PAGE: u32 = 500;
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum CampaignCommand {
+    /// Create or replace a definition; uploads its templates and audience
+    Apply {
+        /// Campaign file (TOML)
+        file: PathBuf,
+    },
+    /// List definitions
+    List,
+    /// Show one definition
+    Show { name: String },
+    /// Start a run now
+    Run(RunArgs),
+    /// Start no further runs
+    Pause { name: String },
+    /// Allow runs again
+    Resume { name: String },
+    /// Remove the definition; runs and their results stay
+    Delete { name: String },
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct RunArgs {
+    pub name: String,
+    /// Show progress, end with the report; fails if the run does not finish
+    #[arg(long)]
+    pub wait: bool,
+    /// Recipients for this run instead of the campaign's own (.csv, .ndjson)
+    #[arg(long, value_name = "FILE")]
+    pub audience: Option<PathBuf>,
+    /// The same key again is the same run
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+}
+
+pub async fn perform(context: &Context, command: CampaignCommand) -> Result<()> {
+    match command {
+        CampaignCommand::Apply { file } => {
+            let file = campaign_file::read_campaign(&file)?;
+            let (mut client, bytes_max) = context.client()?;
+            apply(context, &mut client, file, bytes_max).await
+        }
+        CampaignCommand::List => list(context).await,
+        CampaignCommand::Show { name } => {
+            let (mut client, _) = context.client()?;
+            show(context, get(&mut client, &name).await?)
+        }
+        CampaignCommand::Run(args) => run(context, args).await,
+        CampaignCommand::Pause { name } => {
+            let (mut client, _) = context.client()?;
+            let request = v1::PauseCampaignRequest { name: name.clone() };
+            let call = |channel| {
+                let request = request.clone();
+                async move { client::campaigns(channel).pause_campaign(request).await }
+            };
+            client.call(call).await?;
+            done(context, &name, "paused")
+        }
+        CampaignCommand::Resume { name } => {
+            let (mut client, _) = context.client()?;
+            let request = v1::ResumeCampaignRequest { name: name.clone() };
+            let call = |channel| {
+                let request = request.clone();
+                async move { client::campaigns(channel).resume_campaign(request).await }
+            };
+            client.call(call).await?;
+            done(context, &name, "resumed")
+        }
+        CampaignCommand::Delete { name } => {
+            let (mut client, _) = context.client()?;
+            let request = v1::DeleteCampaignRequest { name: name.clone() };
+            let call = |channel| {
+                let request = request.clone();
+                async move { client::campaigns(channel).delete_campaign(request).await }
+            };
+            client.call(call).await?;
+            done(context, &name, "deleted")
+        }
+    }
+}
+
+fn done(context: &Context, name: &str, what: &str) -> Result<()> {
+    if context.json() {
+        output::json(&serde_json::json!({ "campaign": name, "done": what }))
+    } else {
+        output::line(format!("campaign {name} {what}"))
+    }
+}
+
+async fn apply(
+    context: &Context,
+    client: &mut Client,
+    file: campaign_file::CampaignFile,
+    bytes_max: u64,
+) -> Result<()> {
+    let mut campaign = file.campaign;
+    if let Some(audience) = &file.audience {
+        campaign.audience = Some(upload(client, audience, bytes_max).await?);
+    }
+    let name = campaign.name.to_string();
+    let wire = v1::Campaign::from(campaign);
+    let request = v1::ApplyCampaignRequest { campaign: Some(wire), idempotency_key: String::new() };
+    let call = |channel| {
+        let request = request.clone();
+        async move { client::campaigns(channel).apply_campaign(request).await }
+    };
+    let answer = client.call(call).await?;
+    for notice in &file.notices {
+        eprintln!("note: {notice}");
+    }
+    if context.json() {
+        return output::json(&Applied { campaign: name, version: answer.version, changed: answer.changed });
+    }
+    let what = if answer.changed { "applied" } else { "is unchanged" };
+    output::line(format!("campaign {name} {what} (version {})", answer.version))
+}
+
+/// The wire form of one definition.
+async fn get(client: &mut Client, name: &str) -> Result<v1::CampaignRecord> {
+    let request = v1::GetCampaignRequest { name: name.to_owned() };
+    let call = |channel| {
+        let request = request.clone();
+        async move { client::campaigns(channel).get_campaign(request).await }
+    };
+    let answer = client.call(call).await?;
+    Ok(answer.campaign.unwrap_or_default())
+}
+
+async fn list(context: &Context) -> Result<()> {
+    let (mut client, _) = context.client()?;
+    let (mut after, mut rows) = (String::new(), Vec::new());
+    loop {
+        let request = v1::ListCampaignsRequest { after, limit: PAGE };
+        let call = |channel| {
+            let request = request.clone();
+            async move { client::campaigns(channel).list_campaigns(request).await }
+        };
+        let page = client.call(call).await?;
+        for record in page.campaigns {
+            let one = Campaign::from_wire(record)?;
+            if context.json() {
+                output::json(&one)?;
+            } else {
+                let schedule = one.schedule.map_or("on demand".to_owned(), |s| format!("{} {}", s.cron, s.time_zone));
+                let state = if one.paused { "paused" } else { "active" };
+                let applied = one.applied_at.unwrap_or_default();
+                rows.push(vec![one.campaign, state.into(), one.lane, one.version.to_string(), schedule, applied]);
+            }
+        }
+        if page.next.is_empty() {
+            break;
+        }
+        after = page.next;
+    }
+    if context.json() {
+        return Ok(());
+    }
+    output::table(&["CAMPAIGN", "STATE", "LANE", "VERSION", "SCHEDULE", "APPLIED"], rows)
+}
+
+fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
+    let one = Campaign::from_wire(record)?;
+    if context.json() {
+        return output::json(&one);
+    }
+    let audience = one.audience.map_or("none (campaign run NAME --audience FILE)".to_owned(), |audience| {
+        let id = audience.id.map_or("inline rows".to_owned(), |id| format!("upload {}", &id[..id.len().min(12)]));
+        let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();
+        format!("{id}, address {}{key}", audience.address)
+    });
+    let schedule = one.schedule.map_or("none".to_owned(), |s| {
+        format!("{} {} (kept; this version does not start runs by schedule)", s.cron, s.time_zone)
+    });
+    let rows = [
+        ("campaign", format!("{} (version {})", one.campaign, one.version)),
+        ("state", if one.paused { "paused" } else { "active" }.to_owned()),
+        ("from", output::clean(&one.from)),
+        ("subject", output::clean(&one.subject)),
+        ("templates", format!("html {} bytes, text {} bytes", one.html_bytes, one.text_bytes)),
+        ("lane", one.lane),
+        ("policies", format!("on_unknown {}, on_bad_row {}", one.on_unknown, one.on_bad_row)),
+        ("audience", audience),
+        ("schedule", schedule),
+        ("applied", one.applied_at.unwrap_or_default()),
+    ];
+    let lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("{name:<12} {value}")).collect();
+    output::line(lines.join("\n"))
+}
+
+async fn run(context: &Context, args: RunArgs) -> Result<()> {
+    let (mut client, bytes_max) = context.client()?;
+    let audience = match &args.audience {
+        None => None,
+        Some(path) => {
+            // Wrong files are told before anything is asked of a master.
+            AudienceFile::exists(path)?;
+            let own = get(&mut client, &args.name).await?.campaign.and_then(|c| c.audience);
+            let (address, key) = own.map_or((ADDRESS_FIELD.to_owned(), String::new()), |audience| {
+                (audience.address_field, audience.key_field)
+            });
+            let file = AudienceFile::of_path(path, &address, Some(key).filter(|key| !key.is_empty()))?;
+            Some(v1::AudienceSource::from(upload(&mut client, &file, bytes_max).await?))
+        }
+    };
+    let idempotency_key = args.idempotency_key.unwrap_or_else(|| client.idempotency_key());
+    let request = v1::RunCampaignRequest { campaign: args.name, idempotency_key, audience };
+    let call = |channel| {
+        let request = request.clone();
+        async move { client::campaigns(channel).run_campaign(request).await }
+    };
+    let answer = client.call(call).await?;
+    started(context, &mut client, Started { run: answer.run_id, created: answer.created }, args.wait).await
+}
+
+/// Prints the run id; with `wait`, follows it to its end.
+pub async fn started(context: &Context, client: &mut Client, started: Started, wait: bool) -> Result<()> {
+    match (context.json(), wait) {
+        (true, false) => output::json(&started),
+        // The last line of `--wait` carries the id, so that there is one object to read.
+        (true, true) => follow::wait(client, &*context.clock, &started.run, true).await,
+        (false, _) => {
+            output::line(&started.run)?;
+            if wait { follow::wait(client, &*context.clock, &started.run, false).await } else { Ok(()) }
+        }
+    }
+}

@@ -1,0 +1,66 @@
+//! One file per command: its flags, and what it does.
+
+pub mod campaign;
+pub mod config;
+pub mod dev;
+pub mod lane;
+pub mod master;
+pub mod run;
+pub mod send;
+pub mod template;
+pub mod worker;
+pub mod workers;
+
+use crate::args::{Cli, Command};
+use crate::context::Context;
+use crate::failure::{Failure, Result};
+use crate::output;
+use crate::sink::SinkArgs;
+use clap::CommandFactory;
+
+/// Does what the command line says.
+pub async fn perform(cli: Cli) -> Result<()> {
+    let context = Context::new(cli.globals);
+    match cli.command {
+        Command::Demo(args) => crate::demo::perform(&context, args).await,
+        Command::Dev(args) => dev::perform(&context, args).await,
+        Command::Campaign(command) => campaign::perform(&context, command).await,
+        Command::Run(command) => run::perform(&context, command).await,
+        Command::Send(args) => send::perform(&context, args).await,
+        Command::Template(command) => template::perform(&context, command),
+        Command::Lane(command) => lane::perform(&context, command).await,
+        Command::Workers(command) => workers::perform(&context, command).await,
+        Command::Master(args) => master::perform(&context, args).await,
+        Command::Worker(args) => worker::perform(&context, args).await,
+        Command::Sink(args) => sink(&context, args).await,
+        Command::Config(command) => config::perform(&context, &command),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut script);
+            output::line(String::from_utf8_lossy(&script).trim_end())
+        }
+        Command::Version => version(&context),
+    }
+}
+
+/// Checked here, since a wrong address is wrong usage.
+async fn sink(context: &Context, args: SinkArgs) -> Result<()> {
+    if !args.listen.ip().is_loopback() && !args.insecure {
+        return Err(Failure::usage(format!(
+            "--listen {}: other machines could reach it, and the sink takes mail from anyone; use 127.0.0.1, or \
+             --insecure",
+            args.listen
+        )));
+    }
+    context.start_logging();
+    crate::sink::run(args).await.map_err(Failure::from)
+}
+
+fn version(context: &Context) -> Result<()> {
+    let version = env!("CARGO_PKG_VERSION");
+    if context.json() {
+        output::json(&serde_json::json!({ "version": version, "api": "postrider.v1" }))
+    } else {
+        output::line(format!("postrider {version} (api postrider.v1)"))
+    }
+}

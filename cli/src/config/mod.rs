@@ -1,0 +1,82 @@
+//! The configuration: default.toml, then a file, then the environment, then flags.
+//!
+//! `keys` says which keys there are and where this version stands with them, `settings` merges the
+//! layers and keeps the origin of each value, `gather` finds the layers, `read` checks every value into
+//! one `Config` (`urls` for those), `show` prints. Nothing that limits, signs or protects is ever ignored: it is enforced
+//! or the program does not start.
+
+pub mod gather;
+pub mod keys;
+pub mod read;
+pub mod settings;
+pub mod show;
+pub mod urls;
+
+#[cfg(test)]
+mod tests;
+
+use postrider_common::ids::LaneName;
+use postrider_common::lane::Lane;
+use postrider_common::site::SiteTable;
+use postrider_store::StoreUrl;
+use postrider_store::open::Durability;
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+/// Everything, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    pub master: MasterConfig,
+    pub store: StoreUrl,
+    pub durability: Durability,
+    /// A folder, or a `file://` URL.
+    pub storage: String,
+    pub lease: LeaseConfig,
+    pub lanes: Vec<Lane>,
+    pub sites: SiteTable,
+    pub worker: WorkerConfig,
+    pub relays: Vec<RelayConfig>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MasterConfig {
+    pub grpc_listen: SocketAddr,
+    pub http_listen: Option<SocketAddr>,
+    pub audience_bytes_max: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseConfig {
+    /// 1 s to 1 h.
+    pub ttl: Duration,
+    /// 1 to 100 recipients.
+    pub window: u32,
+    pub doubt_grace: Duration,
+    /// More than `ttl` and than one SMTP transaction.
+    pub hard_cap: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerConfig {
+    pub masters: Vec<String>,
+    pub name: String,
+    pub slots: u32,
+    /// Empty: all.
+    pub lanes: Vec<LaneName>,
+    pub reserve: BTreeMap<LaneName, u32>,
+    pub source_address: Option<IpAddr>,
+    pub ehlo: String,
+    pub drain_timeout: Duration,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayConfig {
+    pub name: String,
+    pub host: String,
+    pub port: u16,
+    /// Empty: all.
+    pub lanes: Vec<LaneName>,
+    /// Per worker.
+    pub connections: u32,
+}

@@ -1,0 +1,269 @@
+//! Which layer wins, what is refused, and what every complaint says.
+
+use super::gather::{DEFAULTS, Gathered, Sources, gather};
+use super::keys::{SECTIONS, Shape};
+use super::read::{masters, read};
+use super::{Config, show};
+use crate::failure::{Exit, Failure};
+use postrider_common::lane;
+use postrider_common::limits::AUDIENCE_BYTES_MAX;
+use postrider_store::open::Durability;
+use std::time::Duration;
+
+struct Given {
+    folder: tempfile::TempDir,
+    sources: Sources,
+}
+
+fn given(toml: &str) -> Given {
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = folder.path().join("postrider.toml");
+    std::fs::write(&path, toml).expect("written");
+    Given { folder, sources: Sources { file: Some(path), ..Sources::default() } }
+}
+
+impl Given {
+    fn env(mut self, name: &str, value: &str) -> Self {
+        self.sources.env.push((name.into(), value.into()));
+        self
+    }
+
+    fn gather(&self) -> Result<Gathered, Failure> {
+        gather(&self.sources)
+    }
+
+    fn read(&self) -> Result<Config, Failure> {
+        read(&self.gather()?.settings, "host-1.example")
+    }
+
+    /// The complaint, with the folder of this test cut from the file names.
+    fn complaint(&self) -> String {
+        let failure = self.read().expect_err("it must be refused");
+        assert_eq!(failure.exit, Exit::Usage);
+        failure.message.replace(&format!("{}/", self.folder.path().display()), "")
+    }
+}
+
+#[test]
+fn the_defaults_are_those_of_the_code() {
+    let config = given("").read().expect("the defaults are good");
+    assert_eq!(config.lanes, lane::defaults());
+    assert_eq!(config.master.audience_bytes_max, AUDIENCE_BYTES_MAX);
+    assert_eq!(config.master.grpc_listen.to_string(), "127.0.0.1:7400");
+    assert_eq!(config.master.http_listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:7401"));
+    assert_eq!(config.store.to_string(), "embedded:./postrider-data/store");
+    assert_eq!(config.durability, Durability::Always);
+    assert_eq!(config.storage, "./postrider-data/storage");
+    let lease = config.lease;
+    assert_eq!((lease.ttl.as_secs(), lease.window, lease.doubt_grace.as_secs()), (60, 10, 10));
+    assert_eq!(lease.hard_cap, Duration::from_secs(1800));
+    let worker = &config.worker;
+    assert_eq!((worker.slots, worker.drain_timeout.as_secs()), (256, 20));
+    assert_eq!((worker.name.as_str(), worker.ehlo.as_str()), ("host-1.example", "host-1.example"));
+    assert_eq!(worker.reserve.iter().map(|(l, n)| (l.as_str(), *n)).collect::<Vec<_>>(), [("transactional", 16)]);
+    assert!(config.relays.is_empty());
+}
+
+#[test]
+fn the_documentation_names_every_key() {
+    for section in SECTIONS {
+        assert!(DEFAULTS.contains(&format!("[{}]", section.name)), "{}", section.name);
+        for key in section.keys {
+            assert!(DEFAULTS.contains(&format!("{} =", key.name)), "{}.{}", section.name, key.name);
+        }
+        assert_eq!(section.keys.is_empty(), matches!(section.shape, Shape::Refused(_)));
+    }
+}
+
+#[test]
+fn the_later_layer_wins() {
+    let toml = "[lease]\nwindow = 20\nttl = \"30s\"\n[worker]\nslots = 10\n";
+    let mut all = given(toml).env("POSTRIDER__LEASE__WINDOW", "30").env("POSTRIDER__WORKER__SLOTS", "40");
+    all.sources.flags.push(("worker", "slots", "50".into(), "--slots"));
+    let gathered = all.gather().expect("good");
+    let config = read(&gathered.settings, "h").expect("good");
+    assert_eq!((config.lease.ttl.as_secs(), config.lease.window, config.worker.slots), (30, 30, 50));
+    let layer = |section, key| gathered.settings.get(section, key).expect("there").origin.layer();
+    let layers = [layer("lease", "ttl"), layer("lease", "window"), layer("worker", "slots"), layer("worker", "master")];
+    assert_eq!(layers, ["file", "env", "flag", "default"]);
+}
+
+#[test]
+fn short_names_are_the_same_keys() {
+    let given_both = given("").env("POSTRIDER_STORE", "embedded:").env("POSTRIDER_MASTER", "http://a:1,http://b:2");
+    let config = given_both.read().expect("good");
+    assert_eq!(config.store.to_string(), "embedded:");
+    assert_eq!(config.worker.masters, ["http://a:1", "http://b:2"]);
+    let differ = given("").env("POSTRIDER_STORE", "embedded:").env("POSTRIDER__STORE__URL", "embedded:x");
+    assert!(differ.complaint().contains("POSTRIDER_STORE and POSTRIDER__STORE__URL differ"));
+}
+
+#[test]
+fn lists_and_tables_come_from_the_environment_too() {
+    let config = given("")
+        .env("POSTRIDER__WORKER__LANES", "bulk, transactional")
+        .env("POSTRIDER__WORKER__RESERVE", "transactional=8,bulk=1")
+        .env("POSTRIDER__RELAY", r#"[{ name = "a", url = "smtp://127.0.0.1:2525", connections = 4 }]"#)
+        .read()
+        .expect("good");
+    assert_eq!((config.worker.lanes.len(), config.worker.reserve.len()), (2, 2));
+    let relay = &config.relays[0];
+    assert_eq!((relay.host.as_str(), relay.port, relay.connections), ("127.0.0.1", 2525, 4));
+}
+
+#[test]
+fn lanes_are_merged_by_name_over_the_defaults() {
+    let toml = "[[lane]]\nname = \"bulk\"\nretry = { base = \"1s\" }\n[[lane]]\nname = \"news\"\nweight = 3\n";
+    let config = given(toml).read().expect("good");
+    let lanes: Vec<_> = config.lanes.iter().map(|l| (l.name.as_str(), l.weight, l.retry.base_ms)).collect();
+    assert_eq!(lanes, [("transactional", 100, 300_000), ("bulk", 10, 1000), ("news", 3, 300_000)]);
+}
+
+#[test]
+fn unknown_keys_name_file_line_key_and_the_nearest() {
+    let rows = [
+        ("[lease]\ntll = \"1s\"\n", "postrider.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
+        ("\n[leese]\n", "postrider.toml:2: there is no key leese; the nearest is lease"),
+        (
+            "[[lane]]\nname = \"a\"\nwieght = 1\n",
+            "postrider.toml:3: there is no key lane.wieght; the nearest is lane.weight",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nretry = { bass = \"1s\" }\n",
+            "postrider.toml:3: there is no key lane.retry.bass; the nearest is lane.retry.base",
+        ),
+        ("ttl = \"1s\"\n", "postrider.toml:1: there is no key ttl; the nearest is lease.ttl"),
+    ];
+    for (toml, expected) in rows {
+        assert_eq!(given(toml).complaint(), expected);
+    }
+    let env = given("").env("POSTRIDER__STORE__URLL", "x").complaint();
+    assert_eq!(env, "environment POSTRIDER__STORE__URLL: there is no key store.urll; the nearest is store.url");
+}
+
+#[test]
+fn every_complaint_is_told_at_once() {
+    let text = given("[lease]\nttl = \"2h\"\nwindow = 0\n[worker]\nslots = 0\n").complaint();
+    assert_eq!(text.lines().count(), 3, "{text}");
+    let text = given("[lease]\ntll = \"1s\"\nwindwo = 0\n").complaint();
+    assert_eq!(text.lines().count(), 2, "{text}");
+}
+
+#[test]
+fn values_out_of_range_name_the_range() {
+    let rows = [
+        ("[lease]\nttl = \"900ms\"", "postrider.toml:2: lease.ttl: it must be from 1s to 1h, not 900ms"),
+        ("[lease]\nttl = \"60\"", "lease.ttl: '60' is not a duration"),
+        ("[lease]\nttl = 60", "lease.ttl must be a duration in quotes, such as \"60s\", not a whole number"),
+        ("[lease]\nwindow = 101", "lease.window: it must be a whole number from 1 to 100, not 101"),
+        ("[lease]\nhard_cap = \"10m\"", "lease.hard_cap: 10m is too short"),
+        ("[lease]\nhard_cap = \"20m\"\nttl = \"30m\"", "lease.hard_cap: 20m is too short"),
+        ("[lease]\ndoubt_grace = \"11m\"", "from 0s to 10m"),
+        ("[worker]\ndrain_timeout = \"16m\"", "from 0s to 15m"),
+        ("[worker]\nreserve = { bulk = 256 }", "worker.reserve.bulk: 256 must be from 0 to less than worker.slots"),
+        ("[worker]\nreserve = { bulk = 200, a = 100 }", "300 slots are reserved in all and there are 256"),
+        ("[worker]\nname = \"a b\"", "worker.name: 'a b' is not a name"),
+        ("[worker]\nsource_address = \"here\"", "'here' is not an IP address"),
+        ("[worker]\nehlo = \"a b\"", "'a b' is not a host name"),
+        ("[worker]\nmaster = \"\"", "worker.master: it is empty"),
+        ("[worker]\nmaster = \"127.0.0.1:7400\"", "write http://HOST:PORT"),
+        ("[master]\ngrpc_listen = \"7400\"", "'7400' is not an address and a port"),
+        ("[storage]\nurl = \"s3://bucket\"", "s3:// is not part of this version"),
+        ("[store]\ndurability = \"best\"", "it must be always or relaxed, not 'best'"),
+        ("[store]\nurl = \"mysql://x\"", "store.url: it must begin with redis://"),
+        ("[[lane]]\nweight = 1", "lane.name is missing"),
+        ("[[lane]]\nname = \"A\"", "'A' is not a lane name"),
+        ("[[lane]]\nname = \"a\"\n[[lane]]\nname = \"a\"", "lane.name 'a' is there twice"),
+        ("[[lane]]\nname = \"a\"\nweight = 0", "lane.a.weight: it must be a whole number from 1 to 1000, not 0"),
+        ("[[lane]]\nname = \"a\"\nretry = { base = \"0s\" }", "retry.base must be from 1ms to 7d"),
+        ("[[site]]\nname = \"a\"", "site.a.domains is empty"),
+        ("[[site]]\nname = \"a\"\ndomains = [\"b c\"]", "'b c' is not a domain"),
+        ("[[relay]]\nname = \"a\"", "relay.a.url is missing"),
+        ("[[relay]]\nname = \"a\"\nurl = \"smtp://h:99999\"", "'99999' is not a port"),
+        ("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections = 0", "from 1 to 1000"),
+        ("[lane]\nname = \"a\"", "lane must be a list: write [[lane]]"),
+        ("lease = 3", "lease must be a section: write [lease]"),
+        ("[lease\n", "postrider.toml:1:"),
+    ];
+    for (toml, expected) in rows {
+        let text = given(toml).complaint();
+        assert!(text.contains(expected), "{toml}\n{text}");
+    }
+}
+
+#[test]
+fn what_limits_signs_or_protects_is_refused() {
+    let rows = [
+        "[[lane]]\nname = \"bulk\"\nrate = \"500/s\"",
+        "[[lane]]\nname = \"bulk\"\nburst = 5",
+        "[[lane]]\nname = \"bulk\"\nconcurrency = 5",
+        "[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nrate = \"5/s\"",
+        "[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nconcurrency = 5",
+        "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nrate = \"5/s\"",
+        "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections_total = 5",
+        "[[relay]]\nname = \"a\"\nurl = \"smtps://h\"",
+        "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
+        "[[dkim]]\ndomain = \"a.example\"",
+        "[auth]\ntokens = \"x\"",
+        "[store]\ndurability = \"replicated\"",
+        "[store]\nshards = 2",
+        "[worker]\nmaster = \"https://h:1\"",
+        "[master]\ngrpc_listen = \"0.0.0.0:7400\"",
+        "[master]\nhttp_listen = \"192.0.2.1:7401\"",
+    ];
+    for toml in rows {
+        let text = given(toml).complaint();
+        assert!(text.contains("refused"), "{toml}\n{text}");
+        assert!(!text.contains("secret"), "{text}");
+    }
+    for scheme in ["rediss", "redis+sentinel", "redis+cluster"] {
+        let text = given(&format!("[store]\nurl = \"{scheme}://me:secret@h\"")).complaint();
+        assert!(text.contains(scheme) && text.contains("not supported") && !text.contains("secret"), "{text}");
+    }
+    assert!(given("").env("POSTRIDER_TOKEN", "t").complaint().contains("POSTRIDER_TOKEN is refused"));
+}
+
+#[test]
+fn what_comes_later_is_accepted_and_said() {
+    let gathered = given("[worker]\njournal = \"./j\"\n").gather().expect("good");
+    assert!(read(&gathered.settings, "h").is_ok());
+    let (refused, later) = gathered.settings.standings();
+    assert_eq!((refused.len(), later.len()), (0, 1));
+    assert!(later[0].contains("worker.journal: the crash journal comes later"), "{later:?}");
+}
+
+#[test]
+fn small_workers_keep_room_for_every_lane() {
+    let config = given("[worker]\nslots = 8\n").read().expect("good");
+    assert_eq!(config.worker.reserve.values().copied().collect::<Vec<_>>(), [2]);
+    let config = given("[worker]\nslots = 1\n").read().expect("good");
+    assert!(config.worker.reserve.is_empty());
+}
+
+#[test]
+fn showing_hides_secrets_and_tells_origins() {
+    let toml = "[store]\nurl = \"redis://me:secret@h:1\"\n[auth]\nkey = \"secret\"\n";
+    let gathered = given(toml).gather().expect("good");
+    let (text, json) = (show::as_text(&gathered.settings), show::as_json(&gathered.settings).to_string());
+    for shown in [&text, &json] {
+        assert!(!shown.contains("secret"), "{shown}");
+        assert!(shown.contains("redis://…@h:1"), "{shown}");
+    }
+    assert!(json.contains(r#""ttl":{"origin":"default","value":"60s"}"#), "{json}");
+}
+
+#[test]
+fn relay_flags_replace_the_configured_relays() {
+    let mut flags = given("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\n");
+    flags.sources.relays = vec!["smtp://127.0.0.1:2525".into(), "smtp://[::1]:26".into()];
+    let config = flags.read().expect("good");
+    let relays: Vec<_> = config.relays.iter().map(|r| (r.name.as_str(), r.host.as_str(), r.port)).collect();
+    assert_eq!(relays, [("relay-1", "127.0.0.1", 2525), ("relay-2", "::1", 26)]);
+}
+
+#[test]
+fn clients_need_only_the_masters() {
+    // A client on a machine whose file is made for a later version still knows where to call.
+    let gathered = given("[worker]\nmaster = \"http://a:1\"\n[auth]\nx = 1\n").gather().expect("good");
+    assert_eq!(masters(&gathered.settings).expect("good"), ["http://a:1"]);
+}

@@ -1,0 +1,5 @@
+//! The processes that run on: built from a checked configuration, stopped by a signal.
+
+pub mod master;
+pub mod stop;
+pub mod worker;

@@ -1,0 +1,355 @@
+//! Service Admin: looking at and steering runs, lanes and workers.
+
+use super::page_limit;
+use super::status::{ApiError, no_run};
+use crate::campaign::Invalid;
+use crate::core::Core;
+use futures::Stream;
+use postrider_common::ids::{LaneName, RunId};
+use postrider_common::message::message_id;
+use postrider_common::payload;
+use postrider_common::state::RecipientState;
+use postrider_proto::v1;
+use postrider_proto::v1::admin_server::Admin;
+use postrider_store::{BatchRecord, RunRecord, Steered, WorkerRecord};
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+/// Batches read at once for a list of recipients.
+const BATCHES_PER_READ: usize = 10;
+/// Answers made ahead of a slow reader.
+const STREAM_AHEAD_MAX: usize = 4;
+/// Runs looked at, at most, for one page of one campaign's runs.
+const RUNS_LOOKED_AT_MAX: usize = 10_000;
+const WATCH_INTERVAL_MS: std::ops::RangeInclusive<u32> = 100..=60_000;
+const WATCH_INTERVAL_MS_DEFAULT: u32 = 1_000;
+
+#[derive(Debug, Clone)]
+pub struct AdminApi {
+    pub core: Arc<Core>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Stream1<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Admin for AdminApi {
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
+        let run = find(&self.core, &request.into_inner().run_id).await?;
+        Ok(Response::new(v1::GetRunResponse { run: Some(to_wire(run)) }))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
+        Ok(Response::new(self.list(request.into_inner()).await?))
+    }
+
+    type WatchRunStream = Stream1<v1::WatchRunResponse>;
+
+    async fn watch_run(&self, request: Request<v1::WatchRunRequest>) -> Answer<Self::WatchRunStream> {
+        let request = request.into_inner();
+        let interval_ms = match request.interval_ms {
+            0 => WATCH_INTERVAL_MS_DEFAULT,
+            ms if WATCH_INTERVAL_MS.contains(&ms) => ms,
+            _ => return Err(ApiError::from(Invalid::field("interval_ms", "it must be from 100 to 60000")).into()),
+        };
+        let run = find(&self.core, &request.run_id).await?;
+        let (sender, receiver) = mpsc::channel(STREAM_AHEAD_MAX);
+        let core = Arc::clone(&self.core);
+        tokio::spawn(async move {
+            if let Err(error) = watch(&core, run, Duration::from_millis(u64::from(interval_ms)), &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn pause_run(&self, request: Request<v1::PauseRunRequest>) -> Answer<v1::PauseRunResponse> {
+        let id = parse_run(&request.into_inner().run_id)?;
+        steered(&id, "pause", self.core.store.pause_run(&id).await.map_err(ApiError::from)?)?;
+        Ok(Response::new(v1::PauseRunResponse {}))
+    }
+
+    async fn resume_run(&self, request: Request<v1::ResumeRunRequest>) -> Answer<v1::ResumeRunResponse> {
+        let id = parse_run(&request.into_inner().run_id)?;
+        steered(&id, "resume", self.core.store.resume_run(&id).await.map_err(ApiError::from)?)?;
+        self.core.split_due.notify_one();
+        Ok(Response::new(v1::ResumeRunResponse {}))
+    }
+
+    async fn cancel_run(&self, request: Request<v1::CancelRunRequest>) -> Answer<v1::CancelRunResponse> {
+        let id = parse_run(&request.into_inner().run_id)?;
+        match self.core.store.cancel_run(&id).await.map_err(ApiError::from)? {
+            Steered::Done | Steered::Cancelled => tracing::info!(run = %id, "run cancelled"),
+            Steered::NoRun => return Err(no_run(id.as_str()).into()),
+        }
+        Ok(Response::new(v1::CancelRunResponse {}))
+    }
+
+    type ListRecipientsStream = Stream1<v1::ListRecipientsResponse>;
+
+    async fn list_recipients(&self, request: Request<v1::ListRecipientsRequest>) -> Answer<Self::ListRecipientsStream> {
+        let request = request.into_inner();
+        let states = states(&request)?;
+        let run = find(&self.core, &request.run_id).await?;
+        let (sender, receiver) = mpsc::channel(STREAM_AHEAD_MAX);
+        let core = Arc::clone(&self.core);
+        tokio::spawn(async move {
+            if let Err(error) = recipients(&core, &run, &states, &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    async fn list_bad_rows(&self, request: Request<v1::ListBadRowsRequest>) -> Answer<v1::ListBadRowsResponse> {
+        let run = find(&self.core, &request.into_inner().run_id).await?;
+        let rows = self.core.store.bad_rows(&run.id).await.map_err(ApiError::from)?;
+        let rows = rows.into_iter().map(|row| v1::BadRow { row: row.row, reason: row.reason }).collect();
+        Ok(Response::new(v1::ListBadRowsResponse { rows, total: run.bad_rows }))
+    }
+
+    async fn list_lanes(&self, _request: Request<v1::ListLanesRequest>) -> Answer<v1::ListLanesResponse> {
+        let names: Vec<LaneName> = self.core.lanes.iter().map(|lane| lane.name.clone()).collect();
+        let records = self.core.store.lanes(&names).await.map_err(ApiError::from)?;
+        let lanes = self.core.lanes.iter().map(|lane| {
+            let record = records.iter().find(|record| record.name == lane.name);
+            v1::Lane {
+                name: lane.name.to_string(),
+                weight: lane.weight,
+                paused: record.is_some_and(|record| record.paused),
+                batches_ready: record.map_or(0, |record| record.batches_ready),
+            }
+        });
+        Ok(Response::new(v1::ListLanesResponse { lanes: lanes.collect() }))
+    }
+
+    async fn pause_lane(&self, request: Request<v1::PauseLaneRequest>) -> Answer<v1::PauseLaneResponse> {
+        self.set_lane_paused(&request.into_inner().lane, true).await?;
+        Ok(Response::new(v1::PauseLaneResponse {}))
+    }
+
+    async fn resume_lane(&self, request: Request<v1::ResumeLaneRequest>) -> Answer<v1::ResumeLaneResponse> {
+        self.set_lane_paused(&request.into_inner().lane, false).await?;
+        Ok(Response::new(v1::ResumeLaneResponse {}))
+    }
+
+    async fn list_workers(&self, _request: Request<v1::ListWorkersRequest>) -> Answer<v1::ListWorkersResponse> {
+        let workers = self.core.store.workers().await.map_err(ApiError::from)?;
+        Ok(Response::new(v1::ListWorkersResponse { workers: workers.iter().map(worker_to_wire).collect() }))
+    }
+
+    async fn drain_worker(&self, request: Request<v1::DrainWorkerRequest>) -> Answer<v1::DrainWorkerResponse> {
+        let name = request.into_inner().worker;
+        if name.is_empty() || name.len() > 100 {
+            return Err(ApiError::from(Invalid::field("worker", "give a worker's name or instance")).into());
+        }
+        let workers = self.core.store.drain_worker(&name).await.map_err(ApiError::from)?;
+        if workers == 0 {
+            let shown: String = name.escape_debug().collect();
+            return Err(ApiError::NotFound(format!("there is no worker '{shown}': see workers list")).into());
+        }
+        tracing::info!(worker = name.escape_debug().to_string(), workers, "workers told to drain");
+        Ok(Response::new(v1::DrainWorkerResponse { workers: u32::try_from(workers).unwrap_or(u32::MAX) }))
+    }
+}
+
+impl AdminApi {
+    async fn set_lane_paused(&self, name: &str, paused: bool) -> Result<(), ApiError> {
+        let name: LaneName = name.parse().map_err(Invalid::id("lane"))?;
+        if self.core.lane(&name).is_none() {
+            let known = self.core.lane_names();
+            return Err(ApiError::NotFound(format!("there is no lane '{name}'; known lanes: {known}")));
+        }
+        self.core.store.set_lane_paused(&name, paused).await?;
+        tracing::info!(lane = %name, paused, "lane paused or resumed");
+        Ok(())
+    }
+
+    async fn list(&self, request: v1::ListRunsRequest) -> Result<v1::ListRunsResponse, ApiError> {
+        let limit = page_limit(request.limit, 50)?;
+        let mut before = if request.after.is_empty() { None } else { Some(parse_page(&request.after)?) };
+        let mut runs: Vec<RunRecord> = Vec::new();
+        let mut looked_at = 0;
+        let mut more = true;
+        while more && runs.len() < limit && looked_at < RUNS_LOOKED_AT_MAX {
+            let page = self.core.store.runs(before.clone(), limit).await?;
+            looked_at += page.len();
+            more = page.len() == limit;
+            for run in page {
+                if runs.len() == limit {
+                    more = true;
+                    break;
+                }
+                before = Some((run.created_at_ms, run.id.clone()));
+                if request.campaign.is_empty() || run.campaign == request.campaign {
+                    runs.push(run);
+                }
+            }
+        }
+        let next = before.filter(|_| more).map(|(at, id)| format!("{at}/{id}")).unwrap_or_default();
+        Ok(v1::ListRunsResponse { runs: runs.into_iter().map(to_wire).collect(), next })
+    }
+}
+
+fn parse_page(text: &str) -> Result<(i64, RunId), ApiError> {
+    let parts = text.split_once('/').and_then(|(at, id)| Some((at.parse().ok()?, id.parse().ok()?)));
+    Ok(parts.ok_or_else(|| Invalid::field("after", "it is not from a previous page"))?)
+}
+
+fn parse_run(text: &str) -> Result<RunId, ApiError> {
+    // Opaque: what does not parse is a run that is not there.
+    text.parse().map_err(|_| no_run(text))
+}
+
+async fn find(core: &Core, run: &str) -> Result<RunRecord, ApiError> {
+    let id = parse_run(run)?;
+    core.store.run(&id).await?.ok_or_else(|| no_run(run))
+}
+
+fn steered(run: &RunId, what: &'static str, steered: Steered) -> Result<(), ApiError> {
+    match steered {
+        Steered::Done => {
+            tracing::info!(%run, what, "run steered");
+            Ok(())
+        }
+        Steered::NoRun => Err(no_run(run.as_str())),
+        Steered::Cancelled => Err(ApiError::Precondition(format!(
+            "cannot {what} the run {run}: it is cancelled for ever; run the campaign again"
+        ))),
+    }
+}
+
+/// Sends the run when it changed, until it has ended or nobody listens.
+async fn watch(
+    core: &Core,
+    run: RunRecord,
+    interval: Duration,
+    sender: &mpsc::Sender<Result<v1::WatchRunResponse, Status>>,
+) -> Result<(), ApiError> {
+    let id = run.id.clone();
+    let mut sent: Option<v1::Run> = None;
+    let mut now = Some(run);
+    loop {
+        let run = match now.take() {
+            Some(run) => run,
+            None => core.store.run(&id).await?.ok_or_else(|| no_run(id.as_str()))?,
+        };
+        let ended = run.state().has_ended();
+        let wire = to_wire(run);
+        if sent.as_ref() != Some(&wire) {
+            sent = Some(wire.clone());
+            if sender.send(Ok(v1::WatchRunResponse { run: Some(wire) })).await.is_err() {
+                return Ok(());
+            }
+        }
+        if ended {
+            return Ok(());
+        }
+        tokio::select! {
+            () = sender.closed() => return Ok(()),
+            going = core.pause(interval) => if !going { return Err(ApiError::Stopping) },
+        }
+    }
+}
+
+/// The states asked for, pending standing for all that are not final; empty: all.
+fn states(request: &v1::ListRecipientsRequest) -> Result<BTreeSet<&'static str>, ApiError> {
+    let name = |state| Ok(RecipientState::try_from(state)?.name());
+    request.states().map(name).collect()
+}
+
+async fn recipients(
+    core: &Core,
+    run: &RunRecord,
+    states: &BTreeSet<&'static str>,
+    sender: &mpsc::Sender<Result<v1::ListRecipientsResponse, Status>>,
+) -> Result<(), ApiError> {
+    let mut after = 0;
+    loop {
+        let batches = core.store.batches(&run.id, after, BATCHES_PER_READ).await?;
+        let Some(last) = batches.last() else { return Ok(()) };
+        after = last.id.sequence;
+        for batch in batches {
+            let recipients = batch_recipients(run, batch, states)?;
+            if recipients.is_empty() {
+                continue;
+            }
+            let gone = tokio::select! {
+                () = core.stopping.cancelled() => return Err(ApiError::Stopping),
+                sent = sender.send(Ok(v1::ListRecipientsResponse { recipients })) => sent.is_err(),
+            };
+            if gone {
+                return Ok(());
+            }
+        }
+    }
+}
+
+fn batch_recipients(
+    run: &RunRecord,
+    batch: BatchRecord,
+    states: &BTreeSet<&'static str>,
+) -> Result<Vec<v1::Recipient>, ApiError> {
+    let damaged = |why: String| ApiError::Internal(format!("the stored batch {} cannot be read: {why}", batch.id));
+    let recipients = payload::decode(&batch.payload).map_err(|error| damaged(error.to_string()))?;
+    if recipients.len() != batch.recipients.len() {
+        return Err(damaged("its payload and its states differ in number".into()));
+    }
+    let wanted = |state: RecipientState| states.is_empty() || states.contains(state.name());
+    let pairs = recipients.into_iter().zip(&batch.recipients).filter(|(_, delivery)| wanted(delivery.state));
+    let to_wire = |(recipient, delivery): (postrider_common::Recipient, &postrider_store::Delivery)| v1::Recipient {
+        message_id: message_id(&run.id, &recipient.key, &run.sender_domain),
+        key: recipient.key,
+        address: recipient.address.to_string(),
+        state: v1::RecipientState::from(delivery.state).into(),
+        attempts: delivery.attempts,
+        code: delivery.code.clone(),
+        unknown_reason: delivery.reason.map(|reason| reason.name().to_owned()).unwrap_or_default(),
+        settled_at_ms: delivery.settled_at_ms.unwrap_or_default(),
+        batch_id: batch.id.to_string(),
+        detail: delivery.detail.clone(),
+    };
+    Ok(pairs.map(to_wire).collect())
+}
+
+pub fn to_wire(run: RunRecord) -> v1::Run {
+    let state = v1::RunState::from(run.state());
+    let finished_at_ms = run.finished_at_ms().unwrap_or_default();
+    v1::Run {
+        run_id: run.id.to_string(),
+        campaign: run.campaign,
+        state: state.into(),
+        error: run.error.map(Into::into),
+        paused: run.paused,
+        split_complete: run.split_complete,
+        recipients: Some(run.recipients.into()),
+        bad_rows: run.bad_rows,
+        repeated_rows: run.repeated_rows,
+        batches: Some(run.batches.into()),
+        nominal_at_ms: run.nominal_at_ms,
+        started_at_ms: run.started_at_ms.unwrap_or_default(),
+        finished_at_ms,
+        resent_reply_lost: run.resent_reply_lost,
+        resent_outcome_not_recorded: run.resent_outcome_not_recorded,
+        leases_expired: run.leases_expired,
+        leases_taken_over: run.leases_taken_over,
+        lane: run.lane.to_string(),
+        cancel_requested: run.cancelled,
+    }
+}
+
+fn worker_to_wire(worker: &WorkerRecord) -> v1::WorkerStatus {
+    v1::WorkerStatus {
+        worker: Some((&worker.id).into()),
+        seen_at_ms: worker.seen_at_ms,
+        slots: worker.slots,
+        leases: worker.leases,
+        in_intent: worker.in_intent,
+        draining: worker.draining,
+    }
+}

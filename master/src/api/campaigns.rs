@@ -1,0 +1,232 @@
+//! Service Campaigns: definitions, and runs of them.
+
+use super::status::{ApiError, no_campaign};
+use super::{page_limit, upload};
+use crate::campaign::submit::{self, Wish};
+use crate::campaign::{self, Invalid, validate};
+use crate::core::Core;
+use postrider_common::CampaignName;
+use postrider_common::campaign::{Audience, Campaign, Source};
+use postrider_common::ids::RunId;
+use postrider_proto::v1;
+use postrider_proto::v1::campaigns_server::Campaigns;
+use postrider_store::{ApplyCampaign, CampaignRecord, CreatedRun, NewRun};
+use prost::Message as _;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+#[derive(Debug, Clone)]
+pub struct CampaignsApi {
+    pub core: Arc<Core>,
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl Campaigns for CampaignsApi {
+    async fn apply_campaign(&self, request: Request<v1::ApplyCampaignRequest>) -> Answer<v1::ApplyCampaignResponse> {
+        let request = request.into_inner();
+        // The contents are the key: the same contents again change nothing.
+        submit::key(&request.idempotency_key, 0).map_err(ApiError::from)?;
+        let wire = request.campaign.ok_or_else(|| ApiError::from(Invalid::field("campaign", "it is missing")))?;
+        Ok(Response::new(self.apply(wire).await?))
+    }
+
+    async fn get_campaign(&self, request: Request<v1::GetCampaignRequest>) -> Answer<v1::GetCampaignResponse> {
+        let record = self.find(&request.into_inner().name).await?;
+        Ok(Response::new(v1::GetCampaignResponse { campaign: Some(record_to_wire(record)?) }))
+    }
+
+    async fn list_campaigns(&self, request: Request<v1::ListCampaignsRequest>) -> Answer<v1::ListCampaignsResponse> {
+        let request = request.into_inner();
+        let limit = page_limit(request.limit, 100).map_err(ApiError::from)?;
+        let after = if request.after.is_empty() { None } else { Some(parse_name("after", &request.after)?) };
+        let mut records = self.core.store.campaigns(after.as_ref(), limit + 1).await.map_err(ApiError::from)?;
+        let more = records.len() > limit;
+        records.truncate(limit);
+        let next = records.last().filter(|_| more).map(|record| record.name.to_string()).unwrap_or_default();
+        let campaigns = records.into_iter().map(record_to_wire).collect::<Result<_, _>>()?;
+        Ok(Response::new(v1::ListCampaignsResponse { campaigns, next }))
+    }
+
+    async fn delete_campaign(&self, request: Request<v1::DeleteCampaignRequest>) -> Answer<v1::DeleteCampaignResponse> {
+        let name = parse_name("name", &request.into_inner().name)?;
+        let found = self.core.store.delete_campaign(&name).await.map_err(ApiError::from)?;
+        if !found {
+            return Err(no_campaign(name.as_str()).into());
+        }
+        tracing::info!(campaign = %name, "campaign deleted");
+        Ok(Response::new(v1::DeleteCampaignResponse {}))
+    }
+
+    async fn pause_campaign(&self, request: Request<v1::PauseCampaignRequest>) -> Answer<v1::PauseCampaignResponse> {
+        self.set_paused(&request.into_inner().name, true).await?;
+        Ok(Response::new(v1::PauseCampaignResponse {}))
+    }
+
+    async fn resume_campaign(&self, request: Request<v1::ResumeCampaignRequest>) -> Answer<v1::ResumeCampaignResponse> {
+        self.set_paused(&request.into_inner().name, false).await?;
+        Ok(Response::new(v1::ResumeCampaignResponse {}))
+    }
+
+    async fn run_campaign(&self, request: Request<v1::RunCampaignRequest>) -> Answer<v1::RunCampaignResponse> {
+        Ok(Response::new(self.run(request.into_inner()).await?))
+    }
+
+    async fn upload_audience(
+        &self,
+        request: Request<Streaming<v1::UploadAudienceRequest>>,
+    ) -> Answer<v1::UploadAudienceResponse> {
+        Ok(Response::new(upload::receive(&self.core, request.into_inner()).await?))
+    }
+}
+
+impl CampaignsApi {
+    async fn apply(&self, wire: v1::Campaign) -> Result<v1::ApplyCampaignResponse, ApiError> {
+        let core = &self.core;
+        let mut campaign = Campaign::try_from(wire)?;
+        // Filled in by the master at each run.
+        campaign.message.campaign.clear();
+        campaign.message.correlation_id.clear();
+        validate::campaign(&campaign, &core.lanes)?;
+        if let Some(audience) = &campaign.audience {
+            require_stored(core, audience).await?;
+        }
+        let message = submit::campaign_message(&campaign, "");
+        let apply = ApplyCampaign {
+            name: campaign.name.clone(),
+            spec: campaign::encode(&campaign),
+            definition: message.hash(),
+            definition_bytes: message.encode(),
+        };
+        let applied = core.store.apply_campaign(apply).await?;
+        if applied.changed {
+            tracing::info!(campaign = %campaign.name, version = applied.version, "campaign applied");
+        }
+        Ok(v1::ApplyCampaignResponse { version: applied.version, changed: applied.changed })
+    }
+
+    async fn find(&self, name: &str) -> Result<CampaignRecord, ApiError> {
+        let name = parse_name("name", name)?;
+        self.core.store.campaign(&name).await?.ok_or_else(|| no_campaign(name.as_str()))
+    }
+
+    async fn set_paused(&self, name: &str, paused: bool) -> Result<(), ApiError> {
+        let name = parse_name("name", name)?;
+        if !self.core.store.set_campaign_paused(&name, paused).await? {
+            return Err(no_campaign(name.as_str()));
+        }
+        tracing::info!(campaign = %name, paused, "campaign paused or resumed");
+        Ok(())
+    }
+
+    async fn run(&self, request: v1::RunCampaignRequest) -> Result<v1::RunCampaignResponse, ApiError> {
+        let core = &self.core;
+        let name = parse_name("campaign", &request.campaign)?;
+        let key = submit::key(&request.idempotency_key, core.random_wide())?;
+        let id = submit::campaign_run_id(name.as_str(), &key);
+        let given = request.audience.as_ref().map(v1::AudienceSource::encode_to_vec).unwrap_or_default();
+        let fingerprint = submit::fingerprint(&[name.as_str().as_bytes(), &given]);
+        let run = self.prepare(&name, id.clone(), fingerprint, request.audience).await;
+        let (run_id, created) = create(core, id, run).await?;
+        Ok(v1::RunCampaignResponse { run_id: run_id.to_string(), created })
+    }
+
+    async fn prepare(
+        &self,
+        name: &CampaignName,
+        id: RunId,
+        fingerprint: String,
+        audience: Option<v1::AudienceSource>,
+    ) -> Result<NewRun, ApiError> {
+        let core = &self.core;
+        let record = core.store.campaign(name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
+        let campaign = decode_record(&record)?;
+        let audience = match audience {
+            Some(wire) => {
+                let audience = Audience::try_from(wire)?;
+                validate::audience(&audience)?;
+                audience
+            }
+            None => campaign.audience.clone().ok_or_else(|| {
+                let mend = "give one with the run, or add [audience] to the campaign and apply it";
+                ApiError::Precondition(format!("the campaign '{name}' has no audience: {mend}"))
+            })?,
+        };
+        require_stored(core, &audience).await?;
+        let lane = validate::lane(&campaign.lane, &core.lanes)
+            .map_err(|error| ApiError::Precondition(format!("the campaign '{name}' cannot run: {error}")))?;
+        let wish = Wish {
+            id,
+            fingerprint,
+            campaign: name.as_str(),
+            lane,
+            on_unknown: campaign.on_unknown,
+            on_bad_row: campaign.on_bad_row,
+            message: submit::campaign_message(&campaign, ""),
+            audience,
+        };
+        Ok(wish.freeze()?)
+    }
+}
+
+/// Creates a run, or finds the one that the same submit created before.
+///
+/// What a run needs may be gone when a submit is repeated (its campaign deleted, its lane no longer
+/// configured): the repeat is answered with the run all the same.
+pub async fn create(core: &Core, id: RunId, run: Result<NewRun, ApiError>) -> Result<(RunId, bool), ApiError> {
+    let run = match run {
+        Ok(run) => run,
+        Err(error) => match error {
+            ApiError::NotFound(_) | ApiError::Precondition(_) if core.store.run(&id).await?.is_some() => {
+                return Ok((id, false));
+            }
+            error => return Err(error),
+        },
+    };
+    let campaign = run.campaign.clone();
+    match core.store.create_run(run).await? {
+        CreatedRun::Created => {
+            core.split_due.notify_one();
+            tracing::info!(run = %id, campaign, "run created");
+            Ok((id, true))
+        }
+        CreatedRun::Existed => Ok((id, false)),
+        CreatedRun::Conflict => Err(ApiError::Conflict(
+            "idempotency_key: it was used before with other contents; use a new key for a new submit".into(),
+        )),
+        CreatedRun::NoCampaign => Err(no_campaign(&campaign)),
+        CreatedRun::CampaignPaused => {
+            Err(ApiError::Precondition(format!("the campaign '{campaign}' is paused: resume it first")))
+        }
+    }
+}
+
+async fn require_stored(core: &Core, audience: &Audience) -> Result<(), ApiError> {
+    match &audience.source {
+        Source::Inline { .. } => Ok(()),
+        Source::Stored { sha256, .. } if core.storage.has_audience(sha256).await? => Ok(()),
+        Source::Stored { sha256, .. } => {
+            Err(ApiError::NotFound(format!("audience.audience_id: there is no audience {sha256}: upload it first")))
+        }
+    }
+}
+
+pub fn parse_name(field: &str, text: &str) -> Result<CampaignName, ApiError> {
+    Ok(text.parse().map_err(Invalid::id(field))?)
+}
+
+pub fn decode_record(record: &CampaignRecord) -> Result<Campaign, ApiError> {
+    campaign::decode(&record.spec)
+        .map_err(|error| ApiError::Internal(format!("the stored campaign '{}' cannot be read: {error}", record.name)))
+}
+
+fn record_to_wire(record: CampaignRecord) -> Result<v1::CampaignRecord, ApiError> {
+    let campaign = decode_record(&record)?;
+    Ok(v1::CampaignRecord {
+        campaign: Some(campaign.into()),
+        version: record.version,
+        paused: record.paused,
+        applied_at_ms: record.applied_at_ms,
+    })
+}

@@ -1,0 +1,24 @@
+//! The gRPC services. What comes in is checked here, once; what goes out is made from domain values.
+
+pub mod admin;
+pub mod campaigns;
+pub mod dispatch;
+pub mod messages;
+pub mod status;
+pub mod upload;
+
+pub use status::ApiError;
+
+use crate::campaign::Invalid;
+
+/// A page's size: 0 means `default`, more than 1000 is refused.
+fn page_limit(limit: u32, default: usize) -> Result<usize, Invalid> {
+    match limit as usize {
+        0 => Ok(default),
+        limit if limit <= PAGE_MAX => Ok(limit),
+        _ => Err(Invalid::field("limit", format!("it must be from 1 to {PAGE_MAX}, or 0 for {default}"))),
+    }
+}
+
+/// Entries of one page of a list.
+const PAGE_MAX: usize = 1000;

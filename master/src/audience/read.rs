@@ -1,0 +1,179 @@
+//! Reads an audience from its source in a thread of its own, a chunk of rows at a time.
+
+use super::csv::CsvRows;
+use super::ndjson::{NdjsonRows, parse_object};
+use super::row::{Roles, Row, admit, weight};
+use super::{ReadError, column_missing};
+use crate::storage::Storage;
+use futures::TryStreamExt as _;
+use postrider_common::campaign::{Audience, AudienceFormat, Source};
+use serde_json::{Map, Value};
+use std::io::BufReader;
+use tokio::sync::mpsc;
+use tokio_util::io::{StreamReader, SyncIoBridge};
+
+/// Rows handed over at once: few enough to keep a split responsive, many enough to make it cheap.
+const CHUNK_ROWS_MAX: usize = 256;
+/// Bytes handed over at once, when rows are large.
+const CHUNK_BYTES_MAX: usize = 512 * 1024;
+/// Chunks read ahead of the split.
+const CHUNKS_AHEAD_MAX: usize = 4;
+/// Bytes read from the storage at once.
+const READ_BUFFER_BYTES: usize = 128 * 1024;
+
+/// The rows of an audience, from the first.
+#[derive(Debug)]
+pub struct Rows {
+    chunks: mpsc::Receiver<Chunk>,
+}
+
+#[derive(Debug)]
+enum Chunk {
+    Rows(Vec<Row>),
+    End,
+    Failed(ReadError),
+}
+
+impl Rows {
+    /// The next rows; none: the audience is read to its end. Cancel safe.
+    pub async fn next(&mut self) -> Result<Option<Vec<Row>>, ReadError> {
+        match self.chunks.recv().await {
+            Some(Chunk::Rows(rows)) => Ok(Some(rows)),
+            Some(Chunk::End) => Ok(None),
+            Some(Chunk::Failed(error)) => Err(error),
+            // Never taken for the end of the audience.
+            None => Err(ReadError::Storage("the reader of the audience ended early".into())),
+        }
+    }
+}
+
+/// Begins to read. The thread ends when the rows are dropped.
+pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadError> {
+    let roles = Roles { address_field: audience.address_field.clone(), key_field: audience.key_field.clone() };
+    let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
+    match &audience.source {
+        Source::Inline { rows } => {
+            let rows = inline(rows, &roles)?;
+            let sent = [Chunk::Rows(rows), Chunk::End].into_iter().try_for_each(|chunk| sender.try_send(chunk));
+            sent.map_err(|error| ReadError::Storage(error.to_string()))?;
+        }
+        Source::Stored { sha256, format } => {
+            let stream = storage.read_audience(sha256).await.map_err(|error| ReadError::Storage(error.to_string()))?;
+            let Some(stream) = stream else {
+                let message = format!("the audience {sha256} is not in the storage");
+                return Err(ReadError::run("audience_missing", message, MISSING_MEND));
+            };
+            let bytes = StreamReader::new(stream.map_err(std::io::Error::other));
+            let format = *format;
+            let source = SyncIoBridge::new(bytes);
+            tokio::task::spawn_blocking(move || {
+                let source = BufReader::with_capacity(READ_BUFFER_BYTES, source);
+                let last = match read(source, format, roles, &sender) {
+                    Ok(()) => Chunk::End,
+                    Err(error) => Chunk::Failed(error),
+                };
+                // The split may be gone; then nobody asks for the rest.
+                let _ = sender.blocking_send(last);
+            });
+        }
+    }
+    Ok(Rows { chunks })
+}
+
+const MISSING_MEND: &str =
+    "point every master's [storage] url at the same place, or run the campaign again with its audience uploaded anew";
+
+fn read(
+    source: BufReader<impl std::io::Read>,
+    format: AudienceFormat,
+    roles: Roles,
+    sender: &mpsc::Sender<Chunk>,
+) -> Result<(), ReadError> {
+    match format {
+        AudienceFormat::Ndjson => hand_over(NdjsonRows::new(source, roles), sender),
+        AudienceFormat::Csv => match CsvRows::open(source, roles)? {
+            Some(rows) => hand_over(rows, sender),
+            None => Ok(()),
+        },
+    }
+}
+
+fn hand_over(
+    rows: impl Iterator<Item = Result<Row, ReadError>>,
+    sender: &mpsc::Sender<Chunk>,
+) -> Result<(), ReadError> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    for row in rows {
+        let row = match row {
+            Ok(row) => row,
+            Err(error) => {
+                let _ = sender.blocking_send(Chunk::Rows(chunk));
+                return Err(error);
+            }
+        };
+        bytes += row.recipient.as_ref().map_or(0, weight);
+        chunk.push(row);
+        if chunk.len() >= CHUNK_ROWS_MAX || bytes >= CHUNK_BYTES_MAX {
+            bytes = 0;
+            if sender.blocking_send(Chunk::Rows(std::mem::take(&mut chunk))).is_err() {
+                return Ok(());
+            }
+        }
+    }
+    let _ = sender.blocking_send(Chunk::Rows(chunk));
+    Ok(())
+}
+
+/// Rows given with the request: a member that no row has is a wrong definition.
+fn inline(rows: &[String], roles: &Roles) -> Result<Vec<Row>, ReadError> {
+    let objects: Vec<_> = rows.iter().map(|text| parse_object(text.as_bytes())).collect();
+    let good = || objects.iter().filter_map(|object| object.as_ref().ok());
+    if let Some(first) = good().next() {
+        let columns = |object: &Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
+        for (what, name) in [("address", Some(&roles.address_field)), ("key", roles.key_field.as_ref())] {
+            if let Some(name) = name.filter(|name| !good().any(|object| object.contains_key(*name))) {
+                return Err(column_missing(what, name, &columns(first)));
+            }
+        }
+    }
+    let row = |(index, object): (usize, Result<Map<String, Value>, _>)| Row {
+        number: index as u64 + 1,
+        recipient: object.and_then(|object| admit(object, roles)),
+    };
+    Ok(objects.into_iter().enumerate().map(row).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn all(source: Source) -> Result<Vec<Row>, ReadError> {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Storage::open(&folder.path().display().to_string()).expect("opens");
+        let audience = Audience { source, address_field: "email".into(), key_field: None };
+        let mut rows = open(&storage, &audience).await?;
+        let mut read = Vec::new();
+        while let Some(mut chunk) = rows.next().await? {
+            read.append(&mut chunk);
+        }
+        Ok(read)
+    }
+
+    #[tokio::test]
+    async fn inline_rows_are_rows() {
+        let rows = vec![r#"{"email":"a@example.com"}"#.to_owned(), "x".to_owned(), r#"{"name":"B"}"#.to_owned()];
+        let read = all(Source::Inline { rows }).await.expect("readable");
+        let good: Vec<bool> = read.iter().map(|row| row.recipient.is_ok()).collect();
+        assert_eq!(good, [true, false, false]);
+        let error = all(Source::Inline { rows: vec![r#"{"mail":"x@example.com"}"#.into()] }).await.expect_err("wrong");
+        assert!(matches!(error, ReadError::Run(error) if error.code == "audience_column_missing"));
+        assert_eq!(all(Source::Inline { rows: Vec::new() }).await, Ok(Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn an_audience_that_is_gone_fails_the_run() {
+        let source = Source::Stored { sha256: "0".repeat(64), format: AudienceFormat::Csv };
+        let error = all(source).await.expect_err("gone");
+        assert!(matches!(error, ReadError::Run(error) if error.code == "audience_missing"));
+    }
+}

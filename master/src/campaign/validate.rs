@@ -1,0 +1,243 @@
+//! Checks a campaign or a single message before it is kept. Pure; every error names field and mend.
+
+use postrider_common::campaign::{Audience, Campaign, Source};
+use postrider_common::lane::Lane;
+use postrider_common::limits::{FIELD_BYTES_MAX, TEMPLATE_BYTES_MAX};
+use postrider_common::message::MessageSpec;
+use postrider_common::wire::InvalidField;
+use postrider_common::{LaneName, ids::InvalidId};
+use postrider_mail::Template;
+
+/// Extra header fields of one message.
+pub const HEADERS_MAX: usize = 50;
+/// Bytes of the template of one header field.
+pub const HEADER_BYTES_MAX: usize = 4096;
+/// Tags of one message.
+pub const TAGS_MAX: usize = 20;
+/// Characters of one tag.
+pub const TAG_CHARS_MAX: usize = 64;
+/// Bytes of a subject's template. Lines of a header are far shorter; templates may be longer than what they say.
+pub const SUBJECT_BYTES_MAX: usize = 16 * 1024;
+/// Bytes of a field that holds an address with its display name.
+pub const MAILBOX_BYTES_MAX: usize = 1024;
+/// Bytes of a column's name.
+pub const COLUMN_BYTES_MAX: usize = 256;
+/// Bytes of a URL.
+pub const URL_BYTES_MAX: usize = 2048;
+/// Bytes of a cron expression or of a time zone's name.
+pub const SCHEDULE_BYTES_MAX: usize = 256;
+/// Bytes of a correlation id.
+pub const CORRELATION_ID_BYTES_MAX: usize = 128;
+
+/// Why a definition is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Invalid {
+    #[error("{field}: {why}")]
+    Field { field: String, why: String },
+    /// A named limit is passed.
+    #[error("{field}: {size} is over the limit of {max} ({limit}); make it smaller")]
+    Limit { field: String, limit: &'static str, size: u64, max: u64 },
+}
+
+impl Invalid {
+    pub fn field(field: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::Field { field: field.into(), why: why.into() }
+    }
+
+    pub fn id(field: &str) -> impl Fn(InvalidId) -> Self {
+        let field = field.to_owned();
+        move |error| Self::field(field.clone(), error.to_string())
+    }
+}
+
+impl From<InvalidField> for Invalid {
+    fn from(error: InvalidField) -> Self {
+        Self::field(error.field, error.why)
+    }
+}
+
+/// The lane of that name, or an error that lists the lanes there are.
+pub fn lane<'a>(name: &LaneName, lanes: &'a [Lane]) -> Result<&'a Lane, Invalid> {
+    lanes.iter().find(|lane| lane.name == *name).ok_or_else(|| {
+        let known = lanes.iter().map(|lane| lane.name.as_str()).collect::<Vec<_>>().join(", ");
+        Invalid::field(
+            "lane",
+            format!("there is no lane '{name}'; known lanes: {known}; use one of them or add [[lane]] to the config"),
+        )
+    })
+}
+
+/// All of a campaign but whether its audience is in the storage.
+pub fn campaign(campaign: &Campaign, lanes: &[Lane]) -> Result<(), Invalid> {
+    lane(&campaign.lane, lanes)?;
+    if let Some(schedule) = &campaign.schedule {
+        for (field, text) in [("schedule.cron", &schedule.cron), ("schedule.time_zone", &schedule.time_zone)] {
+            if text.trim().is_empty() {
+                return Err(Invalid::field(field, "it is empty: give it, or leave the schedule out"));
+            }
+            within(field, text, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
+            no_controls(field, text)?;
+        }
+    }
+    if let Some(audience) = &campaign.audience {
+        self::audience(audience)?;
+    }
+    within("notify_url", &campaign.notify_url, "url_bytes_max", URL_BYTES_MAX)?;
+    no_controls("notify_url", &campaign.notify_url)?;
+    message(&campaign.message)
+}
+
+pub fn audience(audience: &Audience) -> Result<(), Invalid> {
+    let columns = [("audience.address", Some(&audience.address_field)), ("audience.key", audience.key_field.as_ref())];
+    for (field, name) in columns {
+        let Some(name) = name else { continue };
+        within(field, name, "column_bytes_max", COLUMN_BYTES_MAX)?;
+        no_controls(field, name)?;
+    }
+    if let Source::Inline { rows } = &audience.source {
+        for (index, row) in rows.iter().enumerate() {
+            within(&format!("audience.inline[{index}]"), row, "row_bytes_max", 4 * FIELD_BYTES_MAX)?;
+        }
+    }
+    Ok(())
+}
+
+/// Sizes first, then what the templates say.
+pub fn message(message: &MessageSpec) -> Result<(), Invalid> {
+    if message.from.trim().is_empty() {
+        return Err(Invalid::field("from", "it is missing: give a mailbox such as Acme <digest@acme.example>"));
+    }
+    for (field, text) in
+        [("from", &message.from), ("reply_to", &message.reply_to), ("return_path", &message.return_path)]
+    {
+        within(field, text, "mailbox_bytes_max", MAILBOX_BYTES_MAX)?;
+    }
+    if message.subject.trim().is_empty() {
+        return Err(Invalid::field("template.subject", "it is empty: give the message a subject"));
+    }
+    within("template.subject", &message.subject, "subject_bytes_max", SUBJECT_BYTES_MAX)?;
+    within("template.html", &message.html, "template_bytes_max", TEMPLATE_BYTES_MAX)?;
+    within("template.text", &message.text, "template_bytes_max", TEMPLATE_BYTES_MAX)?;
+    counted("headers", message.headers.len(), "headers_max", HEADERS_MAX)?;
+    for (name, value) in &message.headers {
+        within(&format!("headers.{}", shown(name)), value, "header_bytes_max", HEADER_BYTES_MAX)?;
+    }
+    counted("tags", message.tags.len(), "tags_max", TAGS_MAX)?;
+    for tag in &message.tags {
+        let printable = tag.bytes().all(|byte| (0x21..=0x7e).contains(&byte) && byte != b',');
+        if tag.is_empty() || tag.len() > TAG_CHARS_MAX || !printable {
+            let why = format!("'{}': a tag is 1 to {TAG_CHARS_MAX} printable characters without spaces", shown(tag));
+            return Err(Invalid::field("tags", why));
+        }
+    }
+    correlation_id(&message.correlation_id)?;
+    Template::compile(message).map(|_| ()).map_err(|error| {
+        let place = match (error.line, error.column) {
+            (0, _) => String::new(),
+            (line, 0) => format!("line {line}: "),
+            (line, column) => format!("line {line}, column {column}: "),
+        };
+        Invalid::field(error.part.clone(), format!("{place}{}", error.message))
+    })
+}
+
+pub fn correlation_id(text: &str) -> Result<(), Invalid> {
+    if text.len() <= CORRELATION_ID_BYTES_MAX && text.bytes().all(|byte| (0x20..=0x7e).contains(&byte)) {
+        return Ok(());
+    }
+    let why = format!("it must be at most {CORRELATION_ID_BYTES_MAX} printable ASCII characters");
+    Err(Invalid::field("correlation_id", why))
+}
+
+fn within(field: &str, text: &str, limit: &'static str, max: usize) -> Result<(), Invalid> {
+    counted(field, text.len(), limit, max)
+}
+
+fn counted(field: &str, size: usize, limit: &'static str, max: usize) -> Result<(), Invalid> {
+    if size <= max {
+        return Ok(());
+    }
+    Err(Invalid::Limit { field: field.to_owned(), limit, size: size as u64, max: max as u64 })
+}
+
+fn no_controls(field: &str, text: &str) -> Result<(), Invalid> {
+    if text.chars().any(char::is_control) {
+        return Err(Invalid::field(field, "it has a control character: remove it"));
+    }
+    Ok(())
+}
+
+fn shown(text: &str) -> String {
+    text.escape_debug().take(80).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use postrider_common::campaign::{OnBadRow, OnUnknown, Schedule};
+    use postrider_common::lane;
+
+    fn good() -> Campaign {
+        Campaign {
+            name: "digest".parse().unwrap(),
+            lane: LaneName::bulk(),
+            on_unknown: OnUnknown::Resend,
+            on_bad_row: OnBadRow::Skip,
+            schedule: Some(Schedule { cron: "0 8 * * *".into(), time_zone: "Europe/Berlin".into() }),
+            audience: Some(Audience {
+                source: Source::Inline { rows: vec!["{}".into()] },
+                address_field: "email".into(),
+                key_field: None,
+            }),
+            message: MessageSpec {
+                from: "Acme Digest <digest@acme.example>".into(),
+                subject: "Hello {{ name }}".into(),
+                text: "Hello {{ name }}".into(),
+                ..MessageSpec::default()
+            },
+            notify_url: String::new(),
+        }
+    }
+
+    fn check(change: impl FnOnce(&mut Campaign), parts: &[&str]) {
+        let mut changed = good();
+        change(&mut changed);
+        let error = campaign(&changed, &lane::defaults()).expect_err("refused").to_string();
+        for part in parts {
+            assert!(error.contains(part), "'{error}' has no '{part}'");
+        }
+    }
+
+    #[test]
+    fn a_good_campaign_passes() {
+        assert_eq!(campaign(&good(), &lane::defaults()), Ok(()));
+    }
+
+    #[test]
+    fn errors_name_the_field_and_the_mend() {
+        check(|c| c.lane = "fast".parse().unwrap(), &["lane: ", "'fast'", "transactional, bulk", "[[lane]]"]);
+        check(|c| c.message.from = String::new(), &["from: ", "missing"]);
+        check(|c| c.message.from = "nobody".into(), &["from: "]);
+        check(|c| c.message.reply_to = "a@".into(), &["reply_to: "]);
+        check(|c| c.message.return_path = "@b".into(), &["return_path: "]);
+        check(|c| c.message.subject = " ".into(), &["template.subject: ", "empty"]);
+        check(|c| c.message.text = String::new(), &["html", "text"]);
+        check(|c| c.message.text = "a\n{{ name".into(), &["template.text: line 2"]);
+        check(|c| c.message.html = "<p>{% if %}</p>".into(), &["template.html: line 1, column"]);
+        check(|c| c.message.html = "x".repeat(TEMPLATE_BYTES_MAX + 1), &["template.html", "template_bytes_max"]);
+        check(|c| drop(c.message.headers.insert("Bcc".into(), "x".into())), &["headers.Bcc"]);
+        check(|c| drop(c.message.headers.insert("X-A".into(), "y".repeat(5000))), &["headers.X-A", "header_bytes_max"]);
+        check(|c| c.message.tags = vec!["a b".into()], &["tags: ", "'a b'"]);
+        check(|c| c.message.tags = vec!["a".into(); 21], &["tags: ", "tags_max"]);
+        check(|c| c.schedule = Some(Schedule { cron: " ".into(), time_zone: "UTC".into() }), &["schedule.cron: "]);
+        check(
+            |c| c.schedule = Some(Schedule { cron: "* * * * *".into(), time_zone: "".into() }),
+            &["schedule.time_zone"],
+        );
+        check(|c| c.notify_url = "http://x\r\n".into(), &["notify_url: ", "control"]);
+        check(
+            |c| c.audience.as_mut().unwrap().key_field = Some("x".repeat(300)),
+            &["audience.key: ", "column_bytes_max"],
+        );
+    }
+}

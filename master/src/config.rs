@@ -1,0 +1,142 @@
+//! The settings of a master, as one value.
+
+use postrider_common::lane::Lane;
+use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::site::SiteTable;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+/// How leases are given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeaseSettings {
+    /// 1 s to 1 h.
+    pub ttl: Duration,
+    /// Recipients of a batch that may be in intent at once, 1 to 100.
+    pub window: u32,
+    /// How long a recipient in doubt waits for late facts before it is sent again.
+    pub doubt_grace: Duration,
+    /// No lease is extended beyond this long after its claim.
+    pub hard_cap: Duration,
+}
+
+impl LeaseSettings {
+    pub(crate) fn ttl_ms(&self) -> u64 {
+        ms(self.ttl)
+    }
+    pub(crate) fn doubt_grace_ms(&self) -> u64 {
+        ms(self.doubt_grace)
+    }
+    pub(crate) fn hard_cap_ms(&self) -> u64 {
+        ms(self.hard_cap)
+    }
+}
+
+fn ms(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[derive(Debug, Clone)]
+pub struct MasterConfig {
+    pub grpc_listen: SocketAddr,
+    pub http_listen: Option<SocketAddr>,
+    /// Plain path or `file://` URL of a directory, created if missing.
+    pub storage: String,
+    pub lease: LeaseSettings,
+    pub lanes: Vec<Lane>,
+    pub sites: SiteTable,
+    pub audience_bytes_max: u64,
+}
+
+/// Why a master cannot start. Reads after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error(
+        "listen on {address}: {field} is not a loopback address, and this version has neither tokens nor TLS; \
+         listen on 127.0.0.1 or [::1] and reach it through a tunnel or a proxy that authenticates"
+    )]
+    NotLoopback { field: &'static str, address: SocketAddr },
+    #[error("listen on {address}: {why}; set {field} to an address that is free")]
+    Bind { field: &'static str, address: SocketAddr, why: String },
+    #[error("accept the settings: {field}: {why}")]
+    Setting { field: &'static str, why: String },
+    #[error(transparent)]
+    Storage(#[from] crate::storage::StorageError),
+    #[error("start the gRPC service: {0}")]
+    Service(String),
+}
+
+impl MasterConfig {
+    /// What must hold for the promises to hold.
+    pub fn check(&self) -> Result<(), StartError> {
+        let wrong = |field, why: &str| Err(StartError::Setting { field, why: why.to_owned() });
+        for (field, address) in [("grpc_listen", Some(self.grpc_listen)), ("http_listen", self.http_listen)] {
+            if let Some(address) = address.filter(|address| !address.ip().is_loopback()) {
+                return Err(StartError::NotLoopback { field, address });
+            }
+        }
+        let lease = &self.lease;
+        if !(Duration::from_secs(1)..=Duration::from_hours(1)).contains(&lease.ttl) {
+            return wrong("lease.ttl", "it must be from 1s to 1h");
+        }
+        if !(1..=postrider_common::limits::BATCH_RECIPIENTS_MAX as u32).contains(&lease.window) {
+            return wrong("lease.window", "it must be from 1 to 100");
+        }
+        if lease.hard_cap < lease.ttl {
+            return wrong("lease.hard_cap", "it must be at least lease.ttl");
+        }
+        if lease.hard_cap_ms() <= TRANSACTION_MS_MAX {
+            let why = "it must be more than 11m: no intent is granted whose transaction might not end before it";
+            return wrong("lease.hard_cap", why);
+        }
+        if self.lanes.is_empty() {
+            return wrong("lane", "at least one lane is needed");
+        }
+        if self.audience_bytes_max == 0 {
+            return wrong("audience_bytes_max", "it must be at least 1");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config() -> MasterConfig {
+        MasterConfig {
+            grpc_listen: "127.0.0.1:0".parse().unwrap(),
+            http_listen: Some("[::1]:0".parse().unwrap()),
+            storage: "x".into(),
+            lease: LeaseSettings {
+                ttl: Duration::from_mins(1),
+                window: 10,
+                doubt_grace: Duration::from_secs(10),
+                hard_cap: Duration::from_mins(30),
+            },
+            lanes: postrider_common::lane::defaults(),
+            sites: SiteTable::default(),
+            audience_bytes_max: 1,
+        }
+    }
+
+    #[test]
+    fn settings_that_break_promises_are_refused() {
+        type Change = fn(&mut MasterConfig);
+        let rows: [(Change, &str); 7] = [
+            (|c| c.grpc_listen = "0.0.0.0:7400".parse().unwrap(), "grpc_listen is not a loopback address"),
+            (|c| c.http_listen = Some("10.0.0.1:7401".parse().unwrap()), "http_listen is not a loopback address"),
+            (|c| c.lease.ttl = Duration::from_millis(999), "lease.ttl"),
+            (|c| c.lease.window = 0, "lease.window"),
+            (|c| c.lease.hard_cap = Duration::from_secs(1), "lease.hard_cap"),
+            (|c| c.lease.hard_cap = Duration::from_mins(11), "lease.hard_cap: it must be more than 11m"),
+            (|c| c.lanes.clear(), "lane"),
+        ];
+        assert!(config().check().is_ok());
+        for (change, part) in rows {
+            let mut config = config();
+            change(&mut config);
+            let error = config.check().expect_err("refused").to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+}

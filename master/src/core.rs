@@ -1,0 +1,80 @@
+//! What every part of a master shares: settings, seams and the signal to stop.
+
+use crate::config::LeaseSettings;
+use crate::lease::Turnstile;
+use crate::metrics::Metrics;
+use crate::storage::Storage;
+use postrider_common::ids::LaneName;
+use postrider_common::lane::Lane;
+use postrider_common::site::SiteTable;
+use postrider_common::{Clock, RequestId};
+use postrider_store::Store;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// Cheap to share; nothing in it changes but the signals and the counters.
+#[derive(Debug)]
+pub struct Core {
+    pub store: Arc<dyn Store>,
+    pub storage: Storage,
+    pub clock: Arc<dyn Clock>,
+    pub lease: LeaseSettings,
+    pub lanes: Vec<Lane>,
+    pub sites: Arc<SiteTable>,
+    pub audience_bytes_max: u64,
+    pub metrics: Metrics,
+    /// Cancelled when the master is to stop: held calls answer, duties end.
+    pub stopping: CancellationToken,
+    /// Held Lease calls pass it one by one after a hint.
+    pub turnstile: Turnstile,
+    /// A run was created or resumed here: its split is due.
+    pub split_due: Notify,
+}
+
+impl Core {
+    pub fn lane(&self, name: &LaneName) -> Option<&Lane> {
+        self.lanes.iter().find(|lane| lane.name == *name)
+    }
+
+    /// For messages: the lanes there are.
+    pub fn lane_names(&self) -> String {
+        self.lanes.iter().map(|lane| lane.name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// A fresh request id for a call of the master's own.
+    pub fn request_id(&self, purpose: &str) -> Option<RequestId> {
+        format!("{purpose}-{:032x}", self.random_wide()).parse().ok()
+    }
+
+    pub fn random_wide(&self) -> u128 {
+        (u128::from(self.clock.random()) << 64) | u128::from(self.clock.random())
+    }
+
+    pub fn nonce(&self) -> u32 {
+        self.clock.random() as u32
+    }
+
+    /// Jitter of retries, in millionths.
+    pub fn retry_fraction(&self) -> u32 {
+        (self.clock.random() % 1_000_001) as u32
+    }
+
+    /// Waits, unless the master stops first. False: it stops.
+    pub async fn pause(&self, duration: Duration) -> bool {
+        tokio::select! {
+            () = self.stopping.cancelled() => false,
+            () = tokio::time::sleep(duration) => true,
+        }
+    }
+
+    /// The delay before a store call is tried again: doubles from 50 ms to 2 s, half of it jitter.
+    pub fn retry_delay(&self, failures: u32) -> Duration {
+        let bound = RETRY_BASE_MS.saturating_mul(1 << failures.min(16)).min(RETRY_CAP_MS);
+        Duration::from_millis(bound / 2 + self.clock.random() % (bound / 2 + 1))
+    }
+}
+
+const RETRY_BASE_MS: u64 = 50;
+const RETRY_CAP_MS: u64 = 2_000;

@@ -1,0 +1,103 @@
+//! A store that measures: every call's latency by transition, and what the answers say.
+
+use crate::metrics::Metrics;
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_store::{
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
+    Claim, ClaimSplit, Claimed, CreatedRun, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
+    Result, RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Instant;
+use tokio::sync::watch;
+
+#[derive(Debug)]
+pub struct Metered {
+    inner: Arc<dyn Store>,
+    metrics: Metrics,
+}
+
+impl Metered {
+    pub fn new(inner: Arc<dyn Store>, metrics: Metrics) -> Self {
+        Self { inner, metrics }
+    }
+
+    async fn timed<T>(&self, transition: &'static str, call: impl Future<Output = Result<T>>) -> Result<T> {
+        let begun = Instant::now();
+        let answer = call.await;
+        self.metrics.store_call(transition, begun.elapsed(), answer.is_err());
+        answer
+    }
+}
+
+/// Methods that are passed on, timed under their own name.
+macro_rules! passed_on {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
+        /// The store as it is, measured.
+        #[async_trait]
+        impl Store for Metered {
+            fn describe(&self) -> String {
+                self.inner.describe()
+            }
+
+            fn wake(&self) -> watch::Receiver<u64> {
+                self.inner.wake()
+            }
+
+            async fn claim(&self, claim: Claim) -> Result<Claimed> {
+                let claimed = self.timed("claim", self.inner.claim(claim)).await?;
+                self.metrics.claims.inc();
+                self.metrics.leases_granted.inc_by(claimed.leases.len() as u64);
+                Ok(claimed)
+            }
+
+            async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
+                let reclaimed = self.timed("reclaim", self.inner.reclaim(reclaim)).await?;
+                self.metrics.leases_expired.inc_by(u64::from(reclaimed.leases));
+                self.metrics.doubts.inc_by(u64::from(reclaimed.doubts));
+                self.metrics.repaired.inc_by(u64::from(reclaimed.repaired));
+                self.metrics.reclaim_held.set(i64::try_from(reclaimed.held_ms).unwrap_or(i64::MAX));
+                Ok(reclaimed)
+            }
+
+            $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer> {
+                self.timed(stringify!($name), self.inner.$name($($argument),*)).await
+            })*
+        }
+    };
+}
+
+passed_on! {
+    now_ms() -> i64;
+    apply_campaign(apply: ApplyCampaign) -> AppliedCampaign;
+    campaign(name: &CampaignName) -> Option<CampaignRecord>;
+    campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;
+    set_campaign_paused(name: &CampaignName, paused: bool) -> bool;
+    delete_campaign(name: &CampaignName) -> bool;
+    definition(hash: &DefinitionHash) -> Option<Bytes>;
+    create_run(run: NewRun) -> CreatedRun;
+    run(run: &RunId) -> Option<RunRecord>;
+    runs(before: Option<(i64, RunId)>, limit: usize) -> Vec<RunRecord>;
+    pause_run(run: &RunId) -> Steered;
+    resume_run(run: &RunId) -> Steered;
+    cancel_run(run: &RunId) -> Steered;
+    cancel_batches(run: &RunId, after: u64, limit: usize) -> CancelledBatches;
+    runs_to_cancel(limit: usize) -> Vec<RunId>;
+    claim_split(claim: ClaimSplit) -> Option<SplitLease>;
+    add_batches(add: AddBatches) -> SplitStatus;
+    release_split(release: ReleaseSplit) -> SplitStatus;
+    bad_rows(run: &RunId) -> Vec<BadRow>;
+    checkpoint(checkpoint: Checkpoint) -> Vec<LeaseAnswer>;
+    finish(finish: Finish) -> Vec<LeaseAnswer>;
+    release(release: Release) -> Vec<LeaseAnswer>;
+    facts(facts: Vec<Fact>, retry_fraction: u32) -> Vec<FactStatus>;
+    batches(run: &RunId, after: u64, limit: usize) -> Vec<BatchRecord>;
+    workers() -> Vec<WorkerRecord>;
+    drain_worker(name_or_instance: &str) -> usize;
+    lanes(lanes: &[LaneName]) -> Vec<LaneRecord>;
+    set_lane_paused(lane: &LaneName, paused: bool) -> ();
+}

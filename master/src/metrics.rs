@@ -1,0 +1,207 @@
+//! What `/metrics` shows. The registry is a value, so two masters in one process do not share counters.
+
+use postrider_common::run::{BatchCounts, RecipientCounts};
+use postrider_store::RunRecord;
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneState {
+    lane: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Transition {
+    transition: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LaneLabel {
+    lane: String,
+}
+
+type Latencies = Family<Transition, Histogram, fn() -> Histogram>;
+
+/// The counters; clones share them.
+#[derive(Clone)]
+pub struct Metrics {
+    registry: Arc<Registry>,
+    recipients: Family<LaneState, Gauge>,
+    batches: Family<State, Gauge>,
+    lane_ready: Family<LaneLabel, Gauge>,
+    workers: Gauge,
+    store_seconds: Latencies,
+    store_errors: Family<Transition, Counter>,
+    pub claims: Counter,
+    pub leases_granted: Counter,
+    pub leases_expired: Counter,
+    pub doubts: Counter,
+    pub repaired: Counter,
+    pub reclaim_held: Gauge,
+    pub polls_held: Gauge,
+    pub splits: Gauge,
+    pub uploaded_bytes: Counter,
+}
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("postrider");
+        let seconds: fn() -> Histogram = || Histogram::new(exponential_buckets(0.000_1, 2.0, 16));
+        let recipients = Family::default();
+        let batches = Family::default();
+        let lane_ready = Family::default();
+        let workers = Gauge::default();
+        let store_seconds = Latencies::new_with_constructor(seconds);
+        let store_errors = Family::default();
+        let claims = Counter::default();
+        let leases_granted = Counter::default();
+        let leases_expired = Counter::default();
+        let doubts = Counter::default();
+        let repaired = Counter::default();
+        let reclaim_held = Gauge::default();
+        let polls_held = Gauge::default();
+        let splits = Gauge::default();
+        let uploaded = Counter::default();
+        let r = &mut registry;
+        r.register("recipients", "Recipients of the newest runs, by lane and state", recipients.clone());
+        r.register("batches", "Batches of the newest runs, by state", batches.clone());
+        r.register("lane_batches_ready", "Batches that wait for a worker, by lane", lane_ready.clone());
+        r.register("workers", "Workers seen lately", workers.clone());
+        let help = "Time of one store call, by transition";
+        r.register_with_unit("store_call", help, Unit::Seconds, store_seconds.clone());
+        r.register("store_errors", "Store calls that failed, by transition", store_errors.clone());
+        r.register("claims", "Claims asked of the store", claims.clone());
+        r.register("leases_granted", "Batches leased to workers", leases_granted.clone());
+        r.register("leases_expired", "Leases taken back after they expired", leases_expired.clone());
+        r.register("doubts", "Recipients in doubt because their lease expired", doubts.clone());
+        r.register("reconciler_repairs", "Index entries that had to be repaired; must stay 0", repaired.clone());
+        let help = "Milliseconds until leases are reclaimed again after an outage; 0: they are";
+        r.register("reclaim_held_ms", help, reclaim_held.clone());
+        r.register("long_polls_held", "Lease calls held now", polls_held.clone());
+        r.register("splits_held", "Splits held by this master now", splits.clone());
+        let help = "Bytes of audiences uploaded";
+        r.register_with_unit("audience_uploaded", help, Unit::Bytes, uploaded.clone());
+        Self {
+            registry: Arc::new(registry),
+            recipients,
+            batches,
+            lane_ready,
+            workers,
+            store_seconds,
+            store_errors,
+            claims,
+            leases_granted,
+            leases_expired,
+            doubts,
+            repaired,
+            reclaim_held,
+            polls_held,
+            splits,
+            uploaded_bytes: uploaded,
+        }
+    }
+}
+
+impl Metrics {
+    /// The OpenMetrics text.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut text = String::new();
+        text::encode(&mut text, &self.registry)?;
+        Ok(text)
+    }
+
+    pub fn store_call(&self, transition: &'static str, took: Duration, failed: bool) {
+        let label = Transition { transition };
+        self.store_seconds.get_or_create(&label).observe(took.as_secs_f64());
+        if failed {
+            self.store_errors.get_or_create(&label).inc();
+        }
+    }
+
+    /// What was found when looking at the newest runs, lanes and workers.
+    pub fn observe(&self, runs: &[RunRecord], lanes_ready: &[(String, u64)], workers: usize) {
+        let mut lanes: BTreeMap<&str, RecipientCounts> = BTreeMap::new();
+        let mut batches = BatchCounts::default();
+        for run in runs {
+            add_recipients(lanes.entry(run.lane.as_str()).or_default(), &run.recipients);
+            add_batches(&mut batches, &run.batches);
+        }
+        for (lane, counts) in lanes {
+            for (state, count) in named_recipients(&counts) {
+                let label = LaneState { lane: lane.to_owned(), state };
+                self.recipients.get_or_create(&label).set(signed(count));
+            }
+        }
+        for (state, count) in named_batches(&batches) {
+            self.batches.get_or_create(&State { state }).set(signed(count));
+        }
+        for (lane, ready) in lanes_ready {
+            self.lane_ready.get_or_create(&LaneLabel { lane: lane.clone() }).set(signed(*ready));
+        }
+        self.workers.set(signed(workers as u64));
+    }
+}
+
+fn signed(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn add_recipients(sum: &mut RecipientCounts, other: &RecipientCounts) {
+    let RecipientCounts { total, pending, accepted, rejected, exhausted, suppressed, cancelled, unknown } = other;
+    sum.total += total;
+    sum.pending += pending;
+    sum.accepted += accepted;
+    sum.rejected += rejected;
+    sum.exhausted += exhausted;
+    sum.suppressed += suppressed;
+    sum.cancelled += cancelled;
+    sum.unknown += unknown;
+}
+
+fn named_recipients(counts: &RecipientCounts) -> [(&'static str, u64); 8] {
+    let RecipientCounts { total, pending, accepted, rejected, exhausted, suppressed, cancelled, unknown } = *counts;
+    [
+        ("total", total),
+        ("pending", pending),
+        ("accepted", accepted),
+        ("rejected", rejected),
+        ("exhausted", exhausted),
+        ("suppressed", suppressed),
+        ("cancelled", cancelled),
+        ("unknown", unknown),
+    ]
+}
+
+fn add_batches(sum: &mut BatchCounts, other: &BatchCounts) {
+    let BatchCounts { ready, leased, delayed, dead, settled } = other;
+    sum.ready += ready;
+    sum.leased += leased;
+    sum.delayed += delayed;
+    sum.dead += dead;
+    sum.settled += settled;
+}
+
+fn named_batches(counts: &BatchCounts) -> [(&'static str, u64); 5] {
+    let BatchCounts { ready, leased, delayed, dead, settled } = *counts;
+    [("ready", ready), ("leased", leased), ("delayed", delayed), ("dead", dead), ("settled", settled)]
+}

@@ -1,0 +1,229 @@
+//! Acts on one leased split: reads the audience, lets the splitter decide, stores step after step.
+//!
+//! The position in the store is the only one that counts. Whatever ends this (a stop, a lost lease, a
+//! storage that does not answer) leaves a split that another master goes on with, with the same batches.
+
+use super::{Plan, Splitter};
+use crate::audience::read::{self, Rows};
+use crate::audience::{ReadError, Row};
+use crate::core::Core;
+use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
+use postrider_common::run::RunError;
+use postrider_store::{AddBatches, ReleaseSplit, RunRecord, SplitLease, SplitStatus, StoreError};
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How often a split that is far enough ahead looks whether it still is.
+const AHEAD_POLL: Duration = Duration::from_millis(250);
+/// After how long a split is due again that could not read its audience.
+const STORAGE_RETRY_MS: u64 = 2_000;
+/// After how long a split is due again that made room for another one.
+const ROOM_RETRY_MS: u64 = 5_000;
+
+/// How the work on a lease ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// The audience is in batches.
+    Complete,
+    /// Somebody else has it, or the run was cancelled or failed.
+    Dropped,
+    /// Given back for later.
+    GivenBack { delay_ms: u64 },
+    /// The run failed with this.
+    Failed(RunError),
+}
+
+/// Why rows are not taken any further now.
+enum Halt {
+    Ended(Ended),
+    Read(ReadError),
+}
+
+impl From<ReadError> for Halt {
+    fn from(error: ReadError) -> Self {
+        Self::Read(error)
+    }
+}
+
+/// Works until the split is complete or must be left. `room_is_short` tells whether other splits wait
+/// for this one to give way while it is only waiting.
+pub async fn work(core: &Core, lease: SplitLease, room_is_short: impl Fn() -> bool + Send) -> Ended {
+    let run = lease.run.clone();
+    let (run_id, fence) = (lease.run.clone(), lease.fence.clone());
+    tracing::info!(%run, cursor = lease.cursor, "split begun");
+    let halt = match Work::begin(core, lease).await {
+        Ok(mut work) => match work.all(&room_is_short).await {
+            Ok(ended) => Halt::Ended(ended),
+            Err(halt) => halt,
+        },
+        Err(halt) => halt,
+    };
+    let give_back = |delay_ms, error| ReleaseSplit { run: run_id, fence, delay_ms, error };
+    let ended = match halt {
+        Halt::Ended(ended) => ended,
+        Halt::Read(ReadError::Run(error)) => Ended::Failed(error),
+        Halt::Read(ReadError::Storage(error)) => {
+            tracing::warn!(%run, error, "audience not readable, trying again later");
+            Ended::GivenBack { delay_ms: STORAGE_RETRY_MS }
+        }
+    };
+    let release = match &ended {
+        Ended::Complete | Ended::Dropped => None,
+        Ended::GivenBack { delay_ms } => Some(give_back(*delay_ms, None)),
+        Ended::Failed(error) => Some(give_back(0, Some(error.clone()))),
+    };
+    if let Some(release) = release {
+        // When it fails for good, the lease expires and the split is due again all the same.
+        let _ = retried(core, "release_split", || core.store.release_split(release.clone())).await;
+    }
+    match &ended {
+        Ended::Failed(error) => tracing::warn!(%run, code = error.code, error = error.message, "run failed"),
+        Ended::Complete => tracing::info!(%run, "split complete"),
+        Ended::Dropped => tracing::info!(%run, "split left to its new owner or ended run"),
+        Ended::GivenBack { delay_ms } => tracing::info!(%run, delay_ms, "split given back"),
+    }
+    ended
+}
+
+struct Work<'a> {
+    core: &'a Core,
+    rows: Rows,
+    splitter: Splitter,
+    /// When the lease must have been extended: a third of its time.
+    extend_at: Instant,
+    ttl_ms: u64,
+}
+
+impl<'a> Work<'a> {
+    async fn begin(core: &'a Core, lease: SplitLease) -> Result<Self, Halt> {
+        let ttl_ms = core.lease.ttl_ms();
+        let extend_at = Instant::now() + Duration::from_millis(lease.ttl_ms.min(ttl_ms) / 3);
+        let Some(run) = retried(core, "run", || core.store.run(&lease.run)).await.ok().flatten() else {
+            return Err(Halt::Ended(Ended::Dropped));
+        };
+        let plan = Plan::decode(&run.audience).map_err(|error| {
+            ReadError::run(
+                "audience_unreadable",
+                format!("what is stored about the audience cannot be read: {error}"),
+                "cancel this run and start a new one",
+            )
+        })?;
+        let splitter = Splitter::resume(&lease, core.sites.clone(), plan.on_bad_row)?;
+        let rows = read::open(&core.storage, &plan.audience).await?;
+        Ok(Self { core, rows, splitter, extend_at, ttl_ms })
+    }
+
+    async fn all(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<Ended, Halt> {
+        loop {
+            let chunk = tokio::select! {
+                biased;
+                () = self.core.stopping.cancelled() => return self.stop().await,
+                () = tokio::time::sleep_until(self.extend_at) => {
+                    self.store_step().await?;
+                    continue;
+                }
+                chunk = self.rows.next() => chunk?,
+            };
+            match chunk {
+                Some(rows) => self.take(rows, room_is_short).await?,
+                None => break,
+            }
+        }
+        self.splitter.end()?;
+        while !self.splitter.is_complete() {
+            self.store_step().await?;
+        }
+        Ok(Ended::Complete)
+    }
+
+    async fn take(&mut self, rows: Vec<Row>, room_is_short: &(impl Fn() -> bool + Send)) -> Result<(), Halt> {
+        for row in rows {
+            self.splitter.take(row)?;
+            if self.splitter.step_is_full() {
+                self.store_step().await?;
+                self.wait_while_ahead(room_is_short).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stores what was taken since the last step; with nothing new it only extends the lease.
+    async fn store_step(&mut self) -> Result<(), Halt> {
+        let add = self.splitter.step(self.ttl_ms);
+        self.store(add).await
+    }
+
+    async fn store(&mut self, add: AddBatches) -> Result<(), Halt> {
+        let asked_at = Instant::now();
+        let status = retried(self.core, "add_batches", || self.core.store.add_batches(add.clone())).await;
+        match status {
+            Ok(SplitStatus::Done) => {
+                self.extend_at = asked_at + Duration::from_millis(self.ttl_ms / 3);
+                Ok(())
+            }
+            Ok(SplitStatus::Lost | SplitStatus::Stopped) | Err(_) => Err(Halt::Ended(Ended::Dropped)),
+        }
+    }
+
+    /// Far enough ahead of the workers: waits with the lease kept, or gives way when room is short.
+    async fn wait_while_ahead(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<(), Halt> {
+        while self.is_ahead().await? {
+            if room_is_short() {
+                return Err(Halt::Ended(Ended::GivenBack { delay_ms: ROOM_RETRY_MS }));
+            }
+            if !self.core.pause(AHEAD_POLL).await {
+                let ended = self.stop().await?;
+                return Err(Halt::Ended(ended));
+            }
+            if Instant::now() >= self.extend_at {
+                self.store_step().await?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_ahead(&self) -> Result<bool, Halt> {
+        let run = self.splitter.run();
+        let record: Option<RunRecord> = match retried(self.core, "run", || self.core.store.run(run)).await {
+            Ok(record) => record,
+            Err(_) => return Err(Halt::Ended(Ended::Dropped)),
+        };
+        match record {
+            Some(run) if run.cancelled || run.error.is_some() => Err(Halt::Ended(Ended::Dropped)),
+            Some(run) => Ok(run.batches.ready >= SPLIT_AHEAD_BATCHES_MAX),
+            None => Err(Halt::Ended(Ended::Dropped)),
+        }
+    }
+
+    /// The master stops: what was read so far is stored, the rest is for another one.
+    async fn stop(&mut self) -> Result<Ended, Halt> {
+        if !self.splitter.is_behind_position() {
+            self.store_step().await?;
+        }
+        Ok(Ended::GivenBack { delay_ms: 0 })
+    }
+}
+
+/// Calls until the store answers, with growing delays. The call is the same each time, so a call that
+/// happened and was not answered is answered as the first time. An error: retrying does not help, or the
+/// master stops.
+async fn retried<T, F>(core: &Core, what: &'static str, call: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    let mut failures = 0;
+    loop {
+        let error = match call().await {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        if failures == 0 {
+            tracing::warn!(what, %error, "store call failed while splitting");
+        }
+        if !error.is_retryable() || !core.pause(core.retry_delay(failures)).await {
+            return Err(error);
+        }
+        failures += 1;
+    }
+}

@@ -1,0 +1,303 @@
+//! Reading: batches, workers, lanes, the clock. Nothing here changes what is stored, but draining and pausing.
+
+use super::reply::{Elements, corrupt, parse, read};
+use super::scripts::{Args, Transition};
+use super::{Redis, keys};
+use crate::api::{BatchRecord, BatchState, Delivery, LaneRecord, Result, WorkerRecord};
+use postrider_common::ids::{BatchId, LaneName, RunId, SiteName, WorkerId};
+use postrider_common::state::{RecipientState, UnknownReason};
+use redis::Value;
+use std::collections::{BTreeMap, HashMap};
+
+/// Batches read in one round trip: bounds an answer to a few megabytes.
+const LOOK_STEP_BATCHES_MAX: usize = 20;
+
+/// `lane|site|run|sequence|count|payload|expired`, as `entry_text` in `lua/prelude.lua` prints it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub lane: String,
+    pub site: String,
+    pub payload: String,
+}
+
+impl Place {
+    pub fn parse(text: &str) -> Result<Self> {
+        let parts: Vec<&str> = text.split('|').collect();
+        match parts.as_slice() {
+            [lane, site, _, _, _, payload, _] => {
+                Ok(Self { lane: (*lane).into(), site: (*site).into(), payload: (*payload).into() })
+            }
+            _ => Err(corrupt("an entry of an index")),
+        }
+    }
+}
+
+/// What the hash of a batch says of one recipient.
+#[derive(Debug)]
+pub(super) struct Recipient {
+    pub state: RecipientState,
+    pub attempts: u32,
+    /// Meaningful while deferred.
+    pub due_at: i64,
+    reason: Option<UnknownReason>,
+    settled_at_ms: Option<i64>,
+    code: String,
+}
+
+/// The hash of a batch.
+#[derive(Debug)]
+pub(super) struct BatchHash {
+    pub recipients: Vec<Recipient>,
+}
+
+impl BatchHash {
+    /// None: there is no such key.
+    pub fn read(value: Value) -> Result<Option<Self>> {
+        let fields: HashMap<String, String> = read(value, "a batch")?;
+        if fields.is_empty() {
+            return Ok(None);
+        }
+        let field = |name: &str| fields.get(name).cloned().ok_or_else(|| corrupt(format!("a batch without {name}")));
+        let states = field("s0")? + fields.get("s1").map_or("", String::as_str);
+        let count: usize = parse(&field("n")?, "the size of a batch")?;
+        if states.len() != count {
+            return Err(corrupt("the states of a batch are not as many as its recipients"));
+        }
+        let one = |(index, letter): (usize, u8)| {
+            let state = RecipientState::from_letter(letter).ok_or_else(|| corrupt("the state of a recipient"))?;
+            recipient(state, fields.get(&index.to_string()).map(String::as_str))
+        };
+        let recipients = states.bytes().enumerate().map(one).collect::<Result<_>>()?;
+        Ok(Some(Self { recipients }))
+    }
+
+    /// Where a batch stands that is not dead.
+    fn state_at_rest(&self, is_leased: bool, is_delayed: bool) -> BatchState {
+        if is_leased {
+            BatchState::Leased
+        } else if self.recipients.iter().all(|recipient| recipient.state.is_final()) {
+            BatchState::Settled
+        } else if is_delayed {
+            BatchState::Delayed
+        } else {
+            BatchState::Ready
+        }
+    }
+}
+
+/// What is read of a batch before the rest of it.
+struct Head {
+    id: BatchId,
+    site: SiteName,
+    payload: String,
+    entry: String,
+    dead: bool,
+}
+
+impl Head {
+    /// None: there is no such batch.
+    fn read(id: BatchId, lane: &str, answers: &mut Elements) -> Result<Option<Self>> {
+        type Field = Option<String>;
+        let (payload, site, count, expired): (Field, Field, Field, Field) = answers.read()?;
+        let dead: Field = answers.read()?;
+        let place = |dead: &String| Place::parse(dead.splitn(3, '|').nth(2).unwrap_or_default());
+        let (payload, site) = match (payload, site, &dead) {
+            (Some(payload), Some(site), _) => (payload, site),
+            (_, _, Some(dead)) => place(dead).map(|place| (place.payload, place.site))?,
+            (_, _, None) => return Ok(None),
+        };
+        let (count, expired) = (count.unwrap_or_default(), expired.as_deref().unwrap_or("0"));
+        let entry = format!("{lane}|{site}|{}|{:016x}|{count}|{payload}|{expired}", id.run, id.sequence);
+        Ok(Some(Self { id, site: parse(&site, "a site")?, payload, entry, dead: dead.is_some() }))
+    }
+
+    fn record(self, answers: &mut Elements) -> Result<Option<BatchRecord>> {
+        let hash = BatchHash::read(answers.value()?);
+        let details: HashMap<usize, String> = answers.read()?;
+        let payload = answers.read::<Option<Vec<u8>>>()?.unwrap_or_default();
+        let (leased, delayed): (Option<f64>, Option<f64>) = (answers.read()?, answers.read()?);
+        let Self { id, site, dead, .. } = self;
+        let (state, recipients) = match hash {
+            Ok(None) | Err(_) if dead => (BatchState::Dead, Vec::new()),
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(error),
+            Ok(Some(hash)) if dead => (BatchState::Dead, hash.recipients),
+            Ok(Some(hash)) => (hash.state_at_rest(leased.is_some(), delayed.is_some()), hash.recipients),
+        };
+        let recipients = recipients.into_iter().enumerate();
+        let recipients = recipients.map(|(index, recipient)| delivery(recipient, details.get(&index))).collect();
+        Ok(Some(BatchRecord { id, site, state, payload, recipients }))
+    }
+}
+
+/// `attempts|doubts|first_at|due_at|intent|doubt|reason|settled_at|code`, as `record_text` in `lua/batch.lua`.
+fn recipient(state: RecipientState, record: Option<&str>) -> Result<Recipient> {
+    let Some(record) = record else {
+        return Ok(Recipient { state, attempts: 0, due_at: 0, reason: None, settled_at_ms: None, code: String::new() });
+    };
+    let parts: Vec<&str> = record.splitn(9, '|').collect();
+    let [attempts, _, _, due_at, _, _, reason, settled_at, code] = parts.as_slice() else {
+        return Err(corrupt("the record of a recipient"));
+    };
+    let number = |text: &str| -> Result<Option<i64>> {
+        if text.is_empty() { Ok(None) } else { parse(text, "the record of a recipient").map(Some) }
+    };
+    Ok(Recipient {
+        state,
+        attempts: parse(attempts, "the attempts of a recipient")?,
+        due_at: number(due_at)?.unwrap_or(0),
+        reason: reason.bytes().next().and_then(UnknownReason::from_letter),
+        settled_at_ms: number(settled_at)?,
+        code: (*code).to_owned(),
+    })
+}
+
+impl Redis {
+    pub(super) async fn clock_ms(&self) -> Result<i64> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("TIME");
+        let (seconds, micros): (i64, i64) = read(self.only(self.swift.call(pipe).await?)?, "TIME")?;
+        Ok(seconds * 1000 + micros / 1000)
+    }
+
+    pub(super) async fn batches_after(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET").arg(keys::run(run)).arg(&["sequence", "lane"]);
+        let (last, lane): (Option<u64>, Option<String>) =
+            read(self.only(self.bulk.call(pipe).await?)?, "the sequence of a run")?;
+        let (Some(last), Some(lane)) = (last, lane) else { return Ok(Vec::new()) };
+        let until = last.min(after.saturating_add(limit as u64));
+        let mut records = Vec::new();
+        let sequences: Vec<u64> = (after.saturating_add(1)..=until).collect();
+        for step in sequences.chunks(LOOK_STEP_BATCHES_MAX) {
+            let ids = step.iter().map(|sequence| BatchId { run: run.clone(), sequence: *sequence }).collect();
+            records.extend(self.batch_records(ids, &lane).await?);
+        }
+        Ok(records)
+    }
+
+    /// First the heads, for the names of the payloads, then all of each batch. Each recipient is as of one instant;
+    /// the place of a batch may be one transition younger.
+    async fn batch_records(&self, ids: Vec<BatchId>, lane: &str) -> Result<Vec<BatchRecord>> {
+        let mut pipe = redis::pipe();
+        for id in &ids {
+            pipe.cmd("HMGET").arg(keys::batch(id)).arg(&["payload", "site", "n", "expired"]);
+            pipe.cmd("HGET").arg(keys::DEAD).arg(id.to_string());
+        }
+        let mut answers = self.read_bulk(pipe, "a batch").await?;
+        let mut heads = Vec::with_capacity(ids.len());
+        for id in ids {
+            heads.extend(Head::read(id, lane, &mut answers)?);
+        }
+        if heads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for head in &heads {
+            pipe.cmd("HGETALL").arg(keys::batch(&head.id));
+            pipe.cmd("HGETALL").arg(keys::details(&head.id));
+            pipe.cmd("GET").arg(keys::payload(&head.id, &head.payload));
+            pipe.cmd("ZSCORE").arg(keys::LEASE).arg(head.id.to_string());
+            pipe.cmd("ZSCORE").arg(keys::DELAYED).arg(&head.entry);
+        }
+        let mut answers = self.read_bulk(pipe, "a batch").await?;
+        let mut records = Vec::with_capacity(heads.len());
+        for head in heads {
+            records.extend(head.record(&mut answers)?);
+        }
+        Ok(records)
+    }
+
+    pub(super) async fn workers_seen(&self) -> Result<Vec<WorkerRecord>> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("HGETALL").arg(keys::WORKER);
+        pipe.cmd("HGETALL").arg(keys::HOLDER);
+        let mut answers = self.read_bulk(pipe, "workers").await?;
+        let workers: BTreeMap<String, String> = answers.read()?;
+        let holders: BTreeMap<String, String> = answers.read()?;
+        let held = self.held_by(holders).await?;
+        let mut records = Vec::with_capacity(workers.len());
+        for (text, seen) in workers {
+            let (name, instance) = text.rsplit_once('/').ok_or_else(|| corrupt("a worker"))?;
+            let id = WorkerId::try_new(name, instance).map_err(corrupt)?;
+            let parts: Vec<&str> = seen.split('|').collect();
+            let [seen_at, slots, draining] = parts.as_slice() else { return Err(corrupt("a worker")) };
+            let (leases, in_intent) = held.get(&text).copied().unwrap_or_default();
+            records.push(WorkerRecord {
+                id,
+                seen_at_ms: parse(seen_at, "a worker")?,
+                slots: parse(slots, "a worker")?,
+                leases,
+                in_intent,
+                draining: *draining == "1",
+            });
+        }
+        records.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(records)
+    }
+
+    /// Leases, and recipients in intent, by worker.
+    async fn held_by(&self, holders: BTreeMap<String, String>) -> Result<HashMap<String, (u32, u32)>> {
+        let mut held: HashMap<String, (u32, u32)> = HashMap::new();
+        if holders.is_empty() {
+            return Ok(held);
+        }
+        let mut pipe = redis::pipe();
+        for id in holders.keys() {
+            pipe.cmd("HMGET").arg(keys::batch(&parse(id, "a batch id")?)).arg(&["s0", "s1"]);
+        }
+        let mut answers = self.read_bulk(pipe, "states").await?;
+        for holder in holders.values() {
+            let worker = holder.split('|').nth(1).ok_or_else(|| corrupt("the holder of a lease"))?;
+            let (first, second): (Option<String>, Option<String>) = answers.read()?;
+            let letters = first.iter().chain(&second).flat_map(|states| states.bytes());
+            let (leases, in_intent) = held.entry(worker.to_owned()).or_default();
+            *leases += 1;
+            *in_intent += letters.filter(|letter| *letter == RecipientState::Intent.letter()).count() as u32;
+        }
+        Ok(held)
+    }
+
+    pub(super) async fn worker_drain(&self, name_or_instance: &str) -> Result<usize> {
+        let answer = self.run_script(Transition::DrainWorker, &[], Args::default().text(name_or_instance)).await?;
+        self.wake.bump();
+        read(answer, "drain_worker")
+    }
+
+    pub(super) async fn lanes_named(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
+        if lanes.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for lane in lanes {
+            pipe.cmd("SISMEMBER").arg(keys::LANES).arg(lane.as_str());
+            pipe.cmd("HGET").arg(keys::DEPTH).arg(lane.as_str());
+        }
+        let mut answers = self.read_bulk(pipe, "lanes").await?;
+        let mut records = Vec::with_capacity(lanes.len());
+        for name in lanes.iter().cloned() {
+            let paused = answers.read::<u8>()? == 1;
+            let batches_ready = answers.read::<Option<i64>>()?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
+            records.push(LaneRecord { name, paused, batches_ready });
+        }
+        Ok(records)
+    }
+
+    pub(super) async fn lane_set_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
+        let args = Args::default().text(lane.as_str()).flag(paused);
+        self.run_script(Transition::SetLanePaused, &[], args).await?;
+        self.wake.bump();
+        Ok(())
+    }
+}
+
+fn delivery(recipient: Recipient, detail: Option<&String>) -> Delivery {
+    Delivery {
+        state: recipient.state,
+        attempts: recipient.attempts,
+        code: recipient.code,
+        detail: detail.cloned().unwrap_or_default(),
+        reason: recipient.reason,
+        settled_at_ms: recipient.settled_at_ms,
+    }
+}

@@ -1,0 +1,51 @@
+-- checkpoint: outcomes so far, intents wanted, and the lease lives on.
+-- KEYS     see report.lua
+-- ARGV     see report.lua; 6: ttl ms, 7: window
+-- returns  status (gone, lost, settled, held), ttl left ms, granted indexes, refused indexes each followed by its reason
+-- refuses  a fence that is not current (outcomes are taken as facts); single intents, by the reasons of the page
+
+local ttl, window = num(ARGV[6], 'ttl'), num(ARGV[7], 'window')
+local b = reported_batch()
+if not b then return { 'gone', 0, {}, {} } end
+if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then return { take_as_facts(b), 0, {}, {} } end
+
+local fresh = take_outcomes(b)
+local open, counter = in_intent(b), fence_counter(b.hold.fence)
+local lane_paused = call('SISMEMBER', K.lanes, run.lane) == 1
+
+local function refusal(index)
+  if index >= b.count then return 'repeated' end
+  local state = b.st[index + 1]
+  if state == I and record(b, index).intent == counter then return nil end
+  if not fresh then return 'repeated' end
+  if is_final(state) or state == I then return 'settled' end
+  if run.cancelled then return 'cancelled' end
+  if run.parked or lane_paused then return 'paused' end
+  if state == D and record(b, index).due_at > now then return 'not_due' end
+  if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end
+  if open >= window then return 'window' end
+  return nil
+end
+
+local granted, refused = {}, {}
+for _, index in ipairs(REPORT.intents) do
+  local reason = refusal(index)
+  if reason then
+    refused[#refused + 1] = index
+    refused[#refused + 1] = reason
+  else
+    granted[#granted + 1] = index
+    if b.st[index + 1] ~= I then
+      grant_intent(b, index, b.hold.fence)
+      open = open + 1
+    end
+  end
+end
+
+if now - b.hold.progress_at <= TRANSACTION_MS_MAX then
+  b.hold.expires_at = math.max(b.hold.expires_at, math.min(now + ttl, b.hold.hard_at))
+end
+commit(b)
+write_hold(b)
+write_run()
+return { 'held', math.max(b.hold.expires_at - now, 0), granted, refused }

@@ -1,0 +1,149 @@
+-- claim: due batches become ready, and the worker gets those whose turn it is.
+-- KEYS     the shard's
+-- ARGV     1 worker, 2 request, 3 nonce, 4 batches max, 5 ttl ms, 6 hard cap ms, 7 slots, 8 forget workers after ms,
+--          9 number of lanes, then lane and weight of each
+-- returns  now, drain (0 or 1), then of each lease: batch, fence, entry, expires at, hard deadline
+-- refuses  a draining worker (gets nothing new)
+
+local PROMOTE_MAX, LANE_STRIDE, SEEN_STEP_MS, FORGET_MAX = 100, 1000000, 1000, 100
+local worker, request, nonce = ARGV[1], ARGV[2], ARGV[3]
+local most, ttl, hard_cap = num(ARGV[4], 'batches'), num(ARGV[5], 'ttl'), num(ARGV[6], 'hard cap')
+local slots, forget = num(ARGV[7], 'slots'), num(ARGV[8], 'forget')
+local lanes = {}
+for n = 0, num(ARGV[9], 'lanes') - 1 do
+  lanes[#lanes + 1] = { name = ARGV[10 + n * 2], weight = math.max(num(ARGV[11 + n * 2], 'weight'), 1) }
+end
+
+local function see_worker()
+  local known = call('HGET', K.worker, worker)
+  local seen_at, seen_slots, drain = string.match(known or '', '^(%d+)|(%d+)|([01])$')
+  if not seen_at or math.abs(now - tonumber(seen_at)) >= SEEN_STEP_MS or tonumber(seen_slots) ~= slots then
+    call('HSET', K.worker, worker, int(now) .. '|' .. int(slots) .. '|' .. (drain or '0'))
+    call('ZADD', K.seen, int(now), worker)
+  end
+  for _, old in ipairs(call('ZRANGEBYSCORE', K.seen, '-inf', int(now - forget), 'LIMIT', '0', FORGET_MAX)) do
+    call('ZREM', K.seen, old)
+    call('HDEL', K.worker, old)
+    call('HDEL', K.last_claim, old)
+  end
+  return drain == '1'
+end
+
+-- The leases of the worker's last claim that it still holds, if this is a repeat of it.
+local function same_claim(answer)
+  local last = call('HGET', K.last_claim, worker)
+  if not last then return false end
+  local last_request, rest = string.match(last, '^(%S+)(.*)$')
+  if last_request ~= request then return false end
+  for id, fence in string.gmatch(rest, '(%S+) (%S+)') do
+    local expires = call('ZSCORE', K.lease, id)
+    local held, _, hard, entry = string.match(call('HGET', K.holder, id) or '',
+      '^([^|]+)|([^|]+)|(%d+)|%d+|%d+|%d+|(.+)$')
+    if expires and held == fence then
+      for _, value in ipairs({ id, fence, entry, expires, hard }) do answer[#answer + 1] = value end
+    end
+  end
+  return true
+end
+
+local function promote()
+  for _, text in ipairs(call('ZRANGEBYSCORE', K.dly, '-inf', int(now), 'LIMIT', '0', PROMOTE_MAX)) do
+    local e = entry_of(text)
+    if not e then corrupt('an entry of the delayed batches') end
+    call('ZREM', K.dly, text)
+    ready_add(e, call('SISMEMBER', K.parked, e.run) == 1)
+    add_count(e.run, 'b_delayed', -1)
+    add_count(e.run, 'b_ready', 1)
+  end
+end
+
+-- The choice of a lane: its pass, and the site whose turn it is.
+local function look_at(lane)
+  lane.choice = nil
+  if lane.paused then return end
+  local text = first_of(K.turns, 'S|' .. lane.name)
+  if not text then return end
+  local pass, site = string.match(text, '^S|[^|]+|(%x+)|(.+)$')
+  lane.choice = { text = text, pass = tonumber(pass, 16), site = site }
+  lane.pass = pass_of(lane.name)
+end
+
+local function next_lane()
+  local best
+  for _, lane in ipairs(lanes) do
+    if lane.choice and (not best or lane.pass < best.pass or (lane.pass == best.pass and lane.name < best.name)) then
+      best = lane
+    end
+  end
+  return best
+end
+
+-- Takes the batch whose turn it is in a lane and moves the passes on; nil when an index names none.
+local function take(lane)
+  local site = lane.choice.site
+  local site_node = lane.name .. '|' .. site
+  local run_text = first_of(K.turns, 'R|' .. site_node)
+  if not run_text then
+    call('ZREM', K.turns, lane.choice.text)
+    return nil
+  end
+  local pass_hex, run = string.match(run_text, '^R|[^|]+|[^|]+|(%x+)|(.+)$')
+  local run_pass, run_node = tonumber(pass_hex, 16), site_node .. '|' .. run
+  local prefix = run_node
+  local heads = call('ZRANGEBYLEX', K.rdy, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', '0', '2')
+  local e = heads[1] and entry_of(heads[1])
+  call('ZREM', K.turns, run_text, lane.choice.text)
+  if e then
+    call('ZREM', K.rdy, heads[1])
+    call('HINCRBY', K.depth, lane.name, -1)
+    call('HSET', K.node, 'V|', int(lane.pass), 'V|' .. lane.name, int(lane.choice.pass), 'V|' .. site_node, int(run_pass),
+      'P|' .. lane.name, int(lane.pass + floor_div(LANE_STRIDE * e.count, lane.weight)),
+      'P|' .. site_node, int(lane.choice.pass + e.count), 'P|' .. run_node, int(run_pass + e.count))
+    if heads[2] then call('ZADD', K.turns, 0, run_choice(lane.name, site, run, run_pass + e.count)) end
+  end
+  if first_of(K.turns, 'R|' .. site_node) then
+    call('ZADD', K.turns, 0, site_choice(lane.name, site, lane.choice.pass + (e and e.count or 0)))
+  end
+  return e
+end
+
+local function lease(e)
+  local id, fence = batch_id(e), next_fence(nonce)
+  local hard_at = now + hard_cap
+  local expires = math.min(now + ttl, hard_at)
+  if e.expired == '1' then
+    add_count(e.run, 'taken_over', 1)
+    e.expired = '0'
+  end
+  local text = entry_text(e)
+  call('ZADD', K.lease, int(expires), id)
+  call('HSET', K.holder, id, fence .. '|' .. worker .. '|' .. int(hard_at) .. '|' .. int(now) .. '|0|0|' .. text)
+  add_count(e.run, 'b_ready', -1)
+  add_count(e.run, 'b_leased', 1)
+  return { id, fence, text, int(expires), int(hard_at) }
+end
+
+local draining = see_worker()
+local answer = { now, draining and 1 or 0 }
+if same_claim(answer) or draining then return answer end
+promote()
+for _, lane in ipairs(lanes) do
+  lane.paused = call('SISMEMBER', K.lanes, lane.name) == 1
+  look_at(lane)
+end
+local taken, steps = { request }, most * 2 + 16
+while #taken - 1 < most and steps > 0 do
+  steps = steps - 1
+  local lane = next_lane()
+  if not lane then break end
+  local e = take(lane)
+  if e then
+    local leased = lease(e)
+    taken[#taken + 1] = leased[1] .. ' ' .. leased[2]
+    for _, value in ipairs(leased) do answer[#answer + 1] = value end
+  end
+  look_at(lane)
+end
+if #taken > 1 then call('HSET', K.last_claim, worker, table.concat(taken, ' ')) end
+write_counts()
+return answer

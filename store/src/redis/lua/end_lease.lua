@@ -1,0 +1,25 @@
+-- Common to finish and release; prepended after report.lua. A grace abandons those in intent.
+
+local function end_lease(grace)
+  local b = reported_batch()
+  if not b then return { 'gone', 0 } end
+  local ended_before = b.ended ~= '' and not fences_differ(b.ended, REPORT.fence)
+  if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then
+    local status = take_as_facts(b)
+    if status == 'lost' and ended_before then status = 'returned' end
+    return { status, 0 }
+  end
+  take_outcomes(b)
+  if grace then doubt_intents(b, grace) end
+  if in_intent(b) > 0 then
+    commit(b)
+    write_hold(b)
+    write_run()
+    return { 'in_intent', 0 }
+  end
+  b.fields.ended = REPORT.fence
+  local to, due = put_back(b, 'leased')
+  write_run()
+  if to == 'settled' then return { 'settled', 0 } end
+  return { 'returned', to == 'delayed' and due - now or 0 }
+end

@@ -1,0 +1,196 @@
+-- Common to every script of a shard; prepended to each when it is loaded.
+--
+-- A script reads and checks everything first, changes Lua values, and writes at the end (`commit`): Lua
+-- does not roll back, so nothing may fail after the first write. Time is read once. Numbers are printed
+-- with `int`, never by tostring, which would write 1.7e+12.
+
+local K = {
+  shard = KEYS[1], rdy = KEYS[2], dly = KEYS[3], lease = KEYS[4], holder = KEYS[5], turns = KEYS[6],
+  node = KEYS[7], count = KEYS[8], lanes = KEYS[9], parked = KEYS[10], splits = KEYS[11],
+  splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
+  to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
+  depth = KEYS[21],
+}
+-- Keys of one run or batch follow the keys of the shard.
+local OWN = 21
+
+local call = redis.call
+local TIME = call('TIME')
+local now = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+
+local function int(n)
+  return string.format('%.0f', n)
+end
+
+local function corrupt(what)
+  error({ err = 'CORRUPT ' .. what })
+end
+
+-- Numbers of arguments and fields: nil or junk is an error, not a zero.
+local function num(text, what)
+  local n = tonumber(text)
+  if not n then corrupt(what .. ' is no number') end
+  return n
+end
+
+local function floor_div(a, b)
+  return (a - a % b) / b
+end
+
+local function fences_differ(a, b)
+  if IGNORE_FENCES then return false end
+  return a ~= b
+end
+
+local function next_fence(nonce)
+  local epoch = call('HGET', K.shard, 'epoch') or '1'
+  return epoch .. '-' .. int(call('HINCRBY', K.shard, 'fence', 1)) .. '-' .. nonce
+end
+
+local function fence_counter(fence)
+  local counter = string.match(fence, '^%d+%-(%d+)%-%x+$')
+  if not counter then corrupt('the fence ' .. fence) end
+  return counter
+end
+
+-- Tells the other masters. A hint: a failure to publish must not fail the transition.
+local function wake_all()
+  redis.pcall('PUBLISH', WAKE_CHANNEL, '1')
+end
+
+-- ---------------------------------------------------------------------------------------------------
+-- Where a batch stands: `lane|site|run|sequence|count|payload|expired`, the same text in every index.
+
+local function entry_text(e)
+  return e.lane .. '|' .. e.site .. '|' .. e.run .. '|' .. string.format('%016x', e.sequence) .. '|'
+    .. e.count .. '|' .. e.payload .. '|' .. e.expired
+end
+
+local function entry_of(text)
+  local lane, site, run, sequence, count, payload, expired =
+    string.match(text, '^([^|]+)|([^|]+)|([^|]+)|(%x+)|(%d+)|(%x+)|([01])$')
+  if not lane then return nil end
+  return { lane = lane, site = site, run = run, sequence = tonumber(sequence, 16), count = tonumber(count),
+    payload = payload, expired = expired }
+end
+
+local function batch_id(e)
+  return e.run .. '.' .. int(e.sequence)
+end
+
+-- ---------------------------------------------------------------------------------------------------
+-- Counters of a run, gathered and written once.
+
+local counts = {}
+
+local function add_count(run, name, by)
+  local field = run .. '|' .. name
+  counts[field] = (counts[field] or 0) + by
+end
+
+local function write_counts()
+  for field, by in pairs(counts) do
+    if by ~= 0 then call('HINCRBY', K.count, field, int(by)) end
+  end
+end
+
+-- ---------------------------------------------------------------------------------------------------
+-- Turns: lane, then site, then run, lowest pass first. `turns` holds the choices (nodes with a ready
+-- batch of a run that is not parked), `node` the passes (P|…) and the pass served last among the
+-- children of a node (V|…).
+
+local function pass_of(node)
+  return num(call('HGET', K.node, 'P|' .. node) or '0', 'a pass')
+end
+
+local function served_of(node)
+  return num(call('HGET', K.node, 'V|' .. node) or '0', 'a pass')
+end
+
+local function site_choice(lane, site, pass)
+  return 'S|' .. lane .. '|' .. string.format('%016x', pass) .. '|' .. site
+end
+
+local function run_choice(lane, site, run, pass)
+  return 'R|' .. lane .. '|' .. site .. '|' .. string.format('%016x', pass) .. '|' .. run
+end
+
+local function first_of(key, prefix)
+  return call('ZRANGEBYLEX', key, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', '0', '1')[1]
+end
+
+local function activate(lane, site, run)
+  local run_node = lane .. '|' .. site .. '|' .. run
+  local pass = pass_of(run_node)
+  if call('ZSCORE', K.turns, run_choice(lane, site, run, pass)) then return end
+  local site_was_idle = not first_of(K.turns, 'R|' .. lane .. '|' .. site)
+  local raised = math.max(pass, served_of(lane .. '|' .. site))
+  if raised ~= pass then call('HSET', K.node, 'P|' .. run_node, int(raised)) end
+  call('ZADD', K.turns, 0, run_choice(lane, site, run, raised))
+  if not site_was_idle then return end
+  local lane_was_idle = not first_of(K.turns, 'S|' .. lane)
+  local site_pass = pass_of(lane .. '|' .. site)
+  local site_raised = math.max(site_pass, served_of(lane))
+  if site_raised ~= site_pass then call('HSET', K.node, 'P|' .. lane .. '|' .. site, int(site_raised)) end
+  call('ZADD', K.turns, 0, site_choice(lane, site, site_raised))
+  if not lane_was_idle then return end
+  local lane_pass = pass_of(lane)
+  local lane_raised = math.max(lane_pass, served_of(''))
+  if lane_raised ~= lane_pass then call('HSET', K.node, 'P|' .. lane, int(lane_raised)) end
+end
+
+local function deactivate(lane, site, run)
+  call('ZREM', K.turns, run_choice(lane, site, run, pass_of(lane .. '|' .. site .. '|' .. run)))
+  if not first_of(K.turns, 'R|' .. lane .. '|' .. site) then
+    call('ZREM', K.turns, site_choice(lane, site, pass_of(lane .. '|' .. site)))
+  end
+end
+
+local function ready_add(e, parked)
+  if call('ZADD', K.rdy, 0, entry_text(e)) == 1 then call('HINCRBY', K.depth, e.lane, 1) end
+  if not parked then activate(e.lane, e.site, e.run) end
+end
+
+local function ready_remove(e)
+  if call('ZREM', K.rdy, entry_text(e)) == 1 then call('HINCRBY', K.depth, e.lane, -1) end
+  if not first_of(K.rdy, e.lane .. '|' .. e.site .. '|' .. e.run) then deactivate(e.lane, e.site, e.run) end
+end
+
+-- Takes a run in or out of the turns at all its sites, and its split with it.
+local function set_parked(run, lane, sites, parked)
+  if parked then call('SADD', K.parked, run) else call('SREM', K.parked, run) end
+  for site in string.gmatch(sites, '[^,]+') do
+    if parked then
+      deactivate(lane, site, run)
+    elseif first_of(K.rdy, lane .. '|' .. site .. '|' .. run) then
+      activate(lane, site, run)
+    end
+  end
+  local from = parked and K.splits or K.splits_parked
+  local due = call('ZSCORE', from, run)
+  if due then
+    call('ZREM', from, run)
+    call('ZADD', parked and K.splits_parked or K.splits, due, run)
+  end
+end
+
+-- ---------------------------------------------------------------------------------------------------
+-- The split of a run: when it is due, and who holds it (`fence request`).
+
+local function split_set_due(run, parked, due)
+  call('ZADD', parked and K.splits_parked or K.splits, int(due), run)
+end
+
+local function split_forget_holder(run)
+  local hold = call('HGET', K.split, run)
+  if hold then
+    call('HDEL', K.split_request, string.match(hold, ' (.+)$') or '')
+    call('HDEL', K.split, run)
+  end
+end
+
+local function split_end(run)
+  call('ZREM', K.splits, run)
+  call('ZREM', K.splits_parked, run)
+  split_forget_holder(run)
+end

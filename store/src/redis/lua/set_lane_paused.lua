@@ -1,0 +1,13 @@
+-- set_lane_paused: a paused lane is not claimed from and gets no intents.
+-- KEYS     the shard's
+-- ARGV     1 lane, 2: 1 paused, 0 not
+-- returns  1
+-- refuses  nothing
+
+if ARGV[2] == '1' then
+  call('SADD', K.lanes, ARGV[1])
+else
+  call('SREM', K.lanes, ARGV[1])
+  wake_all()
+end
+return 1

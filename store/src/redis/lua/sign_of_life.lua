@@ -1,0 +1,20 @@
+-- sign_of_life: the first half of reclaim. Marks that a master is there and, after an outage, holds reclaiming back.
+-- KEYS     the shard's
+-- ARGV     1 ttl + doubt grace ms, 2 outage gap ms, 3 limit
+-- returns  held ms (0: not held), then up to limit ids of expired leases, oldest first (a hint for reclaim)
+
+local hold_ms, gap, limit = num(ARGV[1], 'hold'), num(ARGV[2], 'gap'), num(ARGV[3], 'limit')
+local last = call('HGET', K.shard, 'sign')
+local held_until = num(call('HGET', K.shard, 'hold_until') or '0', 'hold_until')
+local away
+if last then
+  local at = num(last, 'sign')
+  away = now < at or now - at > gap
+else
+  away = call('ZCARD', K.lease) > 0
+end
+local expired = call('ZRANGEBYSCORE', K.lease, '-inf', int(now), 'LIMIT', '0', int(math.min(limit, 1000)))
+if away then held_until = now + hold_ms end
+call('HSET', K.shard, 'sign', int(now), 'hold_until', int(held_until))
+if now < held_until then return { held_until - now } end
+return { 0, unpack(expired) }

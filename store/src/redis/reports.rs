@@ -1,0 +1,174 @@
+//! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
+
+use super::link::Answers;
+use super::reply::{Elements, corrupt, ms, read};
+use super::scripts::{Args, Transition};
+use super::{Redis, keys};
+use crate::api::{Checkpoint, Finish, Release, Result};
+use crate::error::StoreError;
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
+use redis::Value;
+
+impl Redis {
+    pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
+        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction } = checkpoint;
+        let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window));
+        let answers = self.report(Transition::Checkpoint, &reports, args).await?;
+        each(&reports, answers, held)
+    }
+
+    pub(super) async fn report_finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
+        let Finish { worker: _, reports, retry_fraction } = finish;
+        let args = |report: &LeaseReport| report_args(report, retry_fraction, 0, 0);
+        let answers = self.report(Transition::Finish, &reports, args).await?;
+        self.wake.bump();
+        each(&reports, answers, ended)
+    }
+
+    pub(super) async fn report_release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
+        let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms } = release;
+        let args = |report: &LeaseReport| report_args(report, retry_fraction, u64::from(abandon), doubt_grace_ms);
+        let answers = self.report(Transition::Release, &reports, args).await?;
+        self.wake.bump();
+        each(&reports, answers, ended)
+    }
+
+    /// One script per batch, all in one round trip.
+    async fn report(
+        &self,
+        transition: Transition,
+        reports: &[LeaseReport],
+        args: impl Fn(&LeaseReport) -> Args,
+    ) -> Result<Answers> {
+        if reports.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        for report in reports {
+            let batch = &report.batch;
+            let own = [keys::batch(batch), keys::details(batch), keys::run(&batch.run)];
+            pipe.add_command(self.script(transition, &own, args(report)));
+        }
+        self.swift.call(pipe).await
+    }
+
+    pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
+        if facts.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut pipe = redis::pipe();
+        let mut groups = Vec::new();
+        for group in facts.chunk_by(|a, b| a.batch == b.batch) {
+            let Some(Fact { batch, .. }) = group.first() else { continue };
+            let args = Args::default().text(batch.to_string()).int(retry_fraction).int(group.len() as u64);
+            let add = |args: Args, fact: &Fact| outcome_args(args.text(fact.fence.to_string()), &fact.outcome);
+            let args = group.iter().fold(args, add);
+            let own = [keys::batch(batch), keys::details(batch), keys::run(&batch.run)];
+            pipe.add_command(self.script(Transition::Facts, &own, args));
+            groups.push((batch.clone(), group.len()));
+        }
+        let answers = self.swift.call(pipe).await?;
+        let mut statuses = Vec::with_capacity(facts.len());
+        for ((batch, length), answer) in groups.into_iter().zip(answers) {
+            match answer {
+                Ok(value) => {
+                    let words: Vec<String> = read(value, "facts")?;
+                    statuses.extend(words.iter().map(|word| fact_status(word)).collect::<Result<Vec<_>>>()?);
+                }
+                Err(error) => {
+                    tracing::error!(%batch, %error, "failed to take facts of a batch");
+                    statuses.resize(statuses.len() + length, FactStatus::Refused);
+                }
+            }
+        }
+        self.wake.bump();
+        Ok(statuses)
+    }
+}
+
+fn outcome_args(args: Args, outcome: &Outcome) -> Args {
+    let args = args.int(outcome.index).text([outcome.kind.letter()]);
+    args.text(&outcome.code).text(&outcome.detail).int(outcome.retry_after_ms)
+}
+
+/// See `lua/report.lua`.
+fn report_args(report: &LeaseReport, fraction: u32, sixth: u64, seventh: u64) -> Args {
+    let args = Args::default().text(report.batch.to_string()).text(report.fence.to_string());
+    let args = args.int(report.sequence).int(report.progress).int(fraction).int(sixth).int(seventh);
+    let args = args.int(report.outcomes.len() as u64);
+    let args = report.outcomes.iter().fold(args, outcome_args);
+    let args = args.int(report.intents.len() as u64);
+    report.intents.iter().fold(args, |args, index| args.int(*index))
+}
+
+/// Answers by report. One batch that cannot be read must not cost the others their answers: its holder is
+/// told to let go of it, and reclaim sets it aside.
+fn each(
+    reports: &[LeaseReport],
+    answers: Answers,
+    read_one: fn(&LeaseReport, Value) -> Result<LeaseAnswer>,
+) -> Result<Vec<LeaseAnswer>> {
+    if reports.len() != answers.len() {
+        return Err(corrupt("answers and reports differ in number"));
+    }
+    let one = |(report, answer): (&LeaseReport, std::result::Result<Value, StoreError>)| match answer {
+        Ok(value) => read_one(report, value),
+        Err(error) => {
+            tracing::error!(batch = %report.batch, %error, "failed to take a report");
+            Ok(LeaseAnswer::plain(report.batch.clone(), LeaseStatus::Gone))
+        }
+    };
+    reports.iter().zip(answers).map(one).collect()
+}
+
+fn held(report: &LeaseReport, answer: Value) -> Result<LeaseAnswer> {
+    let mut list = Elements::of(answer, "checkpoint")?;
+    let status = lease_status(&list.read::<String>()?)?;
+    let ttl_ms = ms(list.read()?);
+    let granted: Vec<u32> = list.read()?;
+    let mut reasons = Elements::of(list.value()?, "checkpoint")?;
+    let mut refused = Vec::new();
+    while !reasons.is_empty() {
+        refused.push((reasons.read()?, refusal(&reasons.read::<String>()?)?));
+    }
+    Ok(LeaseAnswer { granted, refused, ttl_ms, ..LeaseAnswer::plain(report.batch.clone(), status) })
+}
+
+fn ended(report: &LeaseReport, answer: Value) -> Result<LeaseAnswer> {
+    let (word, due): (String, i64) = read(answer, "the end of a lease")?;
+    Ok(LeaseAnswer { due_in_ms: ms(due), ..LeaseAnswer::plain(report.batch.clone(), lease_status(&word)?) })
+}
+
+fn lease_status(word: &str) -> Result<LeaseStatus> {
+    match word {
+        "held" => Ok(LeaseStatus::Held),
+        "lost" => Ok(LeaseStatus::Lost),
+        "settled" => Ok(LeaseStatus::Settled),
+        "returned" => Ok(LeaseStatus::Returned),
+        "in_intent" => Ok(LeaseStatus::InIntent),
+        "gone" => Ok(LeaseStatus::Gone),
+        other => Err(corrupt(format!("the status {other}"))),
+    }
+}
+
+fn refusal(word: &str) -> Result<RefusalReason> {
+    match word {
+        "settled" => Ok(RefusalReason::Settled),
+        "not_due" => Ok(RefusalReason::NotDue),
+        "window" => Ok(RefusalReason::Window),
+        "paused" => Ok(RefusalReason::Paused),
+        "cancelled" => Ok(RefusalReason::Cancelled),
+        "hard_cap" => Ok(RefusalReason::HardCap),
+        "repeated" => Ok(RefusalReason::Repeated),
+        other => Err(corrupt(format!("the refusal {other}"))),
+    }
+}
+
+fn fact_status(word: &str) -> Result<FactStatus> {
+    match word {
+        "applied" => Ok(FactStatus::Applied),
+        "already" => Ok(FactStatus::Already),
+        "refused" => Ok(FactStatus::Refused),
+        other => Err(corrupt(format!("the status {other} of a fact"))),
+    }
+}

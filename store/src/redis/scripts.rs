@@ -1,0 +1,246 @@
+//! The scripts: one per transition, each put together from a prelude and its own file.
+
+use super::keys;
+use redis::{Cmd, Script};
+
+/// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
+/// `SignOfLife` and `LookAtRun` are parts of others.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Transition {
+    ApplyCampaign,
+    SetCampaignPaused,
+    DeleteCampaign,
+    CreateRun,
+    PauseRun,
+    ResumeRun,
+    CancelRun,
+    CancelBatches,
+    ClaimSplit,
+    AddBatches,
+    ReleaseSplit,
+    Claim,
+    Checkpoint,
+    Finish,
+    Release,
+    Facts,
+    SignOfLife,
+    Reclaim,
+    Quarantine,
+    DrainWorker,
+    SetLanePaused,
+    LookAtRun,
+}
+
+/// What a script is for decides whether it may run when memory is used up.
+#[derive(Debug, Clone, Copy)]
+enum Memory {
+    /// Brings work in: refused before it starts when memory is used up.
+    Refusable,
+    /// Drains work or steers: allowed, or the store could never get out of it.
+    Allowed,
+    /// Writes nothing.
+    ReadOnly,
+}
+
+/// What the files of `lua/` build on, from little to much.
+#[derive(Debug, Clone, Copy)]
+enum Base {
+    Nothing,
+    Shard,
+    Steer,
+    Batch,
+    Report,
+    EndLease,
+}
+
+const PRELUDE: &str = include_str!("lua/prelude.lua");
+const STEER: &str = include_str!("lua/steer.lua");
+const BATCH: &str = include_str!("lua/batch.lua");
+const REPORT: &str = include_str!("lua/report.lua");
+const END_LEASE: &str = include_str!("lua/end_lease.lua");
+
+impl Transition {
+    pub const ALL: [Self; 22] = [
+        Self::ApplyCampaign,
+        Self::SetCampaignPaused,
+        Self::DeleteCampaign,
+        Self::CreateRun,
+        Self::PauseRun,
+        Self::ResumeRun,
+        Self::CancelRun,
+        Self::CancelBatches,
+        Self::ClaimSplit,
+        Self::AddBatches,
+        Self::ReleaseSplit,
+        Self::Claim,
+        Self::Checkpoint,
+        Self::Finish,
+        Self::Release,
+        Self::Facts,
+        Self::SignOfLife,
+        Self::Reclaim,
+        Self::Quarantine,
+        Self::DrainWorker,
+        Self::SetLanePaused,
+        Self::LookAtRun,
+    ];
+
+    fn parts(self) -> (Memory, Base, &'static str) {
+        use Base::{Batch, EndLease, Nothing, Report, Shard, Steer};
+        use Memory::{Allowed, ReadOnly, Refusable};
+        match self {
+            Self::ApplyCampaign => (Refusable, Nothing, include_str!("lua/apply_campaign.lua")),
+            Self::SetCampaignPaused => (Allowed, Nothing, include_str!("lua/set_campaign_paused.lua")),
+            Self::DeleteCampaign => (Allowed, Nothing, include_str!("lua/delete_campaign.lua")),
+            Self::CreateRun => (Refusable, Shard, include_str!("lua/create_run.lua")),
+            Self::PauseRun => (Allowed, Steer, include_str!("lua/pause_run.lua")),
+            Self::ResumeRun => (Allowed, Steer, include_str!("lua/resume_run.lua")),
+            Self::CancelRun => (Allowed, Steer, include_str!("lua/cancel_run.lua")),
+            Self::CancelBatches => (Allowed, Batch, include_str!("lua/cancel_batches.lua")),
+            Self::ClaimSplit => (Refusable, Shard, include_str!("lua/claim_split.lua")),
+            Self::AddBatches => (Refusable, Shard, include_str!("lua/add_batches.lua")),
+            Self::ReleaseSplit => (Allowed, Shard, include_str!("lua/release_split.lua")),
+            Self::Claim => (Refusable, Shard, include_str!("lua/claim.lua")),
+            Self::Checkpoint => (Allowed, Report, include_str!("lua/checkpoint.lua")),
+            Self::Finish => (Allowed, EndLease, include_str!("lua/finish.lua")),
+            Self::Release => (Allowed, EndLease, include_str!("lua/release.lua")),
+            Self::Facts => (Allowed, Batch, include_str!("lua/facts.lua")),
+            Self::SignOfLife => (Allowed, Shard, include_str!("lua/sign_of_life.lua")),
+            Self::Reclaim => (Allowed, Batch, include_str!("lua/reclaim.lua")),
+            Self::Quarantine => (Allowed, Batch, include_str!("lua/quarantine.lua")),
+            Self::DrainWorker => (Allowed, Shard, include_str!("lua/drain_worker.lua")),
+            Self::SetLanePaused => (Allowed, Shard, include_str!("lua/set_lane_paused.lua")),
+            Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
+        }
+    }
+
+    fn source(self, ignore_fences: bool) -> String {
+        let (memory, base, own) = self.parts();
+        let flags = match memory {
+            Memory::Refusable => "#!lua",
+            Memory::Allowed => "#!lua flags=allow-oom",
+            Memory::ReadOnly => "#!lua flags=no-writes,allow-oom",
+        };
+        let below: &[&str] = match base {
+            Base::Nothing => &[],
+            Base::Shard => &[PRELUDE],
+            Base::Steer => &[PRELUDE, STEER],
+            Base::Batch => &[PRELUDE, BATCH],
+            Base::Report => &[PRELUDE, BATCH, REPORT],
+            Base::EndLease => &[PRELUDE, BATCH, REPORT, END_LEASE],
+        };
+        let channel = keys::WAKE_CHANNEL;
+        let settings = format!("local IGNORE_FENCES, WAKE_CHANNEL = {ignore_fences}, '{channel}'");
+        let mut source = format!("{flags}\n{settings}\n");
+        for part in below.iter().chain([&own]) {
+            source.push_str(part);
+        }
+        source
+    }
+
+    fn takes_shard_keys(self) -> bool {
+        match self.parts().1 {
+            Base::Nothing => false,
+            Base::Shard | Base::Steer | Base::Batch | Base::Report | Base::EndLease => true,
+        }
+    }
+}
+
+/// All scripts, put together and hashed once.
+#[derive(Debug)]
+pub(super) struct Scripts {
+    all: Vec<(String, Script)>,
+}
+
+impl Scripts {
+    pub fn new(ignore_fences: bool) -> Self {
+        let one = |transition: Transition| {
+            let source = transition.source(ignore_fences);
+            let script = Script::new(&source);
+            (source, script)
+        };
+        Self { all: Transition::ALL.into_iter().map(one).collect() }
+    }
+
+    /// Loads every script in one round trip.
+    pub fn load(&self) -> redis::Pipeline {
+        let mut pipe = redis::pipe();
+        for (source, _) in &self.all {
+            pipe.cmd("SCRIPT").arg("LOAD").arg(source).ignore();
+        }
+        pipe
+    }
+
+    /// The call of a transition: the shard's keys, its own keys, its arguments.
+    pub fn call(&self, transition: Transition, own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
+        let mut cmd = redis::cmd("EVALSHA");
+        cmd.arg(self.all[transition as usize].1.get_hash());
+        let shard: &[(&str, &str)] = if transition.takes_shard_keys() { &keys::SHARD_KEYS } else { &[] };
+        cmd.arg(shard.len() + own_keys.len());
+        for (key, _) in shard {
+            cmd.arg(*key);
+        }
+        for key in own_keys {
+            cmd.arg(key);
+        }
+        for arg in args {
+            cmd.arg(arg);
+        }
+        cmd
+    }
+}
+
+/// Arguments of a script, one after the other.
+#[derive(Debug, Default)]
+pub(super) struct Args(pub Vec<Vec<u8>>);
+
+impl Args {
+    pub fn text(mut self, text: impl AsRef<[u8]>) -> Self {
+        self.0.push(text.as_ref().to_vec());
+        self
+    }
+
+    pub fn int(self, number: impl Into<i128>) -> Self {
+        let number: i128 = number.into();
+        self.text(number.to_string())
+    }
+
+    pub fn flag(self, flag: bool) -> Self {
+        self.text(if flag { "1" } else { "0" })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn transitions_index_their_scripts() {
+        for (at, transition) in Transition::ALL.into_iter().enumerate() {
+            assert_eq!(transition as usize, at);
+        }
+    }
+
+    #[test]
+    fn every_script_says_what_it_takes_returns_and_refuses() {
+        for transition in Transition::ALL {
+            let (_, _, own) = transition.parts();
+            for word in ["-- KEYS", "ARGV", "-- returns"] {
+                assert!(own.contains(word), "{transition:?} does not say {word}");
+            }
+            assert!(!own.contains("postrider:"), "{transition:?} spells a key");
+        }
+    }
+
+    #[test]
+    fn limits_of_the_scripts_are_those_of_the_program() {
+        use postrider_common::limits;
+        for (name, value) in [
+            ("TRANSACTION_MS_MAX", limits::TRANSACTION_MS_MAX),
+            ("RETRY_COALESCE_MS", limits::RETRY_COALESCE_MS),
+            ("DOUBTS_MAX", u64::from(limits::DOUBTS_MAX)),
+        ] {
+            assert!(BATCH.contains(&format!("local {name} = {value}\n")), "{name}");
+        }
+    }
+}

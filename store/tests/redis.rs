@@ -1,0 +1,44 @@
+//! The conformance suite over a real server, one server for each case. Random calls are in redis_model.rs, since
+//! a server's clock cannot be set: those take care that no two calls fall into the same millisecond.
+
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
+
+mod redis_server;
+
+use async_trait::async_trait;
+use postrider_store::Store;
+use postrider_store::conformance::Fixture;
+use redis_server::Server;
+use std::sync::Arc;
+use std::time::Duration;
+
+struct RedisFixture {
+    store: Arc<dyn Store>,
+    _server: Server,
+}
+
+#[async_trait]
+impl Fixture for RedisFixture {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    /// Waits for the server's own clock.
+    async fn pass(&self, ms: u64) {
+        let until = self.store.now_ms().await.unwrap() + ms as i64;
+        loop {
+            let left = until - self.store.now_ms().await.unwrap();
+            if left <= 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left as u64)).await;
+        }
+    }
+}
+
+async fn server() -> RedisFixture {
+    let server = Server::start();
+    RedisFixture { store: Arc::new(server.store().await), _server: server }
+}
+
+postrider_store::conformance_tests!(server);

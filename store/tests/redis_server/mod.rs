@@ -1,0 +1,99 @@
+//! A private redis-server in a temporary folder, on a unix socket, with the durability the store asks for.
+
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use postrider_common::clock::SystemClock;
+use postrider_store::redis::Redis;
+use postrider_store::{Durability, Options, StoreError};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A server may take this long to answer after its start.
+const START_MAX: Duration = Duration::from_secs(20);
+
+pub struct Server {
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    /// With `appendfsync always`.
+    pub fn start() -> Self {
+        Self::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
+    }
+
+    pub fn start_with(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let mut server = Self { folder, child: None, arguments };
+        server.start_again();
+        server
+    }
+
+    pub fn start_again(&mut self) {
+        let folder = self.folder.path();
+        let mut command = Command::new("redis-server");
+        command.args(["--port", "0", "--save", "", "--dir"]).arg(folder);
+        command.arg("--unixsocket").arg(folder.join("s")).args(&self.arguments);
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.child = Some(child.expect("failed to start redis-server: install it and put it in PATH"));
+        let deadline = Instant::now() + START_MAX;
+        while self.try_connection().is_none() {
+            assert!(Instant::now() < deadline, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL: what it had not made durable is gone.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        // A socket file without a server would refuse connections all the same; it only slows the restart.
+        let _ = std::fs::remove_file(self.folder.path().join("s"));
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id()
+    }
+
+    pub fn url(&self) -> String {
+        format!("unix://{}", self.folder.path().join("s").display())
+    }
+
+    fn try_connection(&self) -> Option<redis::Connection> {
+        let mut connection = redis::Client::open(self.url()).ok()?.get_connection().ok()?;
+        redis::cmd("PING").query::<String>(&mut connection).ok().map(|_| connection)
+    }
+
+    /// A connection beside the store, to look and to do harm.
+    pub fn connection(&self) -> redis::Connection {
+        self.try_connection().unwrap()
+    }
+
+    pub fn command<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
+        let mut command = redis::cmd(words[0]);
+        for word in &words[1..] {
+            command.arg(word);
+        }
+        command.query(&mut self.connection()).unwrap()
+    }
+
+    pub async fn store_with(&self, durability: Durability) -> Result<Redis, StoreError> {
+        let options = Options { durability, clock: Arc::new(SystemClock::default()) };
+        Redis::connect(&self.url(), options).await
+    }
+
+    pub async fn store(&self) -> Redis {
+        self.store_with(Durability::Always).await.unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
