@@ -1,5 +1,6 @@
 //! The whole worker, over real sockets on loopback: a master made of the store's model, and an SMTP
 //! server that does what the test says.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod loopback;
 

@@ -19,7 +19,7 @@ struct Share {
 
 impl Engine {
     pub(super) fn call_checkpoint(&mut self, now_ms: u64) {
-        if self.checkpoint.line.is_open() && self.stirred_at_ms.is_some() {
+        if !self.may_checkpoint() || (self.checkpoint.line.is_open() && self.stirred_at_ms.is_some()) {
             return;
         }
         let (shares, is_urgent) = self.plan_checkpoint(now_ms);
