@@ -518,3 +518,34 @@ fn a_report_that_no_master_accepts_does_not_stop_the_others() {
     }
     panic!("the refused lease is still there");
 }
+
+#[test]
+fn many_leases_that_only_wish_do_not_keep_outcomes_back() {
+    let mut driver = Driver::with_lease(20, 100);
+    driver.grant();
+    // More leases than a call carries, all of them with wishes that find no slot.
+    for _ in 0..100 {
+        let offer = driver.offer(100, true);
+        let now = driver.now;
+        driver.tell(Event::Leased { call: CallId(0), sent_at_ms: now, held_ms: 0, offers: vec![offer], drain: false });
+    }
+    driver.pass(GATHER_MS);
+    while driver.has(|effect| matches!(effect, Effect::Call { call: Call::Checkpoint(_), .. })) {
+        let at =
+            driver.effects.iter().position(|effect| matches!(effect, Effect::Call { call: Call::Checkpoint(_), .. }));
+        let Effect::Call { id, call: Call::Checkpoint(reports), .. } = driver.effects.remove(at.unwrap()) else {
+            continue;
+        };
+        let answer = |report: &LeaseReport| LeaseAnswer { granted: report.intents.clone(), ..held(report) };
+        let answers = reports.iter().map(answer).collect();
+        let sent_at_ms = driver.now;
+        driver.tell(Event::Answered { call: id, sent_at_ms, answers, drain: false });
+        driver.pass(GATHER_MS);
+    }
+    driver.started();
+    let used = driver.engine.slots_used();
+    assert_eq!(used, 20, "all slots are taken");
+    driver.sent(0, OutcomeKind::Accepted);
+    driver.pass(GATHER_MS);
+    assert_eq!(driver.checkpoint().1.outcomes.len(), 1);
+}
