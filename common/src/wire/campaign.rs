@@ -1,0 +1,145 @@
+//! Campaigns, audiences and message definitions.
+
+use super::{InvalidField, at};
+use crate::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Schedule, Source};
+use crate::ids::LaneName;
+use crate::limits::INLINE_ROWS_MAX;
+use crate::message::MessageSpec;
+use postrider_proto::v1;
+
+impl From<MessageSpec> for v1::MessageDefinition {
+    fn from(spec: MessageSpec) -> Self {
+        Self {
+            from: spec.from,
+            reply_to: spec.reply_to,
+            return_path: spec.return_path,
+            subject: spec.subject,
+            html: spec.html,
+            text: spec.text,
+            headers: spec.headers,
+            tags: spec.tags,
+            campaign: spec.campaign,
+            correlation_id: spec.correlation_id,
+        }
+    }
+}
+
+impl From<v1::MessageDefinition> for MessageSpec {
+    fn from(wire: v1::MessageDefinition) -> Self {
+        Self {
+            from: wire.from,
+            reply_to: wire.reply_to,
+            return_path: wire.return_path,
+            subject: wire.subject,
+            html: wire.html,
+            text: wire.text,
+            headers: wire.headers,
+            tags: wire.tags,
+            campaign: wire.campaign,
+            correlation_id: wire.correlation_id,
+        }
+    }
+}
+
+impl TryFrom<v1::AudienceSource> for Audience {
+    type Error = InvalidField;
+    fn try_from(wire: v1::AudienceSource) -> Result<Self, InvalidField> {
+        let format = wire.format();
+        if wire.address_field.is_empty() {
+            return Err(InvalidField::new("audience.address", "it is missing: name the column that holds the address"));
+        }
+        let source = if wire.audience_id.is_empty() {
+            if wire.inline.len() > INLINE_ROWS_MAX {
+                return Err(InvalidField::new(
+                    "audience.inline",
+                    format!("at most {INLINE_ROWS_MAX} rows (inline_rows_max); upload a larger audience"),
+                ));
+            }
+            Source::Inline { rows: wire.inline }
+        } else {
+            let format = match format {
+                v1::AudienceFormat::Unspecified => return Err(InvalidField::new("audience.format", "it is missing")),
+                v1::AudienceFormat::Csv => AudienceFormat::Csv,
+                v1::AudienceFormat::Ndjson => AudienceFormat::Ndjson,
+            };
+            let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
+            if wire.audience_id.len() != 64 || !wire.audience_id.bytes().all(hex) {
+                return Err(InvalidField::new("audience.audience_id", "it is not an id that UploadAudience answered"));
+            }
+            Source::Stored { sha256: wire.audience_id, format }
+        };
+        Ok(Self {
+            source,
+            address_field: wire.address_field,
+            key_field: Some(wire.key_field).filter(|k| !k.is_empty()),
+        })
+    }
+}
+
+impl From<Audience> for v1::AudienceSource {
+    fn from(audience: Audience) -> Self {
+        let (audience_id, format, inline) = match audience.source {
+            Source::Stored { sha256, format: AudienceFormat::Csv } => (sha256, v1::AudienceFormat::Csv, Vec::new()),
+            Source::Stored { sha256, format: AudienceFormat::Ndjson } => {
+                (sha256, v1::AudienceFormat::Ndjson, Vec::new())
+            }
+            Source::Inline { rows } => (String::new(), v1::AudienceFormat::Unspecified, rows),
+        };
+        Self {
+            audience_id,
+            format: format.into(),
+            address_field: audience.address_field,
+            key_field: audience.key_field.unwrap_or_default(),
+            inline,
+        }
+    }
+}
+
+impl TryFrom<v1::Campaign> for Campaign {
+    type Error = InvalidField;
+    fn try_from(wire: v1::Campaign) -> Result<Self, InvalidField> {
+        let on_unknown = match wire.on_unknown() {
+            v1::OnUnknown::Unspecified | v1::OnUnknown::Resend => OnUnknown::Resend,
+            v1::OnUnknown::Hold => OnUnknown::Hold,
+        };
+        let on_bad_row = match wire.on_bad_row() {
+            v1::OnBadRow::Unspecified | v1::OnBadRow::Skip => OnBadRow::Skip,
+            v1::OnBadRow::Fail => OnBadRow::Fail,
+        };
+        let lane = if wire.lane.is_empty() { LaneName::bulk() } else { wire.lane.parse().map_err(at("lane"))? };
+        let message = wire.message.ok_or_else(|| InvalidField::new("template", "it is missing"))?;
+        Ok(Self {
+            name: wire.name.parse().map_err(at("name"))?,
+            lane,
+            on_unknown,
+            on_bad_row,
+            schedule: wire.schedule.map(|s| Schedule { cron: s.cron, time_zone: s.time_zone }),
+            audience: wire.audience.map(Audience::try_from).transpose()?,
+            message: message.into(),
+            notify_url: wire.notify_url,
+        })
+    }
+}
+
+impl From<Campaign> for v1::Campaign {
+    fn from(campaign: Campaign) -> Self {
+        let on_unknown = match campaign.on_unknown {
+            OnUnknown::Resend => v1::OnUnknown::Resend,
+            OnUnknown::Hold => v1::OnUnknown::Hold,
+        };
+        let on_bad_row = match campaign.on_bad_row {
+            OnBadRow::Skip => v1::OnBadRow::Skip,
+            OnBadRow::Fail => v1::OnBadRow::Fail,
+        };
+        Self {
+            name: campaign.name.to_string(),
+            lane: campaign.lane.to_string(),
+            on_unknown: on_unknown.into(),
+            schedule: campaign.schedule.map(|s| v1::Schedule { cron: s.cron, time_zone: s.time_zone }),
+            audience: campaign.audience.map(Into::into),
+            message: Some(campaign.message.into()),
+            notify_url: campaign.notify_url,
+            on_bad_row: on_bad_row.into(),
+        }
+    }
+}
