@@ -111,7 +111,15 @@ fn redis_is_named_only_by_its_store() {
 #[test]
 fn tonic_is_named_only_at_the_edges() {
     // The client commands are an edge as a whole.
-    let edges = ["proto/", "master/src/api", "master/src/start.rs", "master/tests", "worker/src/dispatch", "cli/src"];
+    let edges = [
+        "proto/",
+        "master/src/api",
+        "master/src/start.rs",
+        "master/tests",
+        "worker/src/dispatch",
+        "worker/tests",
+        "cli/src",
+    ];
     crate_only_in("tonic", &edges);
 }
 

@@ -261,28 +261,31 @@ impl Shell {
         let (dispatch, clock, inbox) = (self.dispatch.clone(), self.clock.clone(), self.inbox.clone());
         let sent_at_ms = clock.boot_ms();
         match call {
-            Call::Lease(wish) => return self.call_lease(id, wish, timeout),
-            Call::Checkpoint(reports) => tokio::spawn(async move {
-                let answer = dispatch.checkpoint(reports, timeout).await;
-                answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
-            }),
-            Call::Finish(reports) => tokio::spawn(async move {
+            Call::Lease(wish) => self.call_lease(id, wish, timeout),
+            Call::Checkpoint(mut reports) => {
+                self.sabotage.strip(&mut reports);
+                tokio::spawn(async move {
+                    let answer = dispatch.checkpoint(reports, timeout).await;
+                    answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
+                });
+            }
+            Call::Finish(reports) => drop(tokio::spawn(async move {
                 let answer = dispatch.finish(reports, timeout).await;
                 answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
-            }),
-            Call::Release { reports, abandon } => tokio::spawn(async move {
+            })),
+            Call::Release { reports, abandon } => drop(tokio::spawn(async move {
                 let answer = dispatch.release(reports, abandon, timeout).await;
                 answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
-            }),
-            Call::Facts(facts) => tokio::spawn(async move {
+            })),
+            Call::Facts(facts) => drop(tokio::spawn(async move {
                 let answer: Result<Vec<FactStatus>, CallError> = dispatch.facts(facts, timeout).await;
                 let event = match answer {
                     Ok(statuses) => Event::FactsAnswered { call: id, statuses },
                     Err(error) => failed(clock.as_ref(), id, &error),
                 };
                 let _ = inbox.send(Inbound::Event(event)).await;
-            }),
-        };
+            })),
+        }
     }
 
     fn call_lease(&mut self, id: CallId, wish: crate::engine::LeaseWish, timeout: Duration) {

@@ -2,7 +2,7 @@
 //! feature `sabotage` nothing here does anything, and no environment is read.
 
 use crate::engine::LeaseKey;
-use postrider_common::lease::{Lease, Outcome};
+use postrider_common::lease::{Lease, LeaseReport, Outcome};
 
 #[cfg(feature = "sabotage")]
 pub(crate) use planted::Sabotage;
@@ -32,6 +32,8 @@ impl Sabotage {
     pub(crate) fn withhold(&mut self, _key: LeaseKey, outcome: Outcome) -> Option<Outcome> {
         Some(outcome)
     }
+
+    pub(crate) fn strip(&self, _reports: &mut [LeaseReport]) {}
 }
 
 /// What became of a send that began before its intent.
@@ -46,7 +48,8 @@ pub(crate) enum Started {
 
 #[cfg(feature = "sabotage")]
 mod planted {
-    use super::{Lease, LeaseKey, Outcome, Started};
+    use super::{Lease, LeaseKey, LeaseReport, Outcome, Started};
+    use postrider_common::ids::Fence;
     use postrider_common::lease::OutcomeKind;
     use postrider_common::state::RecipientState;
     use std::collections::BTreeMap;
@@ -60,13 +63,14 @@ mod planted {
         Done(Outcome),
     }
 
-    /// `POSTRIDER_SABOTAGE=skip_intents`: every due recipient is sent at once, and the intent is asked for
-    /// while or after that. `ignore_deadline`: the final dot is written however late it is.
+    /// `POSTRIDER_SABOTAGE=skip_intents`: every due recipient is sent at once, and its intent is asked for
+    /// when its verdict is there. `ignore_deadline`: the final dot is written however late it is.
     #[derive(Debug, Default)]
     pub(crate) struct Sabotage {
         skips_intents: bool,
         ignores_deadline: bool,
         early: BTreeMap<(LeaseKey, u32), Early>,
+        keys: BTreeMap<Fence, LeaseKey>,
     }
 
     impl Sabotage {
@@ -77,7 +81,7 @@ mod planted {
             if skips_intents || ignores_deadline {
                 tracing::error!(fault, "a fault is planted in this worker");
             }
-            Self { skips_intents, ignores_deadline, early: BTreeMap::new() }
+            Self { skips_intents, ignores_deadline, early: BTreeMap::new(), keys: BTreeMap::new() }
         }
 
         pub(crate) fn ignores_deadline(&self) -> bool {
@@ -88,6 +92,7 @@ mod planted {
             if !self.skips_intents {
                 return Vec::new();
             }
+            self.keys.insert(lease.fence.clone(), key);
             let is_due = |state| matches!(state, RecipientState::Pending | RecipientState::Deferred);
             let recipients = (0u32..).zip(&lease.recipients);
             let due = recipients.filter(|(_, recipient)| is_due(recipient.state) && recipient.not_before_ms == 0);
@@ -120,6 +125,15 @@ mod planted {
                     }
                     None
                 }
+            }
+        }
+
+        /// Takes out the wishes for intents of what is still being sent.
+        pub(crate) fn strip(&self, reports: &mut [LeaseReport]) {
+            for report in reports {
+                let Some(key) = self.keys.get(&report.fence) else { continue };
+                let is_flying = |index: &u32| matches!(self.early.get(&(*key, *index)), Some(Early::Flying { .. }));
+                report.intents.retain(|index| !is_flying(index));
             }
         }
     }

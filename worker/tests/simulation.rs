@@ -4,6 +4,7 @@
 //! nothing was sent twice without a reason.
 //!
 //! `POSTRIDER_SEED` runs one seed; `POSTRIDER_SEEDS` that many.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod sim;
 

@@ -1,5 +1,6 @@
 //! The whole worker, over real sockets on loopback: a master made of the store's model, and an SMTP
 //! server that does what the test says.
+#![expect(clippy::unwrap_used, reason = "a test")]
 
 mod loopback;
 
@@ -176,4 +177,19 @@ async fn no_final_dot_is_written_after_the_end_of_trust() {
     worker.drain().await.expect("a clean drain");
     assert!(relay.ledger().values().all(|count| *count == 1));
     assert_eq!(relay.ledger().len(), 19);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn more_leases_than_a_call_carries_all_come_to_their_end() {
+    let relay = Relay::start(Script::default()).await;
+    let master = Master::start(60_000).await;
+    let run = master.add_run("large", 8_000, |index| format!("r{index}@example.com"));
+    let mut config = config(&[master.address], relay.address);
+    config.slots = 800;
+    let worker = start(config);
+    until("more leases are held than fit in a call", || master.leased() > 64).await;
+    until("everybody is settled", || master.counts(&run).pending == 0).await;
+    worker.drain().await.expect("a clean drain");
+    assert_eq!(relay.ledger().len(), 7_999);
+    assert!(relay.ledger().values().all(|count| *count == 1));
 }

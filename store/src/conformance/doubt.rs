@@ -145,6 +145,21 @@ pub async fn a_resend_handed_back_is_no_resend(fixture: &impl Fixture) {
     assert_eq!(scene.delivery(&current, 0).await.state, RecipientState::Unknown, "the first is still in doubt");
 }
 
+pub async fn facts_not_written_repeated_keep_an_older_doubt(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[1]).await;
+    let (_, mut current) = in_doubt(&scene).await;
+    scene.intend(&mut current, &[0]).await;
+    scene.checkpoint(&mut current, outcomes([0], OutcomeKind::NotWritten), Vec::new()).await;
+    scene.expire().await;
+    assert_eq!(scene.fact(&current, outcome(0, OutcomeKind::NotWritten)).await, FactStatus::Already);
+    let mut next = scene.claim_one(3).await;
+    scene.intend(&mut next, &[0]).await;
+    scene.finish(&mut next, outcomes([0], OutcomeKind::Accepted)).await;
+    let delivery = scene.delivery(&next, 0).await;
+    assert_eq!((delivery.reason, delivery.attempts), (Some(UnknownReason::OutcomeNotRecorded), 2));
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 1);
+}
+
 pub async fn facts_accepted_overrides_every_state(fixture: &impl Fixture) {
     let scene = Scene::of(fixture, &[3]).await;
     let (stale, mut current) = in_doubt(&scene).await;

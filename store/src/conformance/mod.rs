@@ -76,6 +76,7 @@ macro_rules! conformance_tests {
             release_with_abandon_puts_intents_in_doubt,
             a_lost_reply_is_resent_with_its_reason,
             a_resend_handed_back_is_no_resend,
+            facts_not_written_repeated_keep_an_older_doubt,
             facts_accepted_overrides_every_state,
             facts_correct_a_settled_batch_once,
             facts_of_a_fence_that_was_not_issued_are_refused,

@@ -18,7 +18,7 @@ use postrider_common::run::RunError;
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
-const TTL_MS: u64 = 40;
+const TTL_MS: u64 = 100;
 const SLACK_MS: i64 = 3;
 const KINDS: [OutcomeKind; 5] = [
     OutcomeKind::Accepted,
@@ -193,7 +193,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     let mut driver = Driver { random, requests: 0, leases: Vec::new(), splits: Vec::new(), last: None };
     let mut model = Model::default();
     for number in 0..RUNS {
-        let retry = RetryPolicy { base_ms: 20, cap_ms: 50, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
+        let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
         let on_unknown = if number % 2 == 0 { OnUnknown::Resend } else { OnUnknown::Hold };
         let lane = lane(if number == 3 { "transactional" } else { "bulk" });
         let new = crate::NewRun { retry, on_unknown, lane, ..new_run(&format!("random {number}")) };
@@ -298,7 +298,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             );
         }
         90..94 => {
-            fixture.pass(driver.random.u64(0..TTL_MS * 2)).await;
+            fixture.pass(driver.random.u64(0..TTL_MS * 5 / 4)).await;
             let reclaim = Reclaim { limit: 3, ttl_ms: TTL_MS, doubt_grace_ms: 15, outage_gap_ms: 3_600_000 };
             let same = |a: &crate::Reclaimed| crate::Reclaimed { held_ms: 0, ..*a };
             let call = store.reclaim(reclaim);

@@ -1,8 +1,8 @@
 //! Stopping: nothing new, hand back what is unsent, wait for what is under way, give up in time.
 
-use super::Engine;
 use super::event::Effect;
-use super::held::{End, Stage};
+use super::held::End;
+use super::{Carrier, Engine};
 
 /// After the drain timeout connections are closed; this long is left for the verdicts that follow.
 const CUT_MS: u64 = 250;
@@ -50,8 +50,20 @@ impl Engine {
         }
         if now_ms >= drain.until_ms + CUT_MS && !drain.is_abandoned {
             drain.is_abandoned = true;
-            self.leases.values_mut().for_each(|held| held.stage = Stage::Closing(End::Abandon));
+            // Answers that are still to come are not waited for: what they carried is told again.
+            self.checkpoint = Carrier::default();
+            self.finish = Carrier::default();
+            self.release = Carrier::default();
+            for held in self.leases.values_mut() {
+                held.carried = None;
+                held.close(End::Abandon);
+            }
         }
+    }
+
+    /// Outcomes may still go by checkpoints: once a drain has cut, they go with the last release.
+    pub(super) fn may_checkpoint(&self) -> bool {
+        self.may_trust()
     }
 
     /// Trust may still grow: not once a drain has cut it.

@@ -19,7 +19,7 @@ struct Share {
 
 impl Engine {
     pub(super) fn call_checkpoint(&mut self, now_ms: u64) {
-        if self.checkpoint.line.is_open() && self.stirred_at_ms.is_some() {
+        if !self.may_checkpoint() || (self.checkpoint.line.is_open() && self.stirred_at_ms.is_some()) {
             return;
         }
         let (shares, is_urgent) = self.plan_checkpoint(now_ms);
@@ -49,15 +49,20 @@ impl Engine {
 
     /// The leases with something to say, and whether it cannot wait.
     fn plan_checkpoint(&self, now_ms: u64) -> (Vec<Share>, bool) {
-        let speaks = |held: &&Held| held.carried.is_none() && !held.ends_now() && held.has_news(now_ms);
-        let mut chosen: Vec<&Held> =
-            self.leases.range(self.next_lease..).map(|(_, held)| held).filter(speaks).collect();
-        chosen.extend(self.leases.range(..self.next_lease).map(|(_, held)| held).filter(speaks));
-        if chosen.len() <= self.checkpoint.line.leases_max() {
-            // All of them fit: the oldest go first, so that leases end rather than linger.
-            chosen.sort_by_key(|held| held.key);
-        }
-        chosen.truncate(self.checkpoint.line.leases_max());
+        let leases_max = self.checkpoint.line.leases_max();
+        let may = |held: &&Held| held.carried.is_none() && !held.ends_now();
+        let mut chosen: Vec<&Held> = self.leases.range(self.next_lease..).map(|(_, held)| held).filter(may).collect();
+        chosen.extend(self.leases.range(..self.next_lease).map(|(_, held)| held).filter(may));
+        // What must be said goes before what is only wished: outcomes are what frees the slots.
+        let (mut chosen, mut wishing): (Vec<&Held>, Vec<&Held>) =
+            chosen.into_iter().partition(|held| held.has_news(now_ms));
+        chosen.truncate(leases_max);
+        // The oldest first, so that leases end rather than linger.
+        chosen.sort_by_key(|held| held.key);
+        wishing.retain(|held| held.wanted(now_ms) > 0);
+        wishing.sort_by_key(|held| held.key);
+        wishing.truncate(leases_max - chosen.len());
+        chosen.extend(wishing);
         // The outcomes in the call free their slots before its intents take any.
         let mut used = self.used();
         for held in &chosen {
@@ -121,7 +126,7 @@ impl Held {
     }
 
     fn has_news(&self, now_ms: u64) -> bool {
-        !self.told.is_empty() || self.is_repeat || self.needs_renewal(now_ms) || self.wanted(now_ms) > 0
+        !self.told.is_empty() || self.is_repeat || self.needs_renewal(now_ms)
     }
 }
 

@@ -174,7 +174,7 @@ impl Master {
             request: request.request_id.parse().unwrap(),
             nonce: 3,
             batches_max: request.batches_max,
-            lanes: vec![(LaneName::bulk(), 10)],
+            lanes: lanes(&request.lanes),
             ttl_ms: self.ttl_ms,
             hard_cap_ms: HARD_CAP_MS,
             slots: request.slots,
@@ -206,6 +206,12 @@ impl Master {
             drain: claimed.drain,
         })
     }
+}
+
+fn lanes(wanted: &[String]) -> Vec<(LaneName, u32)> {
+    let all = [(LaneName::bulk(), 10), (LaneName::transactional(), 100)];
+    let is_wanted = |lane: &LaneName| wanted.is_empty() || wanted.iter().any(|name| name == lane.as_str());
+    all.into_iter().filter(|(lane, _)| is_wanted(lane)).collect()
 }
 
 fn invalid(error: wire::InvalidField) -> Status {

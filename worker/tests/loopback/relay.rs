@@ -43,6 +43,7 @@ impl Relay {
         let server = relay.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
+                stream.set_nodelay(true).unwrap();
                 server.state.lock().unwrap().connections += 1;
                 let server = server.clone();
                 tokio::spawn(async move { server.serve(stream).await });

@@ -136,7 +136,10 @@ impl Entry {
         Effect::default()
     }
 
+    /// The intent was not used. Forgetting whose it was keeps a repeat of this, come as a fact, from
+    /// touching an older doubt.
     fn hand_back(&mut self, now: i64) -> Effect {
+        self.intent = 0;
         if self.attempts > 0 {
             self.defer(now, 0);
         } else {

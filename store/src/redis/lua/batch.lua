@@ -207,6 +207,7 @@ local function enter_doubt(b, index, r, reason, delay)
 end
 
 local function hand_back(b, index, r)
+  r.intent = ''
   if r.attempts > 0 then defer(b, index, r, 0) else b.st[index + 1] = P end
   if r.doubt == 't' and r.reason ~= '' then
     r.doubt = 's'
