@@ -255,13 +255,16 @@ fn held_report(held: &mut postrider_store::conformance::scene::Held) -> postride
 #[tokio::test]
 async fn an_expired_lease_on_a_broken_batch_does_not_keep_others_from_coming_back() {
     let fixture = fault().await;
-    let scene = Scene::of(&fixture, &[2, 2]).await;
-    let held = scene.claim(1, 2).await;
-    assert_eq!(held.len(), 2);
-    fixture.server.command::<()>(&["DEL", &format!("postrider:{{s0}}:o:{}.1", scene.run)]);
+    let scene = Scene::of(&fixture, &[2, 2, 2]).await;
+    let held = scene.claim(1, 3).await;
+    assert_eq!(held.len(), 3);
+    // One that is missing, and one that shows only when its recipients are looked at.
+    let hash = |sequence| format!("postrider:{{s0}}:o:{}.{sequence}", scene.run);
+    fixture.server.command::<()>(&["DEL", &hash(1)]);
+    fixture.server.command::<()>(&["HSET", &hash(3), "s0", "ip", "m0", "!."]);
     let deadline = Instant::now() + SOON;
     let (mut leases, mut repaired) = (0, 0);
-    while (leases, repaired) != (1, 1) {
+    while (leases, repaired) != (1, 2) {
         assert!(Instant::now() < deadline, "{leases} reclaimed, {repaired} repaired");
         let reclaim = postrider_store::Reclaim { limit: 10, ttl_ms: 1, doubt_grace_ms: 1, outage_gap_ms: 3_600_000 };
         let reclaimed = fixture.store.reclaim(reclaim).await.unwrap();
@@ -358,4 +361,20 @@ async fn a_hundred_different_replies_of_one_batch_are_all_kept() {
         fields.iter().filter(|field| field.parse::<u32>().is_ok_and(|index| index < 60)).count()
     };
     assert_eq!(alone(&fixture.server), 0);
+}
+
+#[tokio::test]
+async fn a_reply_without_text_replaces_one_with_text() {
+    let fixture = fault().await;
+    let scene = Scene::of(&fixture, &[1]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Unknown), Vec::new()).await;
+    assert_eq!(scene.delivery(&held, 0).await.detail, "detail 0");
+    // Without the attempt the text of its reply is still there, and goes with the next reply.
+    scene.fact(&held, outcomes([0], OutcomeKind::NotWritten).remove(0)).await;
+    let mut accepted = outcomes([0], OutcomeKind::Accepted).remove(0);
+    accepted.detail = String::new();
+    scene.fact(&held, accepted).await;
+    assert_eq!(scene.delivery(&held, 0).await.detail, "");
 }

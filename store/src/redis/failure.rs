@@ -44,6 +44,7 @@ fn by_code(code: &str, detail: &str) -> Failure {
         "LOADING" => wait("wait until the server has read its file", false),
         "BUSY" => wait("a script of another program keeps the server busy: end it with SCRIPT KILL", false),
         "READONLY" | "MASTERDOWN" => wait(FAILOVER, true),
+        "EXECABORT" => wait("see the server's log for what it refused", false),
         "TRYAGAIN" | "CLUSTERDOWN" => wait("wait until the cluster is up", false),
         "OOM" => wait("raise maxmemory or wait until work has drained", false),
         "MISCONF" => wait("the server cannot write its file: see its log, and free space on its disk", false),

@@ -81,16 +81,18 @@ impl Redis {
             };
             match made() {
                 Ok(claimed) => leases.push(claimed),
-                Err(error) => self.set_aside(&id, &fence, &error.to_string()).await?,
+                Err(error) => self.set_aside(&id, Some(&fence), &error.to_string()).await?,
             }
         }
         Ok(leases)
     }
 
     /// A leased batch that cannot be read waits for a person: not leased again, and not lost from the counts.
-    async fn set_aside(&self, batch: &BatchId, fence: &Fence, reason: &str) -> Result<()> {
+    /// Without a fence: whoever held it, if the lease has expired.
+    async fn set_aside(&self, batch: &BatchId, fence: Option<&Fence>, reason: &str) -> Result<()> {
         let reason = reason.replace('|', "/");
-        let args = Args::default().text(batch.to_string()).text(fence.to_string()).text(&reason);
+        let fence = fence.map_or(String::new(), Fence::to_string);
+        let args = Args::default().text(batch.to_string()).text(fence).text(&reason);
         let done: u32 = read(self.run_script(Transition::Quarantine, &[], args).await?, "quarantine")?;
         if done == 1 {
             tracing::error!(%batch, reason, "a batch cannot be read and is set aside as dead");
@@ -109,8 +111,8 @@ impl Redis {
         while !answer.is_empty() {
             expired.push(answer.parse()?);
         }
-        reclaimed.repaired = self.set_aside.swap(0, Ordering::Relaxed);
         if expired.is_empty() {
+            reclaimed.repaired = self.set_aside.swap(0, Ordering::Relaxed);
             return Ok(reclaimed);
         }
         let mut pipe = redis::pipe();
@@ -133,9 +135,13 @@ impl Redis {
                     _ => (),
                 },
                 // One that cannot be read must not keep the others from coming back.
-                Err(error) => tracing::error!(%batch, %error, "failed to reclaim a lease"),
+                Err(error) => {
+                    tracing::error!(%batch, %error, "failed to reclaim a lease");
+                    self.set_aside(batch, None, &error.to_string()).await?;
+                }
             }
         }
+        reclaimed.repaired += self.set_aside.swap(0, Ordering::Relaxed);
         if reclaimed.leases > 0 {
             self.wake.bump();
         }

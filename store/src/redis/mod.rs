@@ -61,6 +61,7 @@ impl Redis {
         let link = || Link::new(client.clone(), Arc::clone(&scripts), options.durability, options.clock.clone());
         let (swift, bulk) = (link(), link());
         swift.open().await?;
+        bulk.open().await?;
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
         Ok(Self { place, scripts, swift, bulk, wake: Wake::start(client), set_aside: AtomicU32::new(0) })
     }

@@ -217,7 +217,7 @@ end
 
 -- Keeps what the relay said. The text of an earlier attempt is replaced, if only by nothing.
 local function take_detail(b, index, o)
-  if o.kind ~= 'w' and (o.detail ~= '' or look_at(b, index).attempts > 0) then b.detail[index] = o.detail end
+  if o.kind ~= 'w' and (o.detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = o.detail end
 end
 
 -- An outcome `o` for a recipient in intent; its detail is taken apart.

@@ -49,11 +49,15 @@ end
 local function promote()
   for _, text in ipairs(call('ZRANGEBYSCORE', K.dly, '-inf', int(now), 'LIMIT', '0', PROMOTE_MAX)) do
     local e = entry_of(text)
-    if not e then corrupt('an entry of the delayed batches') end
     call('ZREM', K.dly, text)
-    ready_add(e, call('SISMEMBER', K.parked, e.run) == 1)
-    add_count(e.run, 'b_delayed', -1)
-    add_count(e.run, 'b_ready', 1)
+    if e then
+      ready_add(e, call('SISMEMBER', K.parked, e.run) == 1)
+      add_count(e.run, 'b_delayed', -1)
+      add_count(e.run, 'b_ready', 1)
+    else
+      -- Not written by us. It must not keep everybody from claiming.
+      call('HSET', K.dead, text, NOW .. '|no entry|' .. text)
+    end
   end
 end
 
