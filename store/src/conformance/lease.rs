@@ -129,6 +129,31 @@ pub async fn checkpoint_repeated_answers_the_same(fixture: &impl Fixture) {
     assert_eq!(scene.delivery(&held, 0).await.state, RecipientState::Intent, "a report overtaken by a newer one");
 }
 
+pub async fn checkpoint_late_copy_takes_no_intent_back(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[4]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    let answer = scene.checkpoint(&mut held, outcomes([0], OutcomeKind::NotWritten), vec![0, 1]).await;
+    assert_eq!((answer.granted, answer.refused), (vec![1], vec![(0, RefusalReason::Repeated)]));
+    let late_copy = held.same_report(outcomes([0], OutcomeKind::NotWritten), vec![0, 1]);
+    scene.intend(&mut held, &[0]).await;
+    scene.checkpoint_report(late_copy).await;
+    assert_eq!(scene.delivery(&held, 0).await.state, RecipientState::Intent);
+}
+
+pub async fn claim_of_a_resumed_lane_does_not_catch_up(fixture: &impl Fixture) {
+    let store = fixture.store();
+    let scene = Scene::of(fixture, &[10; 30]).await;
+    another_run(fixture, "fast", "transactional", &[10; 30]).await;
+    let lanes = [("bulk", 10), ("transactional", 10)];
+    store.set_lane_paused(&"bulk".parse().unwrap(), true).await.unwrap();
+    scene.claim_lanes(1, 10, &lanes).await;
+    store.set_lane_paused(&"bulk".parse().unwrap(), false).await.unwrap();
+    let next = scene.claim_lanes(1, 10, &lanes).await;
+    let bulk = next.iter().filter(|held| held.batch.run == scene.run).count();
+    assert!((5..=6).contains(&bulk), "{bulk} of 10");
+}
+
 pub async fn checkpoint_takes_each_outcome_once(fixture: &impl Fixture) {
     let scene = Scene::of(fixture, &[4]).await;
     let mut held = scene.claim_one(1).await;
@@ -181,7 +206,8 @@ pub async fn checkpoint_refuses_what_is_not_due(fixture: &impl Fixture) {
     let scene = Scene::with(fixture, crate::NewRun { retry, ..new_run("one") }, &[3]).await;
     let mut held = scene.claim_one(1).await;
     scene.intend(&mut held, &[0]).await;
-    let answer = scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Deferred), vec![0]).await;
+    scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Deferred), Vec::new()).await;
+    let answer = scene.checkpoint(&mut held, Vec::new(), vec![0]).await;
     assert_eq!(answer.refused, [(0, RefusalReason::NotDue)]);
     let delivery = scene.delivery(&held, 0).await;
     assert_eq!((delivery.state, delivery.attempts), (RecipientState::Deferred, 1));

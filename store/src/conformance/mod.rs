@@ -51,6 +51,8 @@ macro_rules! conformance_tests {
             claim_of_a_draining_worker_is_empty,
             checkpoint_grants_a_window_and_no_more,
             checkpoint_repeated_answers_the_same,
+            checkpoint_late_copy_takes_no_intent_back,
+            claim_of_a_resumed_lane_does_not_catch_up,
             checkpoint_takes_each_outcome_once,
             checkpoint_with_an_old_fence_is_lost,
             checkpoint_of_no_batch_is_gone,

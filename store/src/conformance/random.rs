@@ -55,6 +55,8 @@ impl Driver {
         for index in 0..count {
             if self.random.u8(0..3) == 0 {
                 let mut outcome = outcome(index, KINDS[self.random.usize(0..KINDS.len())]);
+                let texts = ["", "one", "another"];
+                outcome.detail = texts[self.random.usize(0..texts.len())].to_owned();
                 if self.random.u8(0..4) == 0 {
                     outcome.retry_after_ms = self.random.u64(0..60);
                 }
@@ -88,7 +90,7 @@ impl Driver {
         let batch = |at: u64| NewBatch {
             sequence: lease.sequence_max + 1 + at,
             site: SITES[(at + seed) as usize % SITES.len()].parse().unwrap(),
-            count: 1 + ((at * 7 + seed) % 5) as u32,
+            count: if (at + seed).is_multiple_of(11) { 70 } else { 1 + ((at * 7 + seed) % 5) as u32 },
             payload: format!("payload {at}").into_bytes(),
         };
         let add = AddBatches {

@@ -31,7 +31,13 @@ impl Model {
         };
         let mut answer = LeaseAnswer::plain(id.clone(), LeaseStatus::Held);
         for index in &report.intents {
-            match self.grant(now, &id, *index, window, report.sequence > seen) {
+            // A late copy of a report must not take back with its outcome what it granted with its intent.
+            let settled_here = report.outcomes.iter().any(|outcome| outcome.index == *index);
+            let granted = match settled_here {
+                true => Err(RefusalReason::Repeated),
+                false => self.grant(now, &id, *index, window, report.sequence > seen),
+            };
+            match granted {
                 Ok(()) => answer.granted.push(*index),
                 Err(reason) => answer.refused.push((*index, reason)),
             }

@@ -69,7 +69,7 @@ impl Model {
             return SplitStatus::Stopped;
         }
         let sequence_next = run.sequence_max + add.batches.len() as u64;
-        let first = add.batches.first().map(|batch| batch.sequence);
+        let in_order = (run.sequence_max + 1..).zip(&add.batches).all(|(next, batch)| batch.sequence == next);
         let held = run.split.hold.as_ref().is_some_and(|(fence, _)| *fence == add.fence);
         if run.split.cursor == add.cursor_next && run.split.complete == add.complete && !is_ahead(run, &add) {
             // Done by an earlier call, or a mere sign of life. When the split is complete nobody holds it any more.
@@ -79,10 +79,7 @@ impl Model {
             let complete = add.complete;
             return if held || complete { SplitStatus::Done } else { SplitStatus::Lost };
         }
-        if !held || run.split.complete || run.split.cursor != add.cursor {
-            return SplitStatus::Lost;
-        }
-        if first.is_some_and(|first| first != run.sequence_max + 1) {
+        if !held || run.split.complete || run.split.cursor != add.cursor || !in_order {
             return SplitStatus::Lost;
         }
         let due = now.saturating_add_unsigned(add.ttl_ms);

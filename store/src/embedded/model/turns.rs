@@ -85,8 +85,10 @@ impl Turns {
     pub fn set_paused(&mut self, lane: &LaneName, paused: bool) {
         if paused {
             self.paused.insert(lane.clone());
-        } else {
-            self.paused.remove(lane);
+        } else if self.paused.remove(lane)
+            && let Some(node) = self.lanes.get_mut(lane)
+        {
+            node.pass = node.pass.max(self.served);
         }
     }
 

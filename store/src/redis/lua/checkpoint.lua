@@ -13,8 +13,12 @@ local fresh = take_outcomes(b)
 local open, counter = in_intent(b), fence_counter(b.hold.fence)
 local lane_paused = call('SISMEMBER', K.lanes, run.lane) == 1
 
+-- A late copy of a report must not take back with its outcome what it granted with its intent.
+local settled_here = {}
+for _, o in ipairs(REPORT.outcomes) do settled_here[o.index] = true end
+
 local function refusal(index)
-  if index >= b.count then return 'repeated' end
+  if index >= b.count or settled_here[index] then return 'repeated' end
   local state = b.st[index + 1]
   if state == I and look_at(b, index).intent == counter then return nil end
   if not fresh then return 'repeated' end

@@ -6,8 +6,8 @@
 
 if ARGV[2] == '1' then
   call('SADD', K.lanes, ARGV[1])
-else
-  call('SREM', K.lanes, ARGV[1])
+elseif call('SREM', K.lanes, ARGV[1]) == 1 then
+  call('HSET', K.node, 'P|' .. ARGV[1], int(math.max(pass_of(ARGV[1]), served_of(''))))
   wake_all()
 end
 return 1
