@@ -60,3 +60,8 @@ pub const BATCH_BYTES_MAX: usize = 192 * 1024;
 pub const KEY_BYTES_MAX: usize = 256;
 /// Bytes of all recipients that a split holds in part-filled batches.
 pub const SPLIT_OPEN_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Settled batches whose history is not written yet, after which nothing new is leased: bounds what the store
+/// holds of a storage that cannot be written. A million recipients at most; a drained batch leaves the backlog.
+pub const HISTORY_BACKLOG_BATCHES_MAX: u64 = 10_000;
+/// Batches of one history segment: bounds one segment to a few megabytes before it is compressed.
+pub const SEGMENT_BATCHES_MAX: usize = 100;

@@ -7,8 +7,9 @@ use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimSplit, Claimed, CreatedRun, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    Result, RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
+    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
+    WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -95,6 +96,8 @@ passed_on! {
     finish(finish: Finish) -> Vec<LeaseAnswer>;
     release(release: Release) -> Vec<LeaseAnswer>;
     facts(facts: Vec<Fact>, retry_fraction: u32) -> Vec<FactStatus>;
+    claim_history(claim: ClaimHistory) -> ClaimedHistory;
+    retire_batches(retire: RetireBatches) -> u64;
     batches(run: &RunId, after: u64, limit: usize) -> Vec<BatchRecord>;
     workers() -> Vec<WorkerRecord>;
     drain_worker(name_or_instance: &str) -> usize;

@@ -72,6 +72,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `outage_gap_ms`, nothing is reclaimed until `ttl_ms` + `doubt_grace_ms` from now.
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed>;
 
+    // History.
+    /// The settled batches that have waited longest for their history to be written, for one caller at a time:
+    /// nobody else gets any until `ttl_ms` from now, or until `retire_batches` of the same request. Also how many
+    /// wait in all.
+    async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory>;
+    /// Replaces what is stored of these batches by a tombstone that names the segment, which must be durable. One
+    /// that changed since the claim is left as it is and claimed again. How many are in this segment now.
+    async fn retire_batches(&self, retire: RetireBatches) -> Result<u64>;
+
     // Looking.
     /// The batches of a run with a sequence above `after`, in order, with payload.
     async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>>;
@@ -393,9 +402,55 @@ pub struct BatchRecord {
     pub id: BatchId,
     pub site: SiteName,
     pub state: BatchState,
+    /// Empty: retired.
     #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
+    /// Of a retired batch: the state, and, where a fact corrected it and no segment has that yet, code, detail and
+    /// `settled_at_ms`. The rest is in the segments.
     pub recipients: Vec<Delivery>,
+    /// Names of the segments that hold the history of a retired batch: the first one whole, the others corrections in
+    /// order. Empty: not retired.
+    pub segments: Vec<String>,
+}
+
+impl BatchRecord {
+    /// Its recipients are in segments; the store has states and corrections only.
+    pub fn is_retired(&self) -> bool {
+        !self.segments.is_empty()
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimHistory {
+    /// A repeat with the same id is answered like the first call.
+    pub request: RequestId,
+    pub ttl_ms: u64,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClaimedHistory {
+    /// Settled batches whose history is not written, those of this answer included.
+    pub backlog: u64,
+    /// Longest waiting first. Empty: none waits, or somebody else has them.
+    pub batches: Vec<SettledBatch>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettledBatch {
+    /// New whenever the batch settles or a fact corrects it.
+    pub stamp: u64,
+    pub record: BatchRecord,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetireBatches {
+    /// That of the claim, which ends with this.
+    pub request: RequestId,
+    /// 1 to 64 of a-z, 0-9, '.', '_' and '-'.
+    pub segment: String,
+    /// With their stamps.
+    pub batches: Vec<(BatchId, u64)>,
 }
 
 /// What is known of one delivery.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot reach its store has failed")]
 
 pub mod doubt;
+pub mod history;
 pub mod lease;
 pub mod random;
 pub mod scene;
@@ -85,6 +86,20 @@ macro_rules! conformance_tests {
             facts_not_written_undo_a_doubt,
             facts_of_an_older_intent_do_not_decide,
             finish_with_an_old_fence_keeps_its_facts
+        );
+        $crate::conformance_tests!(@module $fixture, history,
+            claim_history_gives_what_settled_in_order,
+            claim_history_serves_one_caller_at_a_time,
+            claim_stops_while_the_backlog_is_full,
+            retire_batches_leaves_states_and_fences,
+            retire_batches_repeated_answers_the_same,
+            retire_batches_refuses_what_changed,
+            retire_batches_keeps_what_may_be_replayed,
+            retire_batches_of_a_large_batch_leaves_a_small_one,
+            facts_correct_a_retired_batch_once,
+            facts_never_reopen_a_retired_batch,
+            finish_of_a_retired_batch_is_settled,
+            cancel_batches_passes_over_retired_ones
         );
         $crate::conformance_tests!(@module $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

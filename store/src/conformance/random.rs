@@ -7,7 +7,8 @@
 use super::Fixture;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Finish, NewBatch, Reclaim, Release, ReleaseSplit, SplitLease,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
+    Release, ReleaseSplit, RetireBatches, SettledBatch, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
@@ -35,6 +36,8 @@ struct Driver {
     leases: Vec<(BatchId, Fence, u32)>,
     splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
+    /// Batches that were claimed for history, with the stamps of the store and of the model.
+    settled: Vec<(BatchId, u64, u64)>,
 }
 
 impl Driver {
@@ -155,6 +158,9 @@ pub struct Reached {
     pub resent_outcome_not_recorded: u64,
     pub leases_expired: u64,
     pub leases_taken_over: u64,
+    pub retired: u64,
+    /// Batches that a fact corrected after they were retired.
+    pub corrected: u64,
 }
 
 impl Reached {
@@ -183,6 +189,8 @@ impl Reached {
             self.resent_outcome_not_recorded,
             self.leases_expired,
             self.leases_taken_over,
+            self.retired,
+            self.corrected,
         ];
         all.iter().all(|count| *count > 0)
     }
@@ -192,7 +200,8 @@ impl Reached {
 /// differs.
 pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &mut Reached) {
     let random = fastrand::Rng::with_seed(seed);
-    let mut driver = Driver { random, requests: 0, leases: Vec::new(), splits: Vec::new(), last: None };
+    let mut driver =
+        Driver { random, requests: 0, leases: Vec::new(), splits: Vec::new(), last: None, settled: Vec::new() };
     let mut model = Model::default();
     for number in 0..RUNS {
         let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
@@ -233,6 +242,10 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         let ours = plain(fixture.store().batches(&id, 0, 100_000).await.unwrap());
         assert_eq!(ours, plain(model.batches(&id, 0, 100_000)), "seed {seed}");
         model.run(&id).iter().for_each(|run| reached.add(run));
+        for batch in model.batches(&id, 0, 100_000) {
+            reached.retired += u64::from(batch.is_retired());
+            reached.corrected += u64::from(batch.segments.len() > 1);
+        }
     }
 }
 
@@ -284,7 +297,8 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             );
         }
         22..36 => claim(fixture, model, driver).await,
-        36..86 => report(fixture, model, driver, pick, fraction).await,
+        84..86 => history(fixture, model, driver).await,
+        36..84 => report(fixture, model, driver, pick, fraction).await,
         86..90 => {
             let Some(report) = driver.report() else { return };
             let fact = |outcome: Outcome| Fact { batch: report.batch.clone(), fence: report.fence.clone(), outcome };
@@ -394,6 +408,51 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
             both!(fixture, *model, "release", call, |m: &mut Model, now| m.release(now, release.clone()), same);
         }
     }
+}
+
+/// Claims all that waits for history, and retires some of what this or an earlier claim answered. The order in
+/// which batches of one call settled may differ, and so may their stamps.
+async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+    let store = fixture.store();
+    let request = format!("h{}", driver.random.u8(0..2)).parse().expect("a request id");
+    let claim = ClaimHistory { request, ttl_ms: TTL_MS, limit: 100_000 };
+    let same = |a: &ClaimedHistory| {
+        let mut records: Vec<_> = a.batches.iter().map(|batch| batch.record.clone()).collect();
+        for delivery in records.iter_mut().flat_map(|record| &mut record.recipients) {
+            delivery.settled_at_ms = delivery.settled_at_ms.map(|_| 0);
+        }
+        records.sort_by(|a, b| a.id.cmp(&b.id));
+        (a.backlog, records)
+    };
+    let call = store.claim_history(claim.clone());
+    let ours =
+        both!(fixture, *model, "claim_history", call, |m: &mut Model, now| m.claim_history(now, claim.clone()), same);
+    let theirs = model.clone().claim_history(0, claim.clone());
+    for SettledBatch { stamp, record } in ours.batches {
+        let twin = theirs.batches.iter().find(|twin| twin.record.id == record.id).map_or(0, |twin| twin.stamp);
+        driver.settled.push((record.id, stamp, twin));
+    }
+    if driver.random.u8(0..3) == 0 {
+        return;
+    }
+    driver.requests += 1;
+    let segment = format!("segment-{}", driver.requests);
+    let some: Vec<_> = driver.settled.iter().rev().take(20).filter(|_| driver.random.bool()).cloned().collect();
+    let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
+        request: claim.request.clone(),
+        segment: segment.clone(),
+        batches: some.iter().map(|one| (one.0.clone(), stamp(one))).collect(),
+    };
+    let (to_store, to_model) = (retire(|one| one.1), retire(|one| one.2));
+    let call = store.retire_batches(to_store);
+    both!(
+        fixture,
+        *model,
+        "retire_batches",
+        call,
+        |m: &mut Model, now| m.retire_batches(now, to_model.clone()),
+        |a: &_| *a
+    );
 }
 
 async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {

@@ -11,8 +11,9 @@ pub mod model;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimSplit, Claimed, CreatedRun, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    Result, RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
+    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
+    WorkerRecord,
 };
 use crate::error::StoreError;
 use async_trait::async_trait;
@@ -315,6 +316,15 @@ impl Store for Embedded {
             self.wake.send_modify(|count| *count += 1);
         }
         Ok(reclaimed)
+    }
+
+    async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
+        // Losing the claim loses nothing: what was claimed is retired by its stamps.
+        self.write_lazily(claim, Command::ClaimHistory, Model::claim_history, |_| false).await
+    }
+
+    async fn retire_batches(&self, retire: RetireBatches) -> Result<u64> {
+        self.write_and_wake(retire, Command::RetireBatches, Model::retire_batches).await
     }
 
     async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {

@@ -15,7 +15,7 @@ pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
 
 /// The keys that every script of the shard declares first, in the order of `lua/prelude.lua`, with the
 /// type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 21] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 22] = [
     ("postrider:{s0}:shard", "hash"),
     ("postrider:{s0}:rdy", "zset"),
     ("postrider:{s0}:dly", "zset"),
@@ -37,6 +37,7 @@ pub(super) const SHARD_KEYS: [(&str, &str); 21] = [
     ("postrider:{s0}:last_claim", "hash"),
     ("postrider:{s0}:dead", "hash"),
     ("postrider:{s0}:depth", "hash"),
+    ("postrider:{s0}:to_retire", "zset"),
 ];
 
 pub(super) const DELAYED: &str = SHARD_KEYS[2].0;

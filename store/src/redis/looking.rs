@@ -42,11 +42,13 @@ pub(super) struct Recipient {
     reason: Option<UnknownReason>,
     settled_at_ms: Option<i64>,
     code: String,
+    /// There is a record of it.
+    happened: bool,
 }
 
 impl Recipient {
     fn untouched(state: RecipientState) -> Self {
-        Self { state, attempts: 0, due_at: 0, reason: None, settled_at_ms: None, code: String::new() }
+        Self { state, attempts: 0, due_at: 0, reason: None, settled_at_ms: None, code: String::new(), happened: false }
     }
 }
 
@@ -54,6 +56,8 @@ impl Recipient {
 #[derive(Debug)]
 pub(super) struct BatchHash {
     pub recipients: Vec<Recipient>,
+    /// Not empty: retired.
+    segments: Vec<String>,
 }
 
 impl BatchHash {
@@ -88,7 +92,8 @@ impl BatchHash {
             recipient(state, record)
         };
         let recipients = states.bytes().zip(symbols.bytes()).enumerate().map(one).collect::<Result<_>>()?;
-        Ok(Some(Self { recipients }))
+        let names = fields.get("h").map_or("", String::as_str).split(',').filter(|name| !name.is_empty());
+        Ok(Some(Self { recipients, segments: names.map(str::to_owned).collect() }))
     }
 
     /// Where a batch stands that is not dead.
@@ -119,6 +124,8 @@ impl Head {
     fn read(id: BatchId, lane: &str, answers: &mut Elements) -> Result<Option<Self>> {
         type Field = Option<String>;
         let (payload, site, count, expired): (Field, Field, Field, Field) = answers.read()?;
+        // A retired batch has none.
+        let payload = payload.or_else(|| site.is_some().then(String::new));
         let dead: Field = answers.read()?;
         let place = |dead: &String| Place::parse(dead.splitn(3, '|').nth(2).unwrap_or_default());
         let (payload, site) = match (payload, site, &dead) {
@@ -132,21 +139,25 @@ impl Head {
     }
 
     fn record(self, answers: &mut Elements) -> Result<Option<BatchRecord>> {
-        let hash = BatchHash::read(answers.value()?);
+        let mut payload = answers.read::<Option<Vec<u8>>>()?.unwrap_or_default();
         let details: HashMap<usize, String> = answers.read()?;
-        let payload = answers.read::<Option<Vec<u8>>>()?.unwrap_or_default();
+        let hash = BatchHash::read(answers.value()?);
         let (leased, delayed): (Option<f64>, Option<f64>) = (answers.read()?, answers.read()?);
         let Self { id, site, dead, .. } = self;
-        let (state, recipients) = match hash {
-            Ok(None) | Err(_) if dead => (BatchState::Dead, Vec::new()),
+        let hash = match hash {
+            Ok(None) | Err(_) if dead => BatchHash { recipients: Vec::new(), segments: Vec::new() },
             Ok(None) => return Ok(None),
             Err(error) => return Err(error),
-            Ok(Some(hash)) if dead => (BatchState::Dead, hash.recipients),
-            Ok(Some(hash)) => (hash.state_at_rest(leased.is_some(), delayed.is_some()), hash.recipients),
+            Ok(Some(hash)) => hash,
         };
+        let state = if dead { BatchState::Dead } else { hash.state_at_rest(leased.is_some(), delayed.is_some()) };
+        let BatchHash { recipients, segments } = hash;
+        if !segments.is_empty() {
+            payload = Vec::new();
+        }
         let recipients = recipients.into_iter().enumerate();
         let recipients = recipients.map(|(index, recipient)| delivery(recipient, details.get(&index))).collect();
-        Ok(Some(BatchRecord { id, site, state, payload, recipients }))
+        Ok(Some(BatchRecord { id, site, state, payload, recipients, segments }))
     }
 }
 
@@ -166,6 +177,7 @@ fn recipient(state: RecipientState, record: &str) -> Result<Recipient> {
         reason: reason.bytes().next().and_then(UnknownReason::from_letter),
         settled_at_ms: number(settled_at)?,
         code: (*code).to_owned(),
+        happened: true,
     })
 }
 
@@ -193,8 +205,24 @@ impl Redis {
         Ok(records)
     }
 
+    /// The batches with these ids, of any runs, in their order.
+    pub(super) async fn records_of(&self, ids: &[BatchId]) -> Result<Vec<BatchRecord>> {
+        let mut records = Vec::with_capacity(ids.len());
+        for step in ids.chunks(LOOK_STEP_BATCHES_MAX) {
+            for group in step.chunk_by(|a, b| a.run == b.run) {
+                let Some(BatchId { run, .. }) = group.first() else { continue };
+                let mut pipe = redis::pipe();
+                pipe.cmd("HGET").arg(keys::run(run)).arg("lane");
+                let lane: Option<String> = read(self.only(self.bulk.call(pipe).await?)?, "the lane of a run")?;
+                records.extend(self.batch_records(group.to_vec(), &lane.unwrap_or_default()).await?);
+            }
+        }
+        Ok(records)
+    }
+
     /// First the heads, for the names of the payloads, then all of each batch. Each recipient is as of one instant;
-    /// the place of a batch may be one transition younger.
+    /// the place of a batch may be one transition younger. The hash is read last: one that is not retired then had
+    /// its payload before, and of one that is, the hash says all there is.
     async fn batch_records(&self, ids: Vec<BatchId>, lane: &str) -> Result<Vec<BatchRecord>> {
         let mut pipe = redis::pipe();
         for id in &ids {
@@ -211,9 +239,9 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for head in &heads {
-            pipe.cmd("HGETALL").arg(keys::batch(&head.id));
-            pipe.cmd("HGETALL").arg(keys::details(&head.id));
             pipe.cmd("GET").arg(keys::payload(&head.id, &head.payload));
+            pipe.cmd("HGETALL").arg(keys::details(&head.id));
+            pipe.cmd("HGETALL").arg(keys::batch(&head.id));
             pipe.cmd("ZSCORE").arg(keys::LEASE).arg(head.id.to_string());
             pipe.cmd("ZSCORE").arg(keys::DELAYED).arg(&head.entry);
         }
@@ -313,7 +341,8 @@ fn delivery(recipient: Recipient, detail: Option<&String>) -> Delivery {
         state: recipient.state,
         attempts: recipient.attempts,
         code: recipient.code,
-        detail: detail.cloned().unwrap_or_default(),
+        // Nothing happened to it that is not in a segment: a detail read before that is not this record's.
+        detail: detail.filter(|_| recipient.happened).cloned().unwrap_or_default(),
         reason: recipient.reason,
         settled_at_ms: recipient.settled_at_ms,
     }

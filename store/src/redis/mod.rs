@@ -8,6 +8,7 @@
 
 mod campaigns;
 mod failure;
+mod history;
 mod keys;
 mod leases;
 mod link;
@@ -22,8 +23,9 @@ mod wake;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimSplit, Claimed, CreatedRun, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    Result, RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
+    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
+    WorkerRecord,
 };
 use crate::error::StoreError;
 use crate::open::Options;
@@ -219,6 +221,14 @@ impl Store for Redis {
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
         self.lease_reclaim(reclaim).await
+    }
+
+    async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
+        self.history_claim(claim).await
+    }
+
+    async fn retire_batches(&self, retire: RetireBatches) -> Result<u64> {
+        self.history_retire(retire).await
     }
 
     async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {

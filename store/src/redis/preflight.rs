@@ -9,7 +9,7 @@ use redis::aio::MultiplexedConnection;
 use std::collections::BTreeMap;
 
 /// What this program writes. Another number in the store means another program wrote it.
-const SCHEMA_VERSION: &str = "1";
+const SCHEMA_VERSION: &str = "2";
 
 /// What a server says about itself: lines of INFO, and settings.
 #[derive(Debug, Default)]

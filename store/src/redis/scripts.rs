@@ -29,6 +29,8 @@ pub(super) enum Transition {
     DrainWorker,
     SetLanePaused,
     LookAtRun,
+    ClaimHistory,
+    RetireBatches,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -60,7 +62,7 @@ const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
 impl Transition {
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -83,6 +85,8 @@ impl Transition {
         Self::DrainWorker,
         Self::SetLanePaused,
         Self::LookAtRun,
+        Self::ClaimHistory,
+        Self::RetireBatches,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -111,6 +115,8 @@ impl Transition {
             Self::DrainWorker => (Allowed, Shard, include_str!("lua/drain_worker.lua")),
             Self::SetLanePaused => (Allowed, Shard, include_str!("lua/set_lane_paused.lua")),
             Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
+            Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
+            Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
         }
     }
 
@@ -242,5 +248,7 @@ mod tests {
         ] {
             assert!(BATCH.contains(&format!("local {name} = {value}\n")), "{name}");
         }
+        let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
+        assert!(Transition::Claim.parts().2.contains(&backlog));
     }
 }

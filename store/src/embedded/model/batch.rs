@@ -22,6 +22,10 @@ pub(super) struct Batch {
     pub ended_by: Option<Fence>,
     /// The last lease expired; the next claim is a takeover.
     pub expired: bool,
+    /// Its place among the batches whose history is to be written; None: there is nothing to write.
+    pub stamp: Option<u64>,
+    /// Segments that hold its history. Not empty: retired; what is left of entries are states and corrections.
+    pub segments: Vec<String>,
 }
 
 /// The one place where a batch is.
@@ -98,6 +102,7 @@ impl Model {
             Place::Settled => (),
         }
         batch.place = place;
+        self.stamp(id);
     }
 
     /// Ends a lease or re-sorts an idle batch: cancelled runs lose their pending recipients, the rest goes

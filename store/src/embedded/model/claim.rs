@@ -4,6 +4,7 @@ use super::batch::{Batch, Hold, Place};
 use super::{Model, Seen, WORKER_FORGET_MS};
 use crate::api::{Claim, Claimed, ClaimedBatch};
 use postrider_common::ids::{BatchId, Fence, RequestId, WorkerId};
+use postrider_common::limits::HISTORY_BACKLOG_BATCHES_MAX;
 
 /// Due batches that one claim makes ready: bounds one call.
 const PROMOTE_MAX: usize = 100;
@@ -19,6 +20,9 @@ impl Model {
             return Claimed { leases: Vec::new(), drain: true };
         }
         self.promote(now);
+        if self.backlog() >= HISTORY_BACKLOG_BATCHES_MAX {
+            return Claimed { leases: Vec::new(), drain: false };
+        }
         let mut leases = Vec::new();
         while leases.len() < claim.batches_max as usize {
             let batches = &self.batches;

@@ -101,7 +101,7 @@ fn record(run: &Run) -> RunRecord {
     }
 }
 
-fn batch_record(id: &BatchId, batch: &Batch) -> BatchRecord {
+pub(super) fn batch_record(id: &BatchId, batch: &Batch) -> BatchRecord {
     let state = match batch.place {
         Place::Ready => BatchState::Ready,
         Place::Leased(_) => BatchState::Leased,
@@ -114,5 +114,6 @@ fn batch_record(id: &BatchId, batch: &Batch) -> BatchRecord {
         state,
         payload: batch.payload.clone(),
         recipients: batch.entries.iter().map(super::recipient::Entry::delivery).collect(),
+        segments: batch.segments.clone(),
     }
 }

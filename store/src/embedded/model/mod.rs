@@ -7,6 +7,7 @@
 mod batch;
 mod cancel;
 mod claim;
+mod history;
 mod look;
 mod recipient;
 mod reclaim;
@@ -16,8 +17,8 @@ mod split;
 mod turns;
 
 use crate::api::{
-    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimSplit, Finish, NewRun,
-    Reclaim, Release, ReleaseSplit,
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
+    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches,
 };
 use batch::{Batch, Place};
 use postrider_common::ids::{
@@ -50,6 +51,8 @@ pub enum Command {
     Release(Release),
     Facts((Vec<Fact>, u32)),
     Reclaim(Reclaim),
+    ClaimHistory(ClaimHistory),
+    RetireBatches(RetireBatches),
     DrainWorker(String),
     SetLanePaused((LaneName, bool)),
 }
@@ -158,6 +161,11 @@ pub struct Model {
     /// Due time of delayed batches and expiry of leased ones.
     delayed: BTreeSet<(i64, BatchId)>,
     leased: BTreeSet<(i64, BatchId)>,
+    /// Batches whose history is to be written, by their stamps.
+    to_retire: BTreeMap<u64, BatchId>,
+    stamp_counter: u64,
+    /// Who is writing history, and until when nobody else is asked to.
+    history_hold: Option<(RequestId, i64)>,
     turns: Turns,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
@@ -193,6 +201,8 @@ impl Model {
             Command::Release(release) => drop(self.release(now, release)),
             Command::Facts(facts) => drop(self.facts(now, facts)),
             Command::Reclaim(reclaim) => drop(self.reclaim(now, reclaim)),
+            Command::ClaimHistory(claim) => drop(self.claim_history(now, claim)),
+            Command::RetireBatches(retire) => drop(self.retire_batches(now, retire)),
             Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
         }

@@ -125,6 +125,8 @@ impl Model {
                 fences: BTreeMap::new(),
                 ended_by: None,
                 expired: false,
+                stamp: None,
+                segments: Vec::new(),
             };
             self.batches.insert(batch_id, batch);
         }

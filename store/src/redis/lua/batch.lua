@@ -88,14 +88,16 @@ local function load_batch(id, key, details)
   if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
   local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
   if not count or count < 1 or #states ~= count or string.find(states, '[^pidarxscu]') then return nil, 'unreadable' end
-  if not h.site or not string.match(h.payload or '', '^%x+$') then return nil, 'unreadable' end
+  -- A retired batch has the names of its segments instead of a payload.
+  local retired = h.h ~= nil
+  if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     symbols = { string.byte(symbols, 1, -1) }, parsed = {}, records = {}, changed = {},
-    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id) }
+    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired }
   b.expired = h.expired == '1' and '1' or '0'
-  b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload,
+  b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
     expired = b.hold and '0' or b.expired }
   return b
 end
@@ -333,6 +335,7 @@ end
 
 local function place_of(b)
   if b.hold then return 'leased' end
+  if b.retired then return 'settled' end
   local text = entry_text(b.entry)
   if call('ZSCORE', K.rdy, text) then return 'ready' end
   if call('ZSCORE', K.dly, text) then return 'delayed' end
@@ -447,6 +450,14 @@ local function write_run()
   if woke then wake_all() end
 end
 
+-- Nobody in it may be replayed, so its payload need not be kept.
+local function may_retire(b)
+  for index = 1, b.count do
+    if b.st[index] == U or b.st[index] == X then return false end
+  end
+  return true
+end
+
 -- Ends a lease or sorts an idle batch anew: a cancelled run loses its pending recipients, the rest goes
 -- where it belongs. Nobody may be in intent. Writes the batch; `write_run` is left to the caller.
 local function put_back(b, from)
@@ -467,12 +478,17 @@ local function put_back(b, from)
     ready_remove(b.entry)
   elseif from == 'delayed' then
     call('ZREM', K.dly, entry_text(b.entry))
+  elseif from == 'settled' then
+    call('ZREM', K.to_retire, b.id)
   end
   if to == 'ready' then
     ready_add(b.entry, run.parked)
     woke = woke or not run.parked
   elseif to == 'delayed' then
     call('ZADD', K.dly, int(due), entry_text(b.entry))
+  elseif may_retire(b) then
+    -- Last among those whose history is to be written, with a stamp that nothing had before.
+    call('ZADD', K.to_retire, int(call('HINCRBY', K.shard, 'stamp', 1)), b.id)
   end
   add_count(run.id, 'b_' .. from, -1)
   add_count(run.id, 'b_' .. to, 1)

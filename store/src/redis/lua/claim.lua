@@ -5,6 +5,7 @@
 -- returns  now, drain (0 or 1), then of each lease: batch, fence, entry, expires at, hard deadline
 -- refuses  a draining worker (gets nothing new)
 
+local HISTORY_BACKLOG_BATCHES_MAX = 10000
 local PROMOTE_MAX, LANE_STRIDE, SEEN_STEP_MS, FORGET_MAX = 100, 1000000, 1000, 100
 local worker, request, nonce = ARGV[1], ARGV[2], ARGV[3]
 local most, ttl, hard_cap = num(ARGV[4], 'batches'), num(ARGV[5], 'ttl'), num(ARGV[6], 'hard cap')
@@ -131,6 +132,11 @@ local draining = see_worker()
 local answer = { now, draining and 1 or 0 }
 if same_claim(answer) or draining then return answer end
 promote()
+-- What is settled is not written to history: nothing new is begun until it is.
+if call('ZCARD', K.to_retire) >= HISTORY_BACKLOG_BATCHES_MAX then
+  write_counts()
+  return answer
+end
 for _, lane in ipairs(lanes) do
   lane.paused = call('SISMEMBER', K.lanes, lane.name) == 1
   look_at(lane)

@@ -9,10 +9,10 @@ local K = {
   node = KEYS[7], count = KEYS[8], lanes = KEYS[9], parked = KEYS[10], splits = KEYS[11],
   splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
   to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
-  depth = KEYS[21],
+  depth = KEYS[21], to_retire = KEYS[22],
 }
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 21
+local OWN = 22
 
 local call = redis.call
 local TIME = call('TIME')

@@ -1,6 +1,6 @@
 -- Common to checkpoint, finish and release; prepended after batch.lua.
 --
--- KEYS  the shard's, then 22: batch, 23: its details, 24: its run
+-- KEYS  the shard's, then: batch, its details, its run
 -- ARGV  1 batch id, 2 fence, 3 sequence, 4 progress, 5 retry fraction, 6 and 7 of the script, then the
 --       number of outcomes and five for each (index, kind, code, detail, retry_after_ms), then the number
 --       of intents and each index
