@@ -157,6 +157,23 @@ impl Recipient {
     }
 }
 
+/// One line of `run find`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FoundRecipient {
+    pub run: String,
+    pub campaign: String,
+    #[serde(flatten)]
+    pub recipient: Recipient,
+}
+
+impl FoundRecipient {
+    pub fn from_wire(wire: v1::FoundRecipient) -> Result<Self> {
+        let recipient =
+            wire.recipient.ok_or_else(|| Failure::failed("the master found a recipient and does not say which"))?;
+        Ok(Self { run: wire.run_id, campaign: wire.campaign, recipient: Recipient::from_wire(recipient)? })
+    }
+}
+
 /// One line of `run failures` for a row that was not admitted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct BadRow {

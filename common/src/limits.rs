@@ -65,3 +65,5 @@ pub const SPLIT_OPEN_BYTES_MAX: usize = 4 * 1024 * 1024;
 pub const HISTORY_BACKLOG_BATCHES_MAX: u64 = 10_000;
 /// Batches of one history segment: bounds one segment to a few megabytes before it is compressed.
 pub const SEGMENT_BATCHES_MAX: usize = 100;
+/// Runs that a search for an address looks at, newest first.
+pub const FIND_RUNS_MAX: usize = 1000;

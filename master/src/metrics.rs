@@ -55,6 +55,9 @@ pub struct Metrics {
     pub polls_held: Gauge,
     pub splits: Gauge,
     pub uploaded_bytes: Counter,
+    pub history_backlog: Gauge,
+    pub history_batches: Counter,
+    pub history_segments: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -82,6 +85,9 @@ impl Default for Metrics {
         let polls_held = Gauge::default();
         let splits = Gauge::default();
         let uploaded = Counter::default();
+        let history_backlog = Gauge::default();
+        let history_batches = Counter::default();
+        let history_segments = Counter::default();
         let r = &mut registry;
         r.register("recipients", "Recipients of the newest runs, by lane and state", recipients.clone());
         r.register("batches", "Batches of the newest runs, by state", batches.clone());
@@ -101,6 +107,10 @@ impl Default for Metrics {
         r.register("splits_held", "Splits held by this master now", splits.clone());
         let help = "Bytes of audiences uploaded";
         r.register_with_unit("audience_uploaded", help, Unit::Bytes, uploaded.clone());
+        let help = "Settled batches whose history is not written yet; when it is full nothing new is leased";
+        r.register("history_backlog_batches", help, history_backlog.clone());
+        r.register("history_batches", "Settled batches moved from the store to history", history_batches.clone());
+        r.register("history_segments", "History segments written", history_segments.clone());
         Self {
             registry: Arc::new(registry),
             recipients,
@@ -118,6 +128,9 @@ impl Default for Metrics {
             polls_held,
             splits,
             uploaded_bytes: uploaded,
+            history_backlog,
+            history_batches,
+            history_segments,
         }
     }
 }

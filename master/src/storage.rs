@@ -1,4 +1,5 @@
-//! What is large and cold and shared by the masters: uploaded audiences, named by their contents.
+//! What is large and cold and shared by the masters: uploaded audiences and history segments, named by their
+//! contents.
 //!
 //! The only module that names `object_store`. An audience becomes visible under its name at once and
 //! whole, after its bytes are on disk; a broken upload leaves nothing.
@@ -74,6 +75,21 @@ impl Storage {
         }
     }
 
+    /// Stores a segment whole, durably; a segment of that name is replaced, which has the same contents.
+    pub async fn write_segment(&self, name: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
+        self.objects.put(&segment_path(name), bytes.into()).await?;
+        Ok(())
+    }
+
+    /// None: there is no such segment.
+    pub async fn read_segment(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
+        match self.objects.get(&segment_path(name)).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Begins an upload under a name of its own. `nonce` must differ between uploads.
     pub async fn begin_upload(&self, nonce: u128) -> Result<Upload, StorageError> {
         let path = Path::from(format!("uploads/{nonce:032x}"));
@@ -90,6 +106,12 @@ impl Storage {
 
 fn audience_path(sha256: &str) -> Path {
     Path::from(format!("audiences/{sha256}"))
+}
+
+/// Spread over folders, so that none has too many.
+fn segment_path(name: &str) -> Path {
+    let folder: String = name.chars().take(2).collect();
+    Path::from(format!("history/{folder}/{name}.ndjson.zst"))
 }
 
 /// An audience on its way in. Ends with `finish` or `abort`.

@@ -7,10 +7,11 @@ use crate::follow::{self, INTERVAL, INTERVAL_JSON};
 use crate::output::{self, clean, count};
 use crate::progress::Progress;
 use crate::report::report;
-use crate::shapes::{BadRow, Recipient, Run};
+use crate::shapes::{BadRow, FoundRecipient, Recipient, Run};
 use clap::{Subcommand, ValueEnum};
 use postrider_common::ids::RunId;
 use postrider_proto::v1;
+use postrider_proto::v1::find_recipient_response::Part;
 
 const LIMIT: u32 = 50;
 const PAGE_MAX: u32 = 1000;
@@ -45,6 +46,8 @@ pub enum RunCommand {
         #[arg(long, value_enum, value_name = "STATE")]
         state: Vec<State>,
     },
+    /// What became of one address, in the newest runs
+    Find { address: String },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -90,6 +93,7 @@ pub async fn perform(context: &Context, command: RunCommand) -> Result<()> {
             let states: Vec<v1::RecipientState> = state.into_iter().map(State::to_wire).collect();
             recipients(context, &mut client, &checked(&run)?, &states).await
         }
+        RunCommand::Find { address } => find(context, &address).await,
     }
 }
 
@@ -236,6 +240,44 @@ async fn recipients(context: &Context, client: &mut Client, run: &str, states: &
             output::line(lines.join("\n"))?;
         }
     }
+}
+
+async fn find(context: &Context, address: &str) -> Result<()> {
+    let (mut client, _) = context.client()?;
+    let request = v1::FindRecipientRequest { address: address.to_owned() };
+    let call = |channel| {
+        let request = request.clone();
+        async move { client::admin(channel).find_recipient(request).await }
+    };
+    let mut stream = client.call(call).await?;
+    let mut found = 0;
+    let broken = |why: &str| Failure::failed(format!("the search broke off: {why}; try again"));
+    let end = loop {
+        let answer = stream.message().await.map_err(|status| broken(status.message()))?;
+        match answer.and_then(|answer| answer.part) {
+            Some(Part::Found(wire)) => {
+                let one = FoundRecipient::from_wire(wire)?;
+                found += 1;
+                let shown = if one.campaign.is_empty() { "-" } else { &one.campaign };
+                if context.json() {
+                    output::json(&one)?;
+                } else {
+                    output::line(format!("{} {:<24} {}", one.run, clean(shown), recipient_line(&one.recipient)))?;
+                }
+            }
+            Some(Part::End(end)) => break end,
+            None => return Err(broken("the master ended it early")),
+        }
+    };
+    let runs = count(u64::from(end.runs_looked_at));
+    if found == 0 && !context.json() {
+        output::line(format!("nobody with that address in {runs} runs"))?;
+    }
+    if end.more_runs {
+        // Not a result: a reader of JSON lines must not stumble over it.
+        eprintln!("only the newest {runs} runs were searched, there are older ones");
+    }
+    Ok(())
 }
 
 fn recipient_line(one: &Recipient) -> String {

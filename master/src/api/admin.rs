@@ -1,18 +1,15 @@
 //! Service Admin: looking at and steering runs, lanes and workers.
 
-use super::page_limit;
 use super::status::{ApiError, no_run};
+use super::{page_limit, recipients};
 use crate::campaign::Invalid;
 use crate::core::Core;
 use futures::Stream;
+use postrider_common::address::{Address, InvalidAddress};
 use postrider_common::ids::{LaneName, RunId};
-use postrider_common::message::message_id;
-use postrider_common::payload;
-use postrider_common::state::RecipientState;
 use postrider_proto::v1;
 use postrider_proto::v1::admin_server::Admin;
-use postrider_store::{BatchRecord, RunRecord, Steered, WorkerRecord};
-use std::collections::BTreeSet;
+use postrider_store::{RunRecord, Steered, WorkerRecord};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +17,6 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-/// Batches read at once for a list of recipients.
-const BATCHES_PER_READ: usize = 10;
 /// Answers made ahead of a slow reader.
 const STREAM_AHEAD_MAX: usize = 4;
 /// Runs looked at, at most, for one page of one campaign's runs.
@@ -94,12 +89,30 @@ impl Admin for AdminApi {
 
     async fn list_recipients(&self, request: Request<v1::ListRecipientsRequest>) -> Answer<Self::ListRecipientsStream> {
         let request = request.into_inner();
-        let states = states(&request)?;
+        let states = recipients::states(&request)?;
         let run = find(&self.core, &request.run_id).await?;
         let (sender, receiver) = mpsc::channel(STREAM_AHEAD_MAX);
         let core = Arc::clone(&self.core);
         tokio::spawn(async move {
-            if let Err(error) = recipients(&core, &run, &states, &sender).await {
+            if let Err(error) = recipients::list(&core, &run, &states, &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
+
+    type FindRecipientStream = Stream1<v1::FindRecipientResponse>;
+
+    async fn find_recipient(&self, request: Request<v1::FindRecipientRequest>) -> Answer<Self::FindRecipientStream> {
+        let address: Address = request
+            .into_inner()
+            .address
+            .parse()
+            .map_err(|error: InvalidAddress| ApiError::from(Invalid::field("address", error.to_string())))?;
+        let (sender, receiver) = mpsc::channel(STREAM_AHEAD_MAX);
+        let core = Arc::clone(&self.core);
+        tokio::spawn(async move {
+            if let Err(error) = recipients::find(&core, &address, &sender).await {
                 let _ = sender.send(Err(error.into())).await;
             }
         });
@@ -255,66 +268,6 @@ async fn watch(
             going = core.pause(interval) => if !going { return Err(ApiError::Stopping) },
         }
     }
-}
-
-/// The states asked for, pending standing for all that are not final; empty: all.
-fn states(request: &v1::ListRecipientsRequest) -> Result<BTreeSet<&'static str>, ApiError> {
-    let name = |state| Ok(RecipientState::try_from(state)?.name());
-    request.states().map(name).collect()
-}
-
-async fn recipients(
-    core: &Core,
-    run: &RunRecord,
-    states: &BTreeSet<&'static str>,
-    sender: &mpsc::Sender<Result<v1::ListRecipientsResponse, Status>>,
-) -> Result<(), ApiError> {
-    let mut after = 0;
-    loop {
-        let batches = core.store.batches(&run.id, after, BATCHES_PER_READ).await?;
-        let Some(last) = batches.last() else { return Ok(()) };
-        after = last.id.sequence;
-        for batch in batches {
-            let recipients = batch_recipients(run, batch, states)?;
-            if recipients.is_empty() {
-                continue;
-            }
-            let gone = tokio::select! {
-                () = core.stopping.cancelled() => return Err(ApiError::Stopping),
-                sent = sender.send(Ok(v1::ListRecipientsResponse { recipients })) => sent.is_err(),
-            };
-            if gone {
-                return Ok(());
-            }
-        }
-    }
-}
-
-fn batch_recipients(
-    run: &RunRecord,
-    batch: BatchRecord,
-    states: &BTreeSet<&'static str>,
-) -> Result<Vec<v1::Recipient>, ApiError> {
-    let damaged = |why: String| ApiError::Internal(format!("the stored batch {} cannot be read: {why}", batch.id));
-    let recipients = payload::decode(&batch.payload).map_err(|error| damaged(error.to_string()))?;
-    if recipients.len() != batch.recipients.len() {
-        return Err(damaged("its payload and its states differ in number".into()));
-    }
-    let wanted = |state: RecipientState| states.is_empty() || states.contains(state.name());
-    let pairs = recipients.into_iter().zip(&batch.recipients).filter(|(_, delivery)| wanted(delivery.state));
-    let to_wire = |(recipient, delivery): (postrider_common::Recipient, &postrider_store::Delivery)| v1::Recipient {
-        message_id: message_id(&run.id, &recipient.key, &run.sender_domain),
-        key: recipient.key,
-        address: recipient.address.to_string(),
-        state: v1::RecipientState::from(delivery.state).into(),
-        attempts: delivery.attempts,
-        code: delivery.code.clone(),
-        unknown_reason: delivery.reason.map(|reason| reason.name().to_owned()).unwrap_or_default(),
-        settled_at_ms: delivery.settled_at_ms.unwrap_or_default(),
-        batch_id: batch.id.to_string(),
-        detail: delivery.detail.clone(),
-    };
-    Ok(pairs.map(to_wire).collect())
 }
 
 pub fn to_wire(run: RunRecord) -> v1::Run {

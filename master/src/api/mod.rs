@@ -4,6 +4,7 @@ pub mod admin;
 pub mod campaigns;
 pub mod dispatch;
 pub mod messages;
+mod recipients;
 pub mod status;
 pub mod upload;
 

@@ -1,6 +1,7 @@
 //! The one mapping from what can go wrong to gRPC status codes.
 
 use crate::campaign::Invalid;
+use crate::history::HistoryError;
 use crate::storage::StorageError;
 use postrider_common::wire::InvalidField;
 use postrider_store::StoreError;
@@ -26,6 +27,8 @@ pub enum ApiError {
     Store(#[from] StoreError),
     #[error("failed to {0}")]
     Storage(#[from] StorageError),
+    #[error("failed to {0}")]
+    History(#[from] HistoryError),
     /// A defect, or a store that holds what no master wrote.
     #[error("{0}")]
     Internal(String),
@@ -50,7 +53,9 @@ impl ApiError {
                 Code::Unavailable
             }
             Self::Store(StoreError::Corrupt(_) | StoreError::Url(_)) | Self::Internal(_) => Code::Internal,
-            Self::Storage(StorageError::Open { .. } | StorageError::Failed(_)) => Code::Unavailable,
+            Self::History(HistoryError::Missing(_) | HistoryError::Damaged { .. }) => Code::Internal,
+            Self::History(HistoryError::Storage(_))
+            | Self::Storage(StorageError::Open { .. } | StorageError::Failed(_)) => Code::Unavailable,
         }
     }
 }
