@@ -4,6 +4,7 @@
 
 mod dispatch;
 mod harness;
+mod history;
 mod lifecycle;
 mod split;
 mod submit;
