@@ -61,6 +61,8 @@ pub struct Findings {
     pub untrue: Vec<String>,
     pub duplicates_reply_lost: u64,
     pub duplicates_outcome_not_recorded: u64,
+    /// More than one line in `run recipients`.
+    pub listed_twice: Vec<String>,
     /// More than one copy and no reason.
     pub unmarked: Vec<String>,
     /// More copies than attempts, and by how many.
@@ -112,6 +114,9 @@ pub fn find(audience: &BTreeSet<String>, ledger: &[Line], recipients: &[Recipien
         bound: faults.bound(),
         ..Findings::default()
     };
+    let mut listed = BTreeSet::new();
+    let twice = recipients.iter().filter(|r| !listed.insert(r.address.as_str()));
+    findings.listed_twice = twice.map(|r| r.address.clone()).collect();
     let marked = recipients.iter().filter(|r| r.unknown_reason.as_deref() == Some("outcome_not_recorded"));
     findings.marked_outcome_not_recorded = marked.count() as u64;
     for address in audience {
@@ -202,6 +207,7 @@ pub fn violations(findings: &Findings, rules: Rules, faults: &FaultLog, watched:
         ("lost", &findings.lost),
         ("unexpected", &findings.unexpected),
         ("untrue", &findings.untrue),
+        ("listed_twice", &findings.listed_twice),
         ("unmarked_duplicates", &findings.unmarked),
         ("beyond_attempts", &beyond),
         ("identity", &findings.identity),
@@ -314,6 +320,14 @@ mod tests {
         }
         let kinds = kinds(&ledger, &[said("a", "accepted", 1, None)], &FaultLog::default(), Rules::CLEAN);
         assert!(kinds.contains(&"lost"), "{kinds:?}");
+    }
+
+    #[test]
+    fn a_recipient_listed_twice_is_seen() {
+        let ledger = [copy("a", ONE, Decision::Accept), copy("b", ONE, Decision::Accept)];
+        let a = said("a", "accepted", 1, None);
+        let recipients = [a.clone(), said("b", "accepted", 1, None), a];
+        assert_eq!(kinds(&ledger, &recipients, &FaultLog::default(), Rules::CLEAN), ["listed_twice"]);
     }
 
     #[test]

@@ -91,6 +91,16 @@ impl RedisServer {
         value.parse().unwrap_or_else(|e| panic!("INFO {field}: {e}: {value}"))
     }
 
+    /// How many keys there are of a pattern.
+    ///
+    /// # Panics
+    /// When the server does not answer.
+    pub fn count_keys(&self, pattern: &str) -> usize {
+        let answer = self.ask(&format!("KEYS {pattern}")).expect("redis answers KEYS");
+        let count = answer.strip_prefix('*').and_then(|count| count.parse().ok());
+        count.unwrap_or_else(|| panic!("KEYS {pattern}: {answer}"))
+    }
+
     /// Up to `lines_max` lines of the answer; the server says goodbye after the last.
     fn converse(&self, command: &str, lines_max: usize) -> Option<Vec<String>> {
         let mut stream = UnixStream::connect(self.socket()).ok()?;

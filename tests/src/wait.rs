@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 /// Pause between two looks. Short against every duration that the tests configure.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
+const LOOK_CLOSELY_EVERY: Duration = Duration::from_millis(1);
+
 /// Looks until `look` gives something.
 ///
 /// # Panics
@@ -18,7 +20,16 @@ pub fn until<T>(what: &str, bound: Duration, look: impl FnMut() -> Option<T>) ->
 }
 
 /// Looks until `look` gives something or the bound is over.
-pub fn within<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+pub fn within<T>(bound: Duration, look: impl FnMut() -> Option<T>) -> Option<T> {
+    looking(LOOK_EVERY, bound, look)
+}
+
+/// The same for what must be seen within a millisecond or two. False: the bound is over.
+pub fn closely(bound: Duration, mut look: impl FnMut() -> bool) -> bool {
+    looking(LOOK_CLOSELY_EVERY, bound, || look().then_some(())).is_some()
+}
+
+fn looking<T>(every: Duration, bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
     loop {
         if let Some(seen) = look() {
@@ -27,7 +38,7 @@ pub fn within<T>(bound: Duration, mut look: impl FnMut() -> Option<T>) -> Option
         if begun.elapsed() >= bound {
             return None;
         }
-        std::thread::sleep(LOOK_EVERY);
+        std::thread::sleep(every);
     }
 }
 

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// How long the other masters leave the batches to this one: a segment is written in a fraction of it.
-const CLAIM_MS: u64 = 10_000;
+const CLAIM_MS: u64 = 5_000;
 /// Also how long what trickles in is gathered, so that segments are few.
 const TICK: Duration = Duration::from_secs(2);
 
