@@ -7,10 +7,13 @@ mod redis_server;
 
 use postrider_common::ids::{LaneName, RequestId};
 use postrider_common::lease::{LeaseReport, LeaseStatus, Outcome, OutcomeKind};
+use postrider_common::limits::SEGMENT_BATCHES_MAX;
 use postrider_common::message::Recipient;
 use postrider_common::payload;
 use postrider_store::conformance::scene::{new_run, worker};
-use postrider_store::{AddBatches, Checkpoint, Claim, ClaimSplit, Finish, NewBatch, Store};
+use postrider_store::{
+    AddBatches, Checkpoint, Claim, ClaimHistory, ClaimSplit, Finish, NewBatch, RetireBatches, Store,
+};
 use redis_server::Server;
 
 const BATCHES: u64 = 2000;
@@ -190,6 +193,21 @@ async fn what_a_recipient_costs() {
     }
     phase.end("finish (10 outcomes, 4 pipelined)");
     println!("settled: {:.1} B a recipient, payload still there", (memory(&server) - empty) / all);
+    let phase = Phase::begin(&server);
+    loop {
+        let claim = ClaimHistory { request: request(0), ttl_ms: HOUR_MS, limit: SEGMENT_BATCHES_MAX };
+        let claimed = store.claim_history(claim).await.unwrap();
+        if claimed.batches.is_empty() {
+            break;
+        }
+        let batches = claimed.batches.into_iter().map(|batch| (batch.record.id, batch.stamp)).collect();
+        let retire = RetireBatches { request: request(0), segment: "0123456789abcdef0123456789ab".into(), batches };
+        store.retire_batches(retire).await.unwrap();
+    }
+    phase.end("claim_history and retire_batches (100 and 20 each)");
+    let retired = (memory(&server) - empty) / all;
+    println!("retired: {retired:.1} B a recipient");
+    assert!(retired < 10.0, "more than 10 B of memory a retired recipient");
     println!("aof: {:.1} B a recipient", number(&server, "persistence", "aof_current_size") / all);
     assert!(queued / all < 60.0, "more than 60 B of memory a queued recipient");
 }
