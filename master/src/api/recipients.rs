@@ -43,7 +43,7 @@ pub async fn list(
             let known = reader.batch(run, batch).await?;
             let wanted = |one: &Known| states.is_empty() || states.contains(one.state.name());
             let recipients: Vec<_> = known.into_iter().filter(wanted).map(|one| to_wire(one, &batch.id)).collect();
-            if recipients.is_empty() {
+            if recipients.is_empty() && !sender.is_closed() && !core.stopping.is_cancelled() {
                 continue;
             }
             if !send(core, sender, v1::ListRecipientsResponse { recipients }).await? {

@@ -6,10 +6,10 @@
 use super::Trouble;
 use crate::core::Core;
 use crate::history::{self, HistoryError, Known, Written};
+use postrider_common::ids::{BatchId, RequestId, RunId};
 use postrider_common::limits::{HISTORY_BACKLOG_BATCHES_MAX, SEGMENT_BATCHES_MAX};
-use postrider_common::{RequestId, RunId};
 use postrider_store::{BatchRecord, ClaimHistory, RetireBatches, RunRecord, SettledBatch, StoreError};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,9 @@ use std::time::Duration;
 const CLAIM_MS: u64 = 5_000;
 /// Also how long what trickles in is gathered, so that segments are few.
 const TICK: Duration = Duration::from_secs(2);
+
+/// Batches that cannot be read and are remembered.
+const DAMAGED_NOTED_MAX: usize = 1000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -54,11 +57,13 @@ pub struct HistoryDuty {
     /// A claim that did not end with a segment: it is made again, so that nobody waits until it expires.
     unfinished: Option<RequestId>,
     was_full: bool,
+    /// Batches that cannot be read, to say so once.
+    damaged: BTreeSet<BatchId>,
 }
 
 impl HistoryDuty {
     pub fn new(core: Arc<Core>, config: Config) -> Self {
-        Self { core, config, unfinished: None, was_full: false }
+        Self { core, config, unfinished: None, was_full: false, damaged: BTreeSet::new() }
     }
 
     pub async fn run(mut self) {
@@ -96,13 +101,13 @@ impl HistoryDuty {
     }
 
     async fn drain(
-        &self,
+        &mut self,
         request: RequestId,
         batches: Vec<SettledBatch>,
         counts: &mut Counts,
     ) -> Result<(), DrainError> {
-        let core = &self.core;
         let known = self.know(&batches).await?;
+        let core = &self.core;
         let written: Written = history::write(&known)?;
         core.storage.write_segment(&written.name, written.bytes).await.map_err(HistoryError::from)?;
         let wrote = |batch: &&SettledBatch| known.iter().any(|(record, _)| record.id == batch.record.id);
@@ -119,7 +124,10 @@ impl HistoryDuty {
     }
 
     /// What becomes lines. A batch that cannot be read stays where it is, for a person; the error when that is all.
-    async fn know<'a>(&self, batches: &'a [SettledBatch]) -> Result<Vec<(&'a BatchRecord, Vec<Known>)>, DrainError> {
+    async fn know<'a>(
+        &mut self,
+        batches: &'a [SettledBatch],
+    ) -> Result<Vec<(&'a BatchRecord, Vec<Known>)>, DrainError> {
         let mut runs: BTreeMap<&RunId, Option<RunRecord>> = BTreeMap::new();
         let mut known = Vec::with_capacity(batches.len());
         let mut damaged = None;
@@ -138,7 +146,10 @@ impl HistoryDuty {
             match run.as_ref().ok_or_else(missing).and_then(|run| history::stored(run, record)) {
                 Ok(recipients) => known.push((record, recipients)),
                 Err(error) => {
-                    tracing::error!(batch = %record.id, %error, "a settled batch cannot be read and stays in the store");
+                    if self.damaged.len() < DAMAGED_NOTED_MAX && self.damaged.insert(record.id.clone()) {
+                        let batch = &record.id;
+                        tracing::error!(%batch, %error, "a settled batch cannot be read and stays in the store");
+                    }
                     damaged = Some(error);
                 }
             }
