@@ -228,6 +228,12 @@ fn a_run_goes_through_the_command_line() {
     let lines: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).expect("json")).collect();
     assert_eq!(lines.len(), 2);
     assert!(lines.iter().all(|line| line["state"] == "accepted" && line["unknown_reason"].is_null()), "{lines:?}");
+    let found: serde_json::Value =
+        serde_json::from_str(&call(&["run", "find", "ADA@example.com", "--output", "json"])).expect("one line");
+    assert_eq!((&found["run"], &found["campaign"]), (&run.as_str().into(), &"digest".into()));
+    assert_eq!((&found["key"], &found["state"]), (&"ada@example.com".into(), &"accepted".into()));
+    assert!(call(&["run", "find", "nobody@example.com"]).contains("nobody with that address in 1 runs"));
+    assert_eq!(fails(&["run", "find", "nobody"]).0, Some(2), "no address");
     assert!(call(&["run", "failures", &run]).contains("bad row 2: not a mail address"));
     assert!(call(&["run", "list"]).contains(&run));
     assert!(call(&["workers", "list"]).contains('w'));
