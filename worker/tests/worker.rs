@@ -44,6 +44,7 @@ fn config(masters: &[SocketAddr], relay: SocketAddr) -> WorkerConfig {
         }],
         ehlo: "worker.example".into(),
         source_address: Some("127.0.0.1".parse().unwrap()),
+        journal: None,
         drain_timeout: Duration::from_secs(5),
     }
 }
