@@ -21,4 +21,5 @@ mod split_killed;
 mod unsafe_store;
 mod worker_drained;
 mod worker_killed;
+mod worker_restarted;
 mod worker_stopped;

@@ -157,13 +157,24 @@ impl Fleet {
     pub fn start_worker(&mut self, index: usize) {
         let (logs, masters) = (self.logs(), self.client().masters().to_owned());
         let mut command = self.command("worker");
+        let journal = self.journal(index);
         let worker = &mut self.workers[index];
         worker.starts += 1;
         command.env("POSTRIDER__WORKER__NAME", &worker.name);
         command.env("POSTRIDER__WORKER__SOURCE_ADDRESS", &worker.source);
         command.env("POSTRIDER__WORKER__MASTER", masters);
-        command.env("POSTRIDER__WORKER__JOURNAL", self.dir.path().join(format!("journal-{}", worker.name)));
+        command.env("POSTRIDER__WORKER__JOURNAL", journal);
         worker.process = Some(Process::start(&format!("{}-{}", worker.name, worker.starts), &mut command, &logs));
+    }
+
+    /// The folder of the worker's crash journal.
+    pub fn journal(&self, index: usize) -> PathBuf {
+        self.dir.path().join(format!("journal-{}", self.workers[index].name))
+    }
+
+    /// Recipients of whose message the sink knows that no client read the reply.
+    pub fn unread(&self) -> BTreeSet<String> {
+        ledger::unread(&self.capture())
     }
 
     fn command(&self, subcommand: &str) -> Command {

@@ -1,6 +1,7 @@
 //! The sink's own account of what it was asked to take, one line per final dot, written before the reply.
 
 use serde::Deserialize;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 /// What the sink did with a message whose final dot it read.
@@ -52,6 +53,28 @@ pub fn read(path: &Path) -> Vec<Line> {
     complete.lines().filter(|line| !line.is_empty()).filter_map(final_dot).collect()
 }
 
+/// Addresses of messages that the sink took and of which the client certainly did not read the reply.
+pub fn unread(path: &Path) -> BTreeSet<String> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    unread_in(text.lines())
+}
+
+fn unread_in<'a>(lines: impl Iterator<Item = &'a str>) -> BTreeSet<String> {
+    let (mut taken, mut unread) = (BTreeMap::new(), BTreeSet::new());
+    for line in lines {
+        // `read` looks after lines that are not right.
+        let Ok(entry) = serde_json::from_str::<serde_json::Value>(line) else { continue };
+        let Some(seq) = entry["seq"].as_u64() else { continue };
+        match entry["reply"].as_str() {
+            Some(_) => unread.extend(taken.remove(&seq)),
+            None => {
+                drop(final_dot(line).filter(|dot| dot.decision.is_a_copy()).map(|dot| taken.insert(seq, dot.rcpt_to)))
+            }
+        }
+    }
+    unread
+}
+
 /// `None`: a remark that a client was gone before it could be told.
 fn final_dot(line: &str) -> Option<Line> {
     let wrong = |e: serde_json::Error| -> ! { panic!("the sink's ledger: {e}: {line}") };
@@ -65,5 +88,9 @@ fn remarks_are_told_from_final_dots() {
         "rcpt_to":"c@d.example","message_id":"<1@b.example>","decision":"lost","code":250}"#;
     let line = final_dot(dot).expect("a final dot");
     assert_eq!((line.at_ms, line.peer_ip(), line.decision), (5, "127.0.1.1", Decision::Lost));
-    assert!(final_dot(r#"{"seq":1,"reply":"failed"}"#).is_none());
+    let remark = r#"{"seq":1,"reply":"failed"}"#;
+    assert!(final_dot(remark).is_none());
+    let accepted = dot.replace("lost", "accept").replace('\n', " ");
+    assert_eq!(unread_in([accepted.as_str()].into_iter()).len(), 0);
+    assert_eq!(unread_in([accepted.as_str(), remark].into_iter()), ["c@d.example".to_owned()].into());
 }

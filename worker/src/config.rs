@@ -3,6 +3,7 @@
 use postrider_common::ids::{LaneName, WorkerId};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Recipients in flight of one worker: each holds a rendered message for a moment.
@@ -39,6 +40,8 @@ pub struct WorkerConfig {
     pub ehlo: String,
     /// The local address of connections to relays.
     pub source_address: Option<IpAddr>,
+    /// The folder of crash journals; several workers of one host may share it. None: no journal is kept.
+    pub journal: Option<PathBuf>,
     /// How long open transactions are waited for when stopping.
     pub drain_timeout: Duration,
 }
@@ -48,6 +51,12 @@ pub struct WorkerConfig {
 pub enum WorkerError {
     #[error("use the worker's configuration: {field}: {why}")]
     Config { field: &'static str, why: String },
+    #[error(
+        "use the crash journal in worker.journal = '{}': {why}; let this user write there, name another folder, or \
+         set worker.journal = \"\" to work without one (a killed worker then leaves all its recipients in intent in doubt)",
+        folder.display()
+    )]
+    Journal { folder: PathBuf, why: std::io::Error },
     #[error(
         "hand back {leases} leases while stopping: no master answered; they return to their queue when they expire"
     )]

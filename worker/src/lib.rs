@@ -1,13 +1,15 @@
 //! The worker: leases batches from masters, sends to their recipients, reports how each ended.
 //!
-//! It keeps nothing on disk and knows nothing but master addresses. In reading order: `engine` decides,
-//! `run` performs what it decides, `dispatch` speaks to masters, `definition` holds what is rendered,
-//! `send` carries messages to relays.
+//! It knows nothing but master addresses, and keeps nothing on disk but a crash journal, without which it is
+//! still correct. In reading order: `engine` decides, `run` performs what it decides, `dispatch` speaks to
+//! masters, `definition` holds what is rendered, `send` carries messages to relays, `journal` notes what the
+//! next process must know if this one is killed.
 
 pub mod config;
 mod definition;
 pub mod dispatch;
 pub mod engine;
+pub mod journal;
 mod run;
 mod sabotage;
 mod send;

@@ -4,6 +4,7 @@ use crate::config::{WorkerConfig, WorkerError};
 use crate::definition::{Batch, Definition, Definitions, prepare};
 use crate::dispatch::{CallError, Dispatch, GrpcDispatch, Reported};
 use crate::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
+use crate::journal::{self, Journal};
 use crate::sabotage::{Sabotage, Started};
 use crate::send::{Hold, Pool, PoolConfig, Told};
 use postrider_common::clock::Clock;
@@ -12,6 +13,7 @@ use postrider_common::lease::FactStatus;
 use postrider_common::limits::LEASES_PER_CALL_MAX;
 use std::collections::BTreeMap;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -54,6 +56,17 @@ pub async fn run_with(
     stop: impl Future<Output = ()> + Send,
 ) -> Result<(), WorkerError> {
     config.check()?;
+    let mut stop = std::pin::pin!(stop);
+    let mut journal = None;
+    if let Some(folder) = &config.journal {
+        let opened = journal::open(folder, &instance.simple().to_string(), &journal::boot_id());
+        let (ours, left) = opened.map_err(|why| WorkerError::Journal { folder: folder.clone(), why })?;
+        journal = Some(Arc::new(ours));
+        tokio::select! {
+            () = journal::tell(left, dispatch.as_ref(), clock.as_ref()) => {}
+            () = &mut stop => return Ok(()),
+        }
+    }
     let (inbox, events) = mpsc::channel(INBOX_MAX);
     let (told, words) = mpsc::channel(INBOX_MAX + config.slots as usize);
     let sabotage = Sabotage::from_env();
@@ -87,6 +100,7 @@ pub async fn run_with(
         inbox,
         definitions: Definitions::default(),
         holds: BTreeMap::new(),
+        journal,
         lease_call: None,
         turn: 0,
         last_key: 0,
@@ -117,6 +131,7 @@ struct Shell {
     inbox: mpsc::Sender<Inbound>,
     definitions: Definitions,
     holds: BTreeMap<LeaseKey, Arc<Hold>>,
+    journal: Option<Arc<Journal>>,
     lease_call: Option<AbortHandle>,
     /// Relays of one lane are taken by turns.
     turn: usize,
@@ -130,9 +145,8 @@ impl Shell {
         mut self,
         mut events: mpsc::Receiver<Inbound>,
         mut words: mpsc::Receiver<Told>,
-        stop: impl Future<Output = ()> + Send,
+        mut stop: Pin<&mut (impl Future<Output = ()> + Send)>,
     ) -> Result<(), WorkerError> {
-        let mut stop = std::pin::pin!(stop);
         let mut is_stopping = false;
         loop {
             let now = self.clock.boot_ms();
@@ -150,6 +164,7 @@ impl Shell {
             let Some(event) = event else { continue };
             for effect in self.engine.handle(self.clock.boot_ms(), event) {
                 if let Effect::Exit { leases_held } = effect {
+                    self.journal.iter().for_each(|journal| journal.close());
                     return match leases_held {
                         0 => Ok(()),
                         leases => Err(WorkerError::NotHandedBack { leases }),
@@ -171,10 +186,13 @@ impl Shell {
             }
         };
         for (key, batch) in batches {
-            self.holds.insert(key, Arc::new(Hold::new(key, batch)));
+            self.holds.insert(key, Arc::new(Hold::new(key, batch, self.journal.clone())));
         }
         if let Event::Leased { offers, .. } = &event {
             for offer in offers {
+                if let Some(journal) = &self.journal {
+                    journal.leased(offer.key.0, &offer.lease.batch, &offer.lease.fence);
+                }
                 for index in self.sabotage.starts_early(offer.key, &offer.lease) {
                     if let Some(hold) = self.holds.get(&offer.key) {
                         hold.trust(u64::MAX);
@@ -220,9 +238,13 @@ impl Shell {
             },
             Effect::Recall { lease } => self.signal(lease, Hold::recall),
             Effect::Cut { lease } => self.signal(lease, Hold::cut),
-            Effect::Forget { lease } => {
+            Effect::Forget { lease, owed } => {
                 self.signal(lease, Hold::cut);
                 self.holds.remove(&lease);
+                self.journal.iter().for_each(|journal| journal.over(lease.0, owed.clone()));
+            }
+            Effect::Told { lease, indexes } => {
+                self.journal.iter().for_each(|journal| journal.told(lease.0, indexes.clone()));
             }
             Effect::Exit { .. } => {}
         }
@@ -264,6 +286,7 @@ impl Shell {
             Call::Lease(wish) => self.call_lease(id, wish, timeout),
             Call::Checkpoint(mut reports) => {
                 self.sabotage.strip(&mut reports);
+                self.journal.iter().for_each(|journal| journal.asked(&reports));
                 tokio::spawn(async move {
                     let answer = dispatch.checkpoint(reports, timeout).await;
                     answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;

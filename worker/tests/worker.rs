@@ -7,11 +7,13 @@ mod loopback;
 use loopback::{Master, Relay, Script, Wish, until};
 use postrider_common::SystemClock;
 use postrider_common::ids::LaneName;
+use postrider_common::lease::OutcomeKind;
 use postrider_common::state::RecipientState;
 use postrider_worker::{RelayConfig, WorkerConfig, WorkerError};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -44,6 +46,7 @@ fn config(masters: &[SocketAddr], relay: SocketAddr) -> WorkerConfig {
         }],
         ehlo: "worker.example".into(),
         source_address: Some("127.0.0.1".parse().unwrap()),
+        journal: None,
         drain_timeout: Duration::from_secs(5),
     }
 }
@@ -192,4 +195,77 @@ async fn more_leases_than_a_call_carries_all_come_to_their_end() {
     worker.drain().await.expect("a clean drain");
     assert_eq!(relay.ledger().len(), 7_999);
     assert!(relay.ledger().values().all(|count| *count == 1));
+}
+
+/// What the journal would tell if the worker were killed at this instant, by batch and index.
+fn told(folder: &Path) -> BTreeMap<(u64, u32), OutcomeKind> {
+    let facts = postrider_worker::journal::facts_in(folder).unwrap();
+    facts.into_iter().map(|fact| ((fact.batch.sequence, fact.outcome.index), fact.outcome.kind)).collect()
+}
+
+/// Intents before they are asked for, dots before their first byte, outcomes before they are reported: seen
+/// from where they arrive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn the_journal_is_written_before_what_it_tells_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let relay = Relay::start(Script { reply_delay_ms: 5, ..Script::default() }).await;
+    let master = Master::start(60_000).await;
+    let wrong = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::new(Mutex::new((0, 0, 0)));
+    {
+        let (folder, wrong, seen) = (folder.path().to_owned(), wrong.clone(), seen.clone());
+        relay.witness(move |recipient| {
+            let index: u32 =
+                recipient.trim_start_matches(|c: char| !c.is_ascii_digit()).split('@').next().unwrap().parse().unwrap();
+            let known = told(&folder).get(&(1, index)).copied();
+            if known != Some(OutcomeKind::Unknown) {
+                wrong.lock().unwrap().push(format!("at the dot of {index}: {known:?}"));
+            }
+            seen.lock().unwrap().0 += 1;
+        });
+    }
+    {
+        let (folder, wrong, seen) = (folder.path().to_owned(), wrong.clone(), seen.clone());
+        master.witness(move |reports| {
+            let known = told(&folder);
+            for report in reports {
+                let key = |index: u32| (report.batch.sequence, index);
+                for index in report.intents.iter().filter(|index| !known.contains_key(&key(**index))) {
+                    wrong.lock().unwrap().push(format!("intent of {index} is asked for and not noted"));
+                }
+                for outcome in
+                    report.outcomes.iter().filter(|outcome| known.get(&key(outcome.index)) != Some(&outcome.kind))
+                {
+                    wrong.lock().unwrap().push(format!("{outcome:?} is reported and not noted"));
+                }
+                let mut seen = seen.lock().unwrap();
+                seen.1 += report.intents.len();
+                seen.2 += report.outcomes.len();
+            }
+        });
+    }
+    let run = master.add_run("noted", 60, |index| match index {
+        6 => "silent-6@example.com".into(),
+        _ => format!("r{index}@example.com"),
+    });
+    let mut config = config(&[master.address], relay.address);
+    config.journal = Some(folder.path().to_owned());
+    let worker = start(config);
+    until("everybody else is settled", || master.counts(&run).pending <= 1).await;
+    worker.drain().await.expect("a clean drain");
+    assert_eq!(*wrong.lock().unwrap(), Vec::<String>::new());
+    let seen = *seen.lock().unwrap();
+    assert!(seen.0 == 59 && seen.1 >= 60 && seen.2 >= 60, "dots, intents, outcomes: {seen:?}");
+    assert!(told(folder.path()).is_empty(), "a clean end leaves nothing to tell");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_journal_that_cannot_be_kept_says_so_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("journal");
+    std::fs::write(&file, "").unwrap();
+    let mut config = config(&["127.0.0.1:1".parse().unwrap()], "127.0.0.1:1".parse().unwrap());
+    config.journal = Some(file);
+    let error = start(config).drain().await.unwrap_err().to_string();
+    assert!(error.contains("worker.journal = '") && error.contains("name another folder"), "{error}");
 }

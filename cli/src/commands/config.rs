@@ -40,21 +40,17 @@ fn check(context: &Context) -> Result<()> {
             return Err(failure);
         }
     };
-    let (_, later) = gathered.settings.standings();
     let mut warnings = Vec::new();
     if config.relays.is_empty() {
         warnings.push("no [[relay]]: a worker with this configuration has nowhere to send (worker --relay URL)");
     }
     let file = gathered.file.map(|path| path.display().to_string());
     if context.json() {
-        return output::json(&serde_json::json!({ "ok": true, "file": file, "warnings": warnings, "later": later }));
+        return output::json(&serde_json::json!({ "ok": true, "file": file, "warnings": warnings }));
     }
     output::line(format!("ok: {}", file.as_deref().unwrap_or("no file, defaults and environment only")))?;
     for warning in warnings {
         output::line(format!("warning: {warning}"))?;
-    }
-    for feature in later {
-        output::line(format!("later: {feature}"))?;
     }
     Ok(())
 }

@@ -37,8 +37,6 @@ impl Kind {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {
     Works,
-    /// Accepted, and `config check` says that nothing happens yet.
-    Later(&'static str),
     /// It limits, signs or protects and this version cannot: starting with it would be a lie.
     Refused(&'static str),
 }
@@ -73,10 +71,6 @@ const fn key(name: &'static str, kind: Kind) -> Key {
 
 const fn refused(name: &'static str, kind: Kind, why: &'static str) -> Key {
     Key { name, kind, standing: Standing::Refused(why) }
-}
-
-const fn later(name: &'static str, kind: Kind, what: &'static str) -> Key {
-    Key { name, kind, standing: Standing::Later(what) }
 }
 
 const FLEET_LIMITS: &str = "limits for the fleet are not part of this version, and sending unlimited while a limit \
@@ -141,7 +135,7 @@ pub const SECTIONS: &[Section] = &[
             key("reserve", Kind::Counts),
             key("source_address", Kind::Text),
             key("ehlo", Kind::Text),
-            later("journal", Kind::Text, "the crash journal comes later: a killed worker costs what was in intent"),
+            key("journal", Kind::Text),
             key("drain_timeout", Kind::Duration),
         ],
     },

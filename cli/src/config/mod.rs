@@ -22,6 +22,7 @@ use postrider_store::StoreUrl;
 use postrider_store::open::Durability;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Everything, checked.
@@ -67,6 +68,8 @@ pub struct WorkerConfig {
     pub reserve: BTreeMap<LaneName, u32>,
     pub source_address: Option<IpAddr>,
     pub ehlo: String,
+    /// None: switched off.
+    pub journal: Option<PathBuf>,
     pub drain_timeout: Duration,
 }
 

@@ -28,7 +28,7 @@ const CONNECTIONS: u32 = 32;
 
 /// Checks everything. `host` is this machine's name, for what defaults to it.
 pub fn read(settings: &Settings, host: &str) -> Result<Config> {
-    let (refused, _) = settings.standings();
+    let refused = settings.refusals();
     let mut reader = Reader { settings, problems: refused };
     let config = reader.config(host);
     match (reader.problems.is_empty(), config) {
@@ -340,6 +340,7 @@ impl Reader<'_> {
         let reserve = slots.and_then(|slots| self.reserve(slots, &lanes));
         let source_address = self.source_address();
         let ehlo = self.ehlo(host);
+        let (journal, _) = self.text("worker", "journal")?;
         let drain_timeout = self.duration("worker", "drain_timeout", &DRAIN_TIMEOUT);
         Some(WorkerConfig {
             masters,
@@ -349,6 +350,7 @@ impl Reader<'_> {
             reserve: reserve?,
             source_address: source_address?,
             ehlo: ehlo?,
+            journal: (!journal.is_empty()).then(|| journal.into()),
             drain_timeout: drain_timeout?,
         })
     }

@@ -132,13 +132,12 @@ impl Settings {
         all
     }
 
-    /// Keys that this version does not work with: what is refused, and what comes later.
-    pub fn standings(&self) -> (Vec<String>, Vec<String>) {
-        let (mut refused, mut later) = (Vec::new(), Vec::new());
+    /// Keys that this version does not work with, and why.
+    pub fn refusals(&self) -> Vec<String> {
+        let mut refused = Vec::new();
         for (path, section, key, setting) in self.given() {
             match section.key(key).map(|key| key.standing) {
                 Some(Standing::Refused(why)) => refused.push(format!("{}: {path} is refused: {why}", setting.origin)),
-                Some(Standing::Later(what)) => later.push(format!("{}: {path}: {what}", setting.origin)),
                 Some(Standing::Works) | None => {}
             }
         }
@@ -147,7 +146,7 @@ impl Settings {
                 refused.push(format!("{origin}: [{name}] is refused: {why}"));
             }
         }
-        (refused, later)
+        refused
     }
 }
 

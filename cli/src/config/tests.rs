@@ -224,12 +224,11 @@ fn what_limits_signs_or_protects_is_refused() {
 }
 
 #[test]
-fn what_comes_later_is_accepted_and_said() {
-    let gathered = given("[worker]\njournal = \"./j\"\n").gather().expect("good");
-    assert!(read(&gathered.settings, "h").is_ok());
-    let (refused, later) = gathered.settings.standings();
-    assert_eq!((refused.len(), later.len()), (0, 1));
-    assert!(later[0].contains("worker.journal: the crash journal comes later"), "{later:?}");
+fn the_crash_journal_is_a_folder_or_switched_off() {
+    let journal = |toml: &str| given(toml).read().expect("good").worker.journal;
+    assert_eq!(journal("").as_deref(), Some(std::path::Path::new("./postrider-data/journal")));
+    assert_eq!(journal("[worker]\njournal = \"/j\"\n").as_deref(), Some(std::path::Path::new("/j")));
+    assert_eq!(journal("[worker]\njournal = \"\"\n"), None);
 }
 
 #[test]

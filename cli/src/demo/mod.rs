@@ -1,8 +1,9 @@
 //! `demo`: the main job on this machine with nothing installed, and a worker killed in the middle of it.
 //!
 //! Store, master and mail sink run in this process; the worker is a child process that is SIGKILLed
-//! while at least half its slots are in intent, and restarted. The sink's own ledger is the judge of what
-//! was lost or sent twice (`verdict`), never Postrider's counters.
+//! while at least half its slots are in intent, and restarted with the crash journal that it left. The
+//! sink's own ledger is the judge of what was lost or sent twice (`verdict`), never Postrider's counters: a
+//! message may come twice only if the sink knows that the reply to the first was not read.
 
 mod kill;
 pub mod people;
@@ -108,6 +109,7 @@ async fn play(context: &Context, args: &DemoArgs) -> Result<Played> {
         run: &ended,
         recipients: &recipients,
         copies: &stage.ledger.deliveries(),
+        unread: &stage.ledger.unread(),
         in_intent_at_kill: killed.as_ref().map(|killed| u64::from(killed.in_intent)),
         invalid_rows: people::invalid_rows(rows) as u64,
         repeated_rows: people::repeated_rows(rows) as u64,
@@ -183,14 +185,15 @@ fn tell(context: &Context, run: &Run, verdict: &Verdict, killed: Option<&kill::K
         unmarked => format!("{} of them NOT marked with a reason", count(unmarked)),
     };
     lines.push(format!(
-        "{:<12} {}, {marked}; {} recipients were in intent at the kill",
+        "{:<12} {}, {marked}; {} replies were unread at the kill, of {} in intent",
         "duplicates",
         count(verdict.duplicates),
+        count(verdict.unread),
         in_intent.unwrap_or(0)
     ));
     lines.push(line);
     lines.push(if verdict.is_good() {
-        "ok: nothing lost, nothing sent twice without a reason".to_owned()
+        "ok: nothing lost, nothing sent twice but where a reply was unread at the kill".to_owned()
     } else {
         format!("FAILED: {}", verdict.problems().join("; "))
     });

@@ -137,6 +137,7 @@ async fn start_sink() -> Result<(Ledger, SocketAddr, JoinHandle<anyhow::Result<S
 fn configuration(folder: &Path, master: &str, sink: SocketAddr, slots: usize) -> String {
     let quoted = |text: &str| serde_json::Value::from(text).to_string();
     let storage = quoted(&folder.join("storage").display().to_string());
+    let journal = quoted(&folder.join("journal").display().to_string());
     let reserve = slots / 16;
     format!(
         "[master]\ngrpc_listen = \"127.0.0.1:0\"\nhttp_listen = \"127.0.0.1:0\"\n\
@@ -145,7 +146,7 @@ fn configuration(folder: &Path, master: &str, sink: SocketAddr, slots: usize) ->
          [lease]\nttl = \"{LEASE_TTL}\"\ndoubt_grace = \"{DOUBT_GRACE}\"\n\
          [[lane]]\nname = \"bulk\"\nretry = {RETRY}\n\
          [worker]\nmaster = {}\nname = \"demo-worker\"\nslots = {slots}\nreserve = {{ transactional = {reserve} }}\n\
-         ehlo = \"localhost\"\n\
+         ehlo = \"localhost\"\njournal = {journal}\n\
          [[relay]]\nname = \"sink\"\nurl = \"smtp://{sink}\"\nconnections = {slots}\n",
         quoted(master)
     )

@@ -14,6 +14,8 @@ pub struct Findings<'a> {
     pub recipients: &'a [Recipient],
     /// How often each message was accepted for each recipient, by the sink's own ledger.
     pub copies: &'a HashMap<Delivery, u64>,
+    /// Those of them of which the worker had not read the reply when it was killed, by the same ledger.
+    pub unread: &'a HashMap<Delivery, u64>,
     /// `None`: no worker was killed.
     pub in_intent_at_kill: Option<u64>,
     pub invalid_rows: u64,
@@ -31,6 +33,10 @@ pub struct Verdict {
     pub duplicates: u64,
     /// Recipients with several copies and no reason for it.
     pub unmarked: u64,
+    /// Messages that the sink accepted and of whose reply it knows that the worker never read it.
+    pub unread: u64,
+    /// Copies beyond those that an unread reply explains.
+    pub unexplained: u64,
     /// Copies that belong to nobody in the run.
     pub strangers: u64,
     /// Everything that must not be.
@@ -54,11 +60,20 @@ impl Verdict {
 /// Message ids are one per recipient of one run, so they tell whose copy it is.
 pub fn judge(findings: &Findings<'_>) -> Verdict {
     let plain = |id: &str| id.trim_matches(['<', '>']).to_owned();
-    let mut by_id: HashMap<String, u64> = HashMap::new();
-    for (delivery, copies) in findings.copies {
-        *by_id.entry(plain(&delivery.message_id)).or_default() += copies;
-    }
-    let mut verdict = Verdict { copies: by_id.values().sum(), distinct: by_id.len() as u64, ..Verdict::default() };
+    let by_id = |counts: &HashMap<Delivery, u64>| {
+        let mut by_id: HashMap<String, u64> = HashMap::new();
+        for (delivery, count) in counts {
+            *by_id.entry(plain(&delivery.message_id)).or_default() += count;
+        }
+        by_id
+    };
+    let (by_id, unread) = (by_id(findings.copies), by_id(findings.unread));
+    let mut verdict = Verdict {
+        copies: by_id.values().sum(),
+        distinct: by_id.len() as u64,
+        unread: unread.values().sum(),
+        ..Verdict::default()
+    };
     let mut known: u64 = 0;
     for recipient in findings.recipients {
         let copies = by_id.get(&plain(&recipient.message_id)).copied().unwrap_or(0);
@@ -68,6 +83,8 @@ pub fn judge(findings: &Findings<'_>) -> Verdict {
         }
         if copies > 1 {
             verdict.duplicates += copies - 1;
+            let explained = unread.get(&plain(&recipient.message_id)).copied().unwrap_or(0);
+            verdict.unexplained += (copies - 1).saturating_sub(explained);
             verdict.unmarked += u64::from(recipient.unknown_reason.is_none());
         }
     }
@@ -94,6 +111,10 @@ fn problems(findings: &Findings<'_>, verdict: &Verdict) -> Vec<String> {
         ),
         (verdict.lost > 0, format!("{} recipients are lost", verdict.lost)),
         (verdict.unmarked > 0, format!("{} duplicates are not marked with a reason", verdict.unmarked)),
+        (
+            verdict.unexplained > 0,
+            format!("{} messages were sent again although the worker had read the reply", verdict.unexplained),
+        ),
         (verdict.strangers > 0, format!("{} messages belong to nobody in the run", verdict.strangers)),
         (
             verdict.duplicates > findings.in_intent_at_kill.unwrap_or(0),
@@ -123,7 +144,12 @@ mod tests {
         Recipient::from_wire(wire).expect("good")
     }
 
-    fn judged(recipients: &[Recipient], copies: &[(&str, u64)], in_intent: Option<u64>) -> Verdict {
+    fn judged(
+        recipients: &[Recipient],
+        copies: &[(&str, u64)],
+        unread: &[(&str, u64)],
+        in_intent: Option<u64>,
+    ) -> Verdict {
         let total = recipients.len() as u64;
         let wire = v1::Run {
             state: v1::RunState::Finished.into(),
@@ -138,6 +164,7 @@ mod tests {
             run: &Run::from_wire(Some(wire)).expect("good"),
             recipients,
             copies: &copies.iter().map(delivery).collect(),
+            unread: &unread.iter().map(delivery).collect(),
             in_intent_at_kill: in_intent,
             invalid_rows: 0,
             repeated_rows: 0,
@@ -152,19 +179,20 @@ mod tests {
             recipient("b", Accepted, "outcome_not_recorded"),
             recipient("c", Rejected, ""),
         ];
-        let good = judged(&all, &[("a", 1), ("b", 2)], Some(1));
+        let good = judged(&all, &[("a", 1), ("b", 2)], &[("a", 1), ("b", 1)], Some(1));
         assert!(good.is_good(), "{good:?}");
-        assert_eq!((good.copies, good.distinct, good.duplicates), (3, 2, 1));
+        assert_eq!((good.copies, good.distinct, good.duplicates, good.unread), (3, 2, 1, 2));
         type Copies = &'static [(&'static str, u64)];
-        let rows: [(Copies, Option<u64>, &str); 5] = [
-            (&[("b", 1)], Some(1), "1 recipients are lost"),
-            (&[("a", 2), ("b", 1)], Some(1), "1 duplicates are not marked"),
-            (&[("a", 1), ("b", 3)], Some(1), "2 duplicates are more than the 1 recipients in intent"),
-            (&[("a", 1), ("b", 1), ("x", 1)], Some(1), "1 messages belong to nobody"),
-            (&[("a", 1), ("b", 1)], None, "ended before the worker was caught"),
+        let rows: [(Copies, Copies, Option<u64>, &str); 6] = [
+            (&[("b", 1)], &[], Some(1), "1 recipients are lost"),
+            (&[("a", 2), ("b", 1)], &[("a", 1)], Some(1), "1 duplicates are not marked"),
+            (&[("a", 1), ("b", 3)], &[("b", 2)], Some(1), "2 duplicates are more than the 1 recipients in intent"),
+            (&[("a", 1), ("b", 2)], &[("a", 1)], Some(1), "1 messages were sent again although"),
+            (&[("a", 1), ("b", 1), ("x", 1)], &[], Some(1), "1 messages belong to nobody"),
+            (&[("a", 1), ("b", 1)], &[], None, "ended before the worker was caught"),
         ];
-        for (copies, in_intent, expected) in rows {
-            let verdict = judged(&all, copies, in_intent);
+        for (copies, unread, in_intent, expected) in rows {
+            let verdict = judged(&all, copies, unread, in_intent);
             assert_eq!(verdict.problems().len(), 1, "{verdict:?}");
             assert!(verdict.problems()[0].contains(expected), "{verdict:?}");
         }

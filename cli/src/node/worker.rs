@@ -32,6 +32,7 @@ pub fn settings(config: &Config) -> Result<WorkerConfig> {
         relays: relays.collect(),
         ehlo: worker.ehlo.clone(),
         source_address: worker.source_address,
+        journal: worker.journal.clone(),
         drain_timeout: worker.drain_timeout,
     })
 }
@@ -42,7 +43,7 @@ pub async fn run(settings: WorkerConfig, clock: Arc<dyn Clock>, stop: impl Futur
         let message = format!("failed to {error}");
         match error {
             WorkerError::Config { .. } => Failure::usage(message),
-            WorkerError::NotHandedBack { .. } => Failure::failed(message),
+            WorkerError::Journal { .. } | WorkerError::NotHandedBack { .. } => Failure::failed(message),
         }
     })
 }

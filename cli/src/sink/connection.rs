@@ -1,6 +1,11 @@
 //! One client of a sink.
+//!
+//! What the client read of us is known without asking it: bytes that it sends after a reply show that it read
+//! the reply, since it never writes ahead of one. And when its process ends, its system says whether all was
+//! read: an orderly end (FIN) if so, a reset (RST) if bytes were left (RFC 2525 section 2.17; Linux does so),
+//! or if ours came too late.
 
-use super::ledger::{Decision, Entry, Ledger};
+use super::ledger::{Decided, Decision, Entry, Ledger};
 use super::rules::{Effect, Rules, Stage};
 use postrider_mail::smtp::server::{Action, Answer, Received, ServerSession};
 use std::io;
@@ -30,6 +35,8 @@ pub struct Connection {
     ledger: Ledger,
     session: ServerSession,
     output: Vec<u8>,
+    /// Written, and nothing came from the client since.
+    unproven: Vec<Decided>,
 }
 
 /// Whether the connection goes on.
@@ -43,14 +50,39 @@ impl Connection {
     pub fn new(stream: TcpStream, peer: SocketAddr, latency: Duration, rules: Arc<Rules>, ledger: Ledger) -> Self {
         let number = ledger.connected();
         let session = ServerSession::new(HOST, MESSAGE_BYTES_MAX);
-        Self { stream, peer: peer.to_string(), number, latency, rules, ledger, session, output: Vec::new() }
+        Self {
+            stream,
+            peer: peer.to_string(),
+            number,
+            latency,
+            rules,
+            ledger,
+            session,
+            output: Vec::new(),
+            unproven: Vec::new(),
+        }
     }
 
     /// Serves until the client leaves or `stopped` turns true.
     pub async fn run(mut self, stopped: watch::Receiver<bool>) {
-        match self.converse(stopped).await {
+        let ended = self.converse(stopped).await;
+        self.close_account(&ended);
+        match ended {
             Ok(()) => tracing::debug!(connection = self.number, "client left"),
             Err(error) => tracing::debug!(connection = self.number, %error, "client was lost"),
+        }
+    }
+
+    /// The last reply was not read if the connection was reset rather than ended.
+    fn close_account(&mut self, ended: &io::Result<()>) {
+        let is_reset = match ended {
+            Ok(()) => !matches!(self.stream.take_error(), Ok(None)),
+            // We lost patience; the client may have read everything.
+            Err(error) => error.kind() != io::ErrorKind::TimedOut,
+        };
+        let unproven = std::mem::take(&mut self.unproven);
+        if is_reset {
+            unproven.iter().for_each(|decided| self.ledger.reply_failed(decided));
         }
     }
 
@@ -78,7 +110,10 @@ impl Connection {
             };
             match read? {
                 0 => return Ok(()),
-                length => self.session.receive(&buffer[..length]),
+                length => {
+                    self.unproven.clear();
+                    self.session.receive(&buffer[..length]);
+                }
             }
         }
     }
@@ -148,12 +183,14 @@ impl Connection {
         // Written even to a client that seems gone: it may have closed only its own side.
         let written = self.write().await;
         if gone || written.is_err() {
-            recorded.iter().for_each(|seq| self.ledger.reply_failed(*seq));
+            recorded.iter().for_each(|decided| self.ledger.reply_failed(decided));
+        } else {
+            self.unproven = recorded;
         }
         written.map(|()| then)
     }
 
-    fn record(&self, message: &Received, decision: Decision, code: u16) -> Vec<u64> {
+    fn record(&self, message: &Received, decision: Decision, code: u16) -> Vec<Decided> {
         let (message_id, reference, subject) =
             (message.header("Message-ID"), message.header("X-Postrider-Ref"), message.header("Subject"));
         let record = |rcpt_to: &String| {

@@ -35,7 +35,7 @@ pub struct Summary {
     pub lost: u64,
     /// Refused at RCPT.
     pub recipients_refused: u64,
-    /// The client was gone when it was to be told the decision.
+    /// The client was gone when it was to be told the decision, or before it had read it.
     pub replies_failed: u64,
     pub bytes: u64,
 }
@@ -64,6 +64,13 @@ pub struct Entry<'a> {
     pub size_bytes: usize,
     pub reference: &'a str,
     pub subject: &'a str,
+}
+
+/// A decision that is in the ledger.
+#[derive(Debug)]
+pub(super) struct Decided {
+    seq: u64,
+    accepted: Option<Delivery>,
 }
 
 #[derive(Serialize)]
@@ -103,6 +110,7 @@ struct Inner {
 struct State {
     summary: Summary,
     deliveries: HashMap<Delivery, u64>,
+    unread: HashMap<Delivery, u64>,
     seq: u64,
     capturing: bool,
     pending: Vec<u8>,
@@ -126,6 +134,11 @@ impl Ledger {
     /// How often each message was accepted for each recipient.
     pub fn deliveries(&self) -> HashMap<Delivery, u64> {
         self.state().deliveries.clone()
+    }
+
+    /// Those among them of which the client certainly did not read the reply, and how often.
+    pub fn unread(&self) -> HashMap<Delivery, u64> {
+        self.state().unread.clone()
     }
 
     /// How often any message was accepted for `address`.
@@ -158,8 +171,8 @@ impl Ledger {
         self.state().summary.recipients_refused += 1;
     }
 
-    /// Notes a decision; returns its sequence number.
-    pub(super) fn record(&self, entry: &Entry<'_>) -> u64 {
+    /// Notes a decision.
+    pub(super) fn record(&self, entry: &Entry<'_>) -> Decided {
         let at_ms = self.0.clock.wall_ms();
         let Entry { connection, peer, mail_from, rcpt_to, message_id, decision, code, size_bytes, reference, subject } =
             *entry;
@@ -167,12 +180,14 @@ impl Ledger {
         state.seq += 1;
         let seq = state.seq;
         state.summary.bytes += size_bytes as u64;
+        let mut accepted = None;
         match decision {
             Decision::Accept | Decision::Lost => {
                 state.summary.accepted += 1;
                 state.summary.lost += u64::from(decision == Decision::Lost);
                 let delivery = Delivery { address: rcpt_to.to_owned(), message_id: message_id.to_owned() };
-                *state.deliveries.entry(delivery).or_default() += 1;
+                *state.deliveries.entry(delivery.clone()).or_default() += 1;
+                accepted = Some(delivery);
             }
             Decision::Reject => state.summary.rejected += 1,
             Decision::Defer => state.summary.deferred += 1,
@@ -191,14 +206,17 @@ impl Ledger {
             reference,
             subject,
         });
-        seq
+        Decided { seq, accepted }
     }
 
-    /// The client was gone when the reply to decision `seq` was written.
-    pub(super) fn reply_failed(&self, seq: u64) {
+    /// The client was gone when the reply to a decision was written, or before it had read it.
+    pub(super) fn reply_failed(&self, decided: &Decided) {
         let mut state = self.state();
         state.summary.replies_failed += 1;
-        state.push_line(&FailedReplyLine { seq, reply: "failed" });
+        if let Some(delivery) = &decided.accepted {
+            *state.unread.entry(delivery.clone()).or_default() += 1;
+        }
+        state.push_line(&FailedReplyLine { seq: decided.seq, reply: "failed" });
     }
 
     /// Waits while too many lines wait for the file.

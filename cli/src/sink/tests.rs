@@ -147,6 +147,45 @@ async fn a_client_that_leaves_before_the_reply_is_recorded() {
 }
 
 #[tokio::test]
+async fn a_reply_that_was_not_read_is_told_from_one_that_was() {
+    let sink = start(Duration::ZERO, &[], None).await;
+    let wire = |who: &str| format!("EHLO x\r\nMAIL FROM:<>\r\nRCPT TO:<{who}@ok.example>\r\nDATA\r\nA: b\r\n\r\n.\r\n");
+    for who in ["reads", "leaves"] {
+        let mut stream = TcpStream::connect(sink.address).await.unwrap();
+        stream.write_all(wire(who).as_bytes()).await.unwrap();
+        let mut seen = vec![0; 4096];
+        // Only looked at until the reply to the final dot is there.
+        wait_for_reply(&stream, &mut seen).await;
+        if who == "reads" {
+            let count = stream.read(&mut seen).await.unwrap();
+            assert!(count > 0);
+        }
+        drop(stream);
+    }
+    wait_until(|| sink.ledger.summary().replies_failed == 1).await;
+    let unread: Vec<String> = sink.ledger.unread().into_keys().map(|delivery| delivery.address).collect();
+    assert_eq!(unread, ["leaves@ok.example"]);
+    // And one that goes on is known to have read it.
+    send(sink.address, vec![outgoing("on@ok.example", "1"), outgoing("on@ok.example", "2")]).await;
+    assert_eq!(sink.stop().await.replies_failed, 1);
+}
+
+/// Greeting, EHLO, MAIL, RCPT, DATA and the final dot.
+async fn wait_for_reply(stream: &TcpStream, seen: &mut [u8]) {
+    let wait = async {
+        loop {
+            let count = stream.peek(seen).await.unwrap();
+            let text = String::from_utf8_lossy(&seen[..count]);
+            if text.lines().skip_while(|line| !line.starts_with("354")).count() > 1 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(BOUND, wait).await.expect("the reply comes");
+}
+
+#[tokio::test]
 async fn captured_lines_reach_the_file_while_the_sink_runs() {
     let folder = tempfile::tempdir().unwrap();
     let capture = folder.path().join("capture.ndjson");

@@ -18,7 +18,7 @@ impl Engine {
             match same.map(|held| (held.key, held.fence == offer.lease.fence)) {
                 // A repeated answer.
                 Some((_, true)) => {
-                    self.effects.push(Effect::Forget { lease: offer.key });
+                    self.effects.push(Effect::Forget { lease: offer.key, owed: Vec::new() });
                     continue;
                 }
                 // Claimed anew, so the lease that is held is over.
@@ -58,7 +58,11 @@ impl Engine {
     fn lease_answered(&mut self, now_ms: u64, sent_at_ms: u64, lease: LeaseKey, answer: LeaseAnswer) {
         let may_trust = self.may_trust();
         let Some(held) = self.leases.get_mut(&lease) else { return };
-        let had_outcomes = held.acknowledged();
+        let told = held.acknowledged();
+        let had_outcomes = !told.is_empty();
+        if had_outcomes {
+            self.effects.push(Effect::Told { lease, indexes: told });
+        }
         match answer.status {
             LeaseStatus::Held => {
                 if had_outcomes {
@@ -99,8 +103,13 @@ impl Engine {
     pub(super) fn facts_answered(&mut self, call: CallId) {
         if self.facts_line.is(call) {
             self.facts_line.answered();
-            self.facts.answered();
+            self.facts_told();
         }
+    }
+
+    fn facts_told(&mut self) {
+        let told = self.facts.answered().into_iter();
+        self.effects.extend(told.map(|(lease, indexes)| Effect::Told { lease, indexes }));
     }
 
     pub(super) fn call_failed(&mut self, now_ms: u64, call: CallId, refused: bool, random: u64) {
@@ -108,7 +117,7 @@ impl Engine {
             self.facts_line.failed(now_ms, refused, random);
             if refused {
                 tracing::error!("facts refused by the master; they are dropped");
-                self.facts.answered();
+                self.facts_told();
             }
             self.facts.unanswered();
             return;

@@ -105,7 +105,13 @@ pub enum Effect {
     /// Recall, and close the connections of transactions whose final dot is not yet written.
     Cut { lease: LeaseKey },
     /// Cut for good: the lease is over. Verdicts of what is still open are expected all the same.
-    Forget { lease: LeaseKey },
+    Forget {
+        lease: LeaseKey,
+        /// Recipients whose outcome is still to be told, as a fact; of the others nothing is owed.
+        owed: Vec<u32>,
+    },
+    /// A master has taken these outcomes, or they are given up: they will not be told again.
+    Told { lease: LeaseKey, indexes: Vec<u32> },
     /// Everything is handed back or given up. Nothing comes after it.
     Exit {
         /// Leases that no master confirmed as handed back; they return when they expire.

@@ -1,9 +1,10 @@
 //! What became of transactions of leases that are no longer held: kept until a master answered.
 
+use super::event::LeaseKey;
 use postrider_common::ids::{BatchId, Fence, LaneName};
 use postrider_common::lease::{Fact, Outcome};
 use postrider_common::limits::FACTS_PER_CALL_MAX;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// Facts kept. A lease lost with everything in flight leaves at most its window; this is hundreds of them.
 /// A fact that is dropped costs what a crash would: the recipient stays in doubt.
@@ -11,20 +12,29 @@ const FACTS_KEPT_MAX: usize = 10_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Facts {
-    queue: VecDeque<Fact>,
+    queue: VecDeque<(LeaseKey, Fact)>,
     /// How many, from the front, are in the call under way.
     carried: usize,
     pub(super) dropped: u64,
 }
 
 impl Facts {
-    pub(super) fn push(&mut self, batch: &BatchId, fence: &Fence, outcome: Outcome) {
+    /// Whose fact had to be dropped for it, if any.
+    pub(super) fn push(
+        &mut self,
+        lease: LeaseKey,
+        batch: &BatchId,
+        fence: &Fence,
+        outcome: Outcome,
+    ) -> Option<(LeaseKey, u32)> {
+        let mut dropped = None;
         if self.queue.len() >= FACTS_KEPT_MAX {
-            self.queue.pop_front();
+            dropped = self.queue.pop_front().map(|(lease, fact)| (lease, fact.outcome.index));
             self.carried = self.carried.saturating_sub(1);
             self.dropped += 1;
         }
-        self.queue.push_back(Fact { batch: batch.clone(), fence: fence.clone(), outcome });
+        self.queue.push_back((lease, Fact { batch: batch.clone(), fence: fence.clone(), outcome }));
+        dropped
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -33,14 +43,19 @@ impl Facts {
 
     /// The oldest, as many as a call may carry.
     pub(super) fn carry(&mut self) -> Vec<Fact> {
-        let facts: Vec<Fact> = self.queue.iter().take(FACTS_PER_CALL_MAX).cloned().collect();
+        let facts: Vec<Fact> = self.queue.iter().take(FACTS_PER_CALL_MAX).map(|(_, fact)| fact.clone()).collect();
         self.carried = facts.len();
         facts
     }
 
-    pub(super) fn answered(&mut self) {
-        self.queue.drain(..self.carried.min(self.queue.len()));
+    /// Whose facts these were, by lease.
+    pub(super) fn answered(&mut self) -> BTreeMap<LeaseKey, Vec<u32>> {
+        let mut told: BTreeMap<LeaseKey, Vec<u32>> = BTreeMap::new();
+        for (lease, fact) in self.queue.drain(..self.carried.min(self.queue.len())) {
+            told.entry(lease).or_default().push(fact.outcome.index);
+        }
         self.carried = 0;
+        told
     }
 
     pub(super) fn unanswered(&mut self) {

@@ -257,14 +257,13 @@ impl Held {
         }
     }
 
-    /// The call that carries this lease was answered: its outcomes are durable, or taken as facts.
-    /// True: there were some.
-    pub(super) fn acknowledged(&mut self) -> bool {
+    /// The call that carries this lease was answered: its outcomes are durable, or taken as facts. Whose.
+    pub(super) fn acknowledged(&mut self) -> Vec<u32> {
         let carried = self.carried.take().unwrap_or_default();
         for index in &carried {
             self.told.remove(index);
         }
-        !carried.is_empty()
+        carried
     }
 
     /// When it wants to be renewed, unless a call carries it already.

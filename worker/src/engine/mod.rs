@@ -252,11 +252,16 @@ impl Engine {
         } else if let Some(orphan) = self.orphans.get_mut(&lease)
             && orphan.flying.remove(&outcome.index)
         {
-            self.facts.push(&orphan.batch, &orphan.fence, outcome);
+            let dropped = self.facts.push(lease, &orphan.batch, &orphan.fence, outcome);
             if orphan.flying.is_empty() {
                 self.orphans.remove(&lease);
             }
+            self.given_up(dropped);
         }
+    }
+
+    fn given_up(&mut self, dropped: Option<(LeaseKey, u32)>) {
+        self.effects.extend(dropped.map(|(lease, index)| Effect::Told { lease, indexes: vec![index] }));
     }
 
     /// Forgets a lease that is over. Outcomes that no answer took become facts; so will the verdicts of
@@ -264,9 +269,11 @@ impl Engine {
     fn forget(&mut self, lease: LeaseKey) {
         let Some(held) = self.leases.remove(&lease) else { return };
         self.effects.push(Effect::Trust { lease, until_ms: 0 });
-        self.effects.push(Effect::Forget { lease });
+        let owed = held.told.keys().chain(&held.flying).copied().collect();
+        self.effects.push(Effect::Forget { lease, owed });
         for outcome in held.told.into_values() {
-            self.facts.push(&held.batch, &held.fence, outcome);
+            let dropped = self.facts.push(lease, &held.batch, &held.fence, outcome);
+            self.given_up(dropped);
         }
         if !held.flying.is_empty() {
             let Held { batch, fence, lane, flying, .. } = held;

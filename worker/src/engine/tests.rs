@@ -336,7 +336,8 @@ fn what_a_lost_lease_leaves_behind_is_told_as_facts_until_answered() {
     driver.sent(1, OutcomeKind::Accepted);
     driver.answer(call, ended(&report, LeaseStatus::Lost));
     assert!(driver.has(|effect| *effect == Effect::Trust { lease: LeaseKey(1), until_ms: 0 }));
-    assert!(driver.has(|effect| *effect == Effect::Forget { lease: LeaseKey(1) }));
+    assert!(driver.has(|effect| *effect == Effect::Told { lease: LeaseKey(1), indexes: vec![0] }));
+    assert!(driver.has(|effect| *effect == Effect::Forget { lease: LeaseKey(1), owed: vec![1, 2, 3] }));
     let facts = |call: &Call| match call {
         Call::Facts(facts) => Some(facts.iter().map(|fact| fact.outcome.index).collect::<Vec<_>>()),
         _ => None,
@@ -512,7 +513,7 @@ fn a_report_that_no_master_accepts_does_not_stop_the_others() {
             driver.answer(id, LeaseAnswer { granted: reports[0].intents.clone(), ..answer });
         }
         if driver.engine.leases_held() == 1 {
-            assert!(driver.has(|effect| *effect == Effect::Forget { lease: LeaseKey(1) }));
+            assert!(driver.has(|effect| matches!(effect, Effect::Forget { lease: LeaseKey(1), .. })));
             return;
         }
     }

@@ -2,6 +2,10 @@
 //!
 //! The session decides what to write; this writes it. Right before every write of a chunk with a final
 //! dot it looks at the lease: past its trust nothing is written and the connection is closed.
+//!
+//! With a crash journal the reply to a final dot is looked at, noted, and only then taken from the system:
+//! so a process that is killed has read no reply that its journal does not know, and the relay's system sees
+//! which replies were not read (a connection with unread bytes is reset).
 
 use super::hold::Job;
 use super::pool::{PoolConfig, Report};
@@ -40,6 +44,8 @@ pub(super) struct Connection {
     /// Until when the message in flight must have come to its final dot.
     dot_due: Instant,
     progressed: Instant,
+    /// Bytes that the session has, and that are still to be taken from the system.
+    untaken: usize,
 }
 
 /// Lives until the connection is closed; its last words are `Report::Gone`.
@@ -66,6 +72,7 @@ pub(super) async fn run(
                 is_handed_back: false,
                 dot_due: now,
                 progressed: now,
+                untaken: 0,
             };
             match connection.ready().await {
                 Err((code, detail)) => (None, failed(&code, detail)),
@@ -149,7 +156,7 @@ impl Connection {
                 biased;
                 job = jobs.recv() => return job,
                 read = self.stream.read(&mut buffer) => match read {
-                    Ok(count) if count > 0 => self.session.receive(&buffer[..count]),
+                    Ok(count) if count > 0 => self.received(&buffer[..count]),
                     Ok(_) | Err(_) => self.session.connection_lost(Lost::Closed),
                 },
                 () = tokio::time::sleep_until(idle_until) => return None,
@@ -196,6 +203,7 @@ impl Connection {
                         };
                         job.end(outcome).await;
                     }
+                    self.take_rest();
                     return None;
                 }
                 // A verdict always comes first; dropping the job gives it one all the same.
@@ -256,9 +264,11 @@ impl Connection {
     async fn write_final_dot(&mut self, bytes: &[u8], job: &mut Job) {
         let mut written = 0;
         let due = Instant::now() + WRITE_TIMEOUT;
+        // Before the look at the lease, so that nothing comes between that and the write.
+        let is_noted = job.note_dot();
         while written < bytes.len() {
             let may = (job.hold.is_trusted(self.clock.boot_ms()) && !job.is_cut()) || self.config.ignores_deadline;
-            if !may {
+            if !may || !is_noted {
                 self.is_handed_back = true;
                 match written {
                     0 => self.session.refuse_final_dot(),
@@ -288,6 +298,7 @@ impl Connection {
 
     async fn read(&mut self, job: Option<&mut Job>) {
         let mut buffer = [0; READ_BYTES];
+        self.take_rest();
         let reply_due = Instant::now() + self.session.timeout();
         let Some(job) = job else {
             let read = timeout_at(reply_due, self.stream.read(&mut buffer)).await;
@@ -295,6 +306,16 @@ impl Connection {
         };
         if self.session.dot_may_be_written() {
             // Nothing but the reply decides now.
+            if job.hold.is_noted() && self.untaken == 0 {
+                let seen = timeout_at(reply_due, self.stream.peek(&mut buffer)).await;
+                if let Ok(Ok(count)) = seen {
+                    self.untaken = count;
+                    if count > 0 {
+                        return self.session.receive(&buffer[..count]);
+                    }
+                }
+                return self.took(seen, &buffer);
+            }
             let read = timeout_at(reply_due, self.stream.read(&mut buffer)).await;
             return self.took(read, &buffer);
         }
@@ -315,9 +336,28 @@ impl Connection {
 
     fn took(&mut self, read: Result<io::Result<usize>, tokio::time::error::Elapsed>, buffer: &[u8]) {
         match read {
-            Ok(Ok(count)) if count > 0 => self.session.receive(&buffer[..count]),
+            Ok(Ok(count)) if count > 0 => self.received(&buffer[..count]),
             Ok(Ok(_) | Err(_)) => self.session.connection_lost(Lost::Closed),
             Err(_) => self.session.connection_lost(Lost::Timeout),
+        }
+    }
+
+    /// Gives the session what it has not seen yet.
+    fn received(&mut self, bytes: &[u8]) {
+        let seen = self.untaken.min(bytes.len());
+        self.untaken -= seen;
+        self.session.receive(&bytes[seen..]);
+    }
+
+    /// Takes from the system what was only looked at. What does not come now is passed over when it does.
+    fn take_rest(&mut self) {
+        let mut buffer = [0; READ_BYTES];
+        while self.untaken > 0 {
+            let most = self.untaken.min(READ_BYTES);
+            match self.stream.try_read(&mut buffer[..most]) {
+                Ok(count) if count > 0 => self.untaken -= count,
+                Ok(_) | Err(_) => return,
+            }
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::Told;
 use crate::definition::Batch;
 use crate::engine::LeaseKey;
+use crate::journal::Journal;
 use postrider_common::lease::{Outcome, OutcomeKind};
 use postrider_common::limits::{CODE_BYTES_MAX, DETAIL_BYTES_MAX};
 use postrider_common::wire::printable;
@@ -26,11 +27,18 @@ pub(crate) struct Hold {
     /// Boot time from which on no final dot is written.
     trusted_until_ms: AtomicU64,
     signals: watch::Sender<Signals>,
+    journal: Option<Arc<Journal>>,
 }
 
 impl Hold {
-    pub(crate) fn new(key: LeaseKey, batch: Batch) -> Self {
-        Self { key, batch, trusted_until_ms: AtomicU64::new(0), signals: watch::Sender::new(Signals::default()) }
+    pub(crate) fn new(key: LeaseKey, batch: Batch, journal: Option<Arc<Journal>>) -> Self {
+        let signals = watch::Sender::new(Signals::default());
+        Self { key, batch, trusted_until_ms: AtomicU64::new(0), signals, journal }
+    }
+
+    /// A crash journal is kept, so what is read must be noted before it is gone from the system.
+    pub(crate) fn is_noted(&self) -> bool {
+        self.journal.is_some()
     }
 
     pub(crate) fn trust(&self, until_ms: u64) {
@@ -57,6 +65,7 @@ impl Hold {
             index,
             is_retried: false,
             is_dot_written: false,
+            is_dot_noted: false,
             is_ended: false,
             started,
             signals,
@@ -74,6 +83,8 @@ pub(crate) struct Job {
     pub(crate) is_retried: bool,
     /// Its final dot may have been written.
     pub(crate) is_dot_written: bool,
+    /// The crash journal says that its final dot may be written.
+    is_dot_noted: bool,
     is_ended: bool,
     started: Signals,
     signals: watch::Receiver<Signals>,
@@ -100,9 +111,25 @@ impl Job {
         }
     }
 
+    /// Notes that the final dot is about to be written. False: it must not be.
+    pub(crate) fn note_dot(&mut self) -> bool {
+        self.is_dot_noted = true;
+        self.hold.journal.as_ref().is_none_or(|journal| journal.dot(self.hold.key.0, self.index))
+    }
+
+    /// The journal says already that nothing was written unless a dot is noted.
+    fn note_end(&self, outcome: &Outcome) {
+        if let Some(journal) = &self.hold.journal
+            && (self.is_dot_noted || outcome.kind != OutcomeKind::NotWritten)
+        {
+            journal.ended(self.hold.key.0, outcome);
+        }
+    }
+
     /// Ends it with an outcome.
     pub(crate) async fn end(mut self, outcome: Outcome) {
         self.is_ended = true;
+        self.note_end(&outcome);
         // The loop is gone only when the process ends.
         let _ = self.told.send(Told::Sent { lease: self.hold.key, outcome }).await;
     }
@@ -129,6 +156,7 @@ impl Drop for Job {
         if !self.is_ended {
             let kind = if self.is_dot_written { OutcomeKind::Unknown } else { OutcomeKind::NotWritten };
             let outcome = self.outcome(kind, "", "");
+            self.note_end(&outcome);
             let _ = self.told.try_send(Told::Sent { lease: self.hold.key, outcome });
         }
     }

@@ -15,7 +15,7 @@ use postrider_store::api::{
 };
 use postrider_store::embedded::model::Model;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -45,7 +45,11 @@ pub struct Master {
     ttl_ms: u64,
     clock: Arc<SystemClock>,
     state: Arc<Mutex<State>>,
+    witness: Arc<OnceLock<Witness>>,
 }
+
+/// Called with what a call carries, before anything is done with it.
+type Witness = Box<dyn Fn(&[LeaseReport]) + Send + Sync>;
 
 impl Master {
     pub async fn start(ttl_ms: u64) -> Self {
@@ -62,6 +66,7 @@ impl Master {
             ttl_ms,
             clock: Arc::new(SystemClock::default()),
             state: Arc::new(Mutex::new(state)),
+            witness: Arc::default(),
         };
         let server = tonic::transport::Server::builder().add_service(DispatchServer::new(master.clone()));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
@@ -79,6 +84,17 @@ impl Master {
 
     pub fn wish(&self, wish: Wish) {
         self.state.lock().unwrap().wish = wish;
+    }
+
+    /// Once at most.
+    pub fn witness(&self, witness: impl Fn(&[LeaseReport]) + Send + Sync + 'static) {
+        assert!(self.witness.set(Box::new(witness)).is_ok());
+    }
+
+    fn reports(&self, leases: Vec<v1::LeaseCheckpoint>) -> Result<Vec<LeaseReport>, Status> {
+        let reports = reports(leases)?;
+        self.witness.get().inspect(|witness| witness(&reports));
+        Ok(reports)
     }
 
     pub fn claims(&self) -> u64 {
@@ -245,7 +261,7 @@ impl Dispatch for Master {
         let request = request.into_inner();
         let checkpoint = Checkpoint {
             worker: wire::worker(request.worker).map_err(invalid)?,
-            reports: reports(request.leases)?,
+            reports: self.reports(request.leases)?,
             ttl_ms: self.ttl_ms,
             window: WINDOW,
             retry_fraction: 0,
@@ -261,7 +277,7 @@ impl Dispatch for Master {
         self.serve()?;
         let request = request.into_inner();
         let worker = wire::worker(request.worker).map_err(invalid)?;
-        let finish = Finish { worker, reports: reports(request.leases)?, retry_fraction: 0 };
+        let finish = Finish { worker, reports: self.reports(request.leases)?, retry_fraction: 0 };
         let answers = self.with(|model, now| model.finish(now, finish));
         Ok(Response::new(v1::FinishResponse { leases: answers.into_iter().map(Into::into).collect() }))
     }
@@ -271,7 +287,7 @@ impl Dispatch for Master {
         let request = request.into_inner();
         let release = Release {
             worker: wire::worker(request.worker).map_err(invalid)?,
-            reports: reports(request.leases)?,
+            reports: self.reports(request.leases)?,
             retry_fraction: 0,
             abandon: request.abandon,
             doubt_grace_ms: GRACE_MS,

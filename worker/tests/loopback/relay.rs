@@ -3,7 +3,7 @@
 use postrider_mail::smtp::server::{Action, Answer, ServerSession};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,7 +29,11 @@ struct State {
 pub struct Relay {
     pub address: SocketAddr,
     state: Arc<Mutex<State>>,
+    witness: Arc<OnceLock<Witness>>,
 }
+
+/// Called with the recipient when the final dot is read.
+type Witness = Box<dyn Fn(&str) + Send + Sync>;
 
 impl Relay {
     pub async fn start(script: Script) -> Self {
@@ -39,7 +43,7 @@ impl Relay {
     pub async fn start_at(address: SocketAddr, script: Script) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
         let state = Arc::new(Mutex::new(State { script, ..State::default() }));
-        let relay = Self { address: listener.local_addr().unwrap(), state };
+        let relay = Self { address: listener.local_addr().unwrap(), state, witness: Arc::default() };
         let server = relay.clone();
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
@@ -54,6 +58,11 @@ impl Relay {
 
     pub fn wish(&self, script: Script) {
         self.state.lock().unwrap().script = script;
+    }
+
+    /// Once at most.
+    pub fn witness(&self, witness: impl Fn(&str) + Send + Sync + 'static) {
+        assert!(self.witness.set(Box::new(witness)).is_ok());
     }
 
     pub fn ledger(&self) -> BTreeMap<String, u32> {
@@ -93,6 +102,7 @@ impl Relay {
                     }
                     Action::Message(received) => {
                         let rcpt_to = received.rcpt_to[0].clone();
+                        self.witness.get().inspect(|witness| witness(&rcpt_to));
                         let is_silent = rcpt_to.starts_with("silent");
                         *self.state.lock().unwrap().ledger.entry(rcpt_to).or_default() += 1;
                         if is_silent {

@@ -241,7 +241,9 @@ impl World {
             Effect::StartSend { lease, index } => self.start_send(worker, lease, index),
             Effect::Recall { lease } => self.give_back(worker, lease, |send| send == Send::Waiting),
             Effect::Cut { lease } => self.give_back(worker, lease, |send| send != Send::DotWritten),
-            Effect::Forget { lease } => self.give_back(worker, lease, |send| send != Send::DotWritten),
+            Effect::Forget { lease, owed: _ } => self.give_back(worker, lease, |send| send != Send::DotWritten),
+            // This worker keeps no journal.
+            Effect::Told { .. } => {}
             Effect::Exit { leases_held } => {
                 if leases_held > 0 {
                     self.fail("a worker ended with leases");
