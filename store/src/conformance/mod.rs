@@ -7,6 +7,7 @@
 
 pub mod doubt;
 pub mod lease;
+pub mod pace;
 pub mod random;
 pub mod scene;
 pub mod split;
@@ -85,6 +86,21 @@ macro_rules! conformance_tests {
             facts_not_written_undo_a_doubt,
             facts_of_an_older_intent_do_not_decide,
             finish_with_an_old_fence_keeps_its_facts
+        );
+        $crate::conformance_tests!(@module $fixture, pace,
+            checkpoint_paces_a_lane,
+            checkpoint_paces_a_site_over_lanes,
+            checkpoint_tells_when_to_ask_again,
+            checkpoint_caps_a_lane_over_workers,
+            checkpoint_repeated_pays_once,
+            what_is_handed_back_is_not_refunded_but_leaves,
+            reclaim_gives_the_room_back,
+            facts_and_abandon_give_the_room_back,
+            cancel_run_gives_the_room_back,
+            limits_given_late_count_what_is_in_flight,
+            claim_skips_a_lane_without_room,
+            claim_skips_a_throttled_site,
+            claim_takes_no_more_than_has_room
         );
         $crate::conformance_tests!(@module $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

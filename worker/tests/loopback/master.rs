@@ -178,6 +178,7 @@ impl Master {
             ttl_ms: self.ttl_ms,
             hard_cap_ms: HARD_CAP_MS,
             slots: request.slots,
+            limits: Limits::default(),
         };
         let claimed = self.with(|model, now| model.claim(now, claim));
         let mut state = self.state.lock().unwrap();
@@ -249,6 +250,7 @@ impl Dispatch for Master {
             ttl_ms: self.ttl_ms,
             window: WINDOW,
             retry_fraction: 0,
+            limits: Limits::default(),
         };
         let answers = self.with(|model, now| model.checkpoint(now, checkpoint));
         Ok(Response::new(v1::CheckpointResponse {

@@ -8,6 +8,7 @@ mod batch;
 mod cancel;
 mod claim;
 mod look;
+mod pace;
 mod recipient;
 mod reclaim;
 mod report;
@@ -20,6 +21,7 @@ use crate::api::{
     Reclaim, Release, ReleaseSplit,
 };
 use batch::{Batch, Place};
+use pace::Meters;
 use postrider_common::ids::{
     BatchId, CampaignName, DefinitionHash, Fence, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
@@ -159,6 +161,7 @@ pub struct Model {
     delayed: BTreeSet<(i64, BatchId)>,
     leased: BTreeSet<(i64, BatchId)>,
     turns: Turns,
+    meters: Meters,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.

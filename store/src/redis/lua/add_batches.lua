@@ -1,6 +1,6 @@
 -- add_batches: batches become ready and the cursor of the split moves, as one. Their payloads were set
 -- before it in the same MULTI with a time to live; from here on they live as long as the batch.
--- KEYS     the shard's, then 22: run, 23: its bad rows, then of each batch its hash and its payload
+-- KEYS     the shard's, then 25: run, 26: its bad rows, then of each batch its hash and its payload
 -- ARGV     1 run id, 2 fence, 3 cursor, 4 cursor next, 5 open, 6 bad rows, 7 repeated rows, 8 complete (0, 1), 9 ttl ms,
 --          10 bad rows kept max, 11 number of bad rows, then row and reason of each, then number of batches, then of each
 --          sequence, site, count, payload name

@@ -1,5 +1,5 @@
 -- cancel_batches: converts what ready and delayed batches of a cancelled run still have pending.
--- KEYS     the shard's, then 22: run, then of each batch its hash and its details
+-- KEYS     the shard's, then 25: run, then of each batch its hash and its details
 -- ARGV     1 run id, 2 first sequence, 3 number of batches, 4: 1 when these are the last of the run
 -- returns  recipients that became cancelled or unknown
 -- refuses  a run that is not cancelled (nothing happens); leased and settled batches (put back converts those)

@@ -1,5 +1,5 @@
 -- create_run: a new run, with its split due now.
--- KEYS     the shard's, then 22: run
+-- KEYS     the shard's, then 25: run
 -- ARGV     1 run id, 2 fingerprint, 3 campaign (ok, none, paused), 4 nominal at ms or '', then fields of the run hash
 --          and their values
 -- returns  created, existed, conflict, no_campaign, campaign_paused

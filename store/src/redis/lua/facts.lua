@@ -1,5 +1,5 @@
 -- facts: what became of transactions of leases that may no longer be held; all of one batch.
--- KEYS     the shard's, then 22: batch, 23: its details, 24: its run
+-- KEYS     the shard's, then 25: batch, 26: its details, 27: its run
 -- ARGV     1 batch id, 2 retry fraction, 3 number, then six each: fence, index, kind, code, detail, retry_after_ms
 -- returns  one status each: applied, already, refused
 -- refuses  an unknown batch or index, a fence that never got an intent in it
@@ -24,7 +24,12 @@ for n, f in ipairs(facts) do
   if answers[n] == 'applied' then applied = true end
 end
 if applied then
-  if from == 'leased' then commit(b) else put_back(b, from) end
+  if from == 'leased' then
+    commit(b)
+    if b.hold.counted > 0 then keep_lease(b) end
+  else
+    put_back(b, from)
+  end
   write_run()
 end
 return answers

@@ -1,5 +1,5 @@
 -- reclaim: takes back one lease, if it has expired and nothing holds reclaiming back.
--- KEYS     the shard's, then 22: batch, 23: its details, 24: its run
+-- KEYS     the shard's, then 25: batch, 26: its details, 27: its run
 -- ARGV     1 batch id, 2 doubt grace ms
 -- returns  status (kept, reclaimed, dead), recipients that became in doubt
 -- refuses  a lease that has not expired, or any while held after an outage (kept)

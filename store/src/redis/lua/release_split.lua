@@ -1,5 +1,5 @@
 -- release_split: due again later or, with an error, when the run is resumed.
--- KEYS     the shard's, then 22: run
+-- KEYS     the shard's, then 25: run
 -- ARGV     1 run id, 2 fence, 3 delay ms, 4: 1 with an error, 5 its code, 6 message, 7 mend
 -- returns  done, lost, stopped
 -- refuses  a fence that is not the split's; a cancelled run

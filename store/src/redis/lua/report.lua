@@ -1,6 +1,6 @@
 -- Common to checkpoint, finish and release; prepended after batch.lua.
 --
--- KEYS  the shard's, then 22: batch, 23: its details, 24: its run
+-- KEYS  the shard's, then 25: batch, 26: its details, 27: its run
 -- ARGV  1 batch id, 2 fence, 3 sequence, 4 progress, 5 retry fraction, 6 and 7 of the script, then the
 --       number of outcomes and five for each (index, kind, code, detail, retry_after_ms), then the number
 --       of intents and each index
@@ -36,7 +36,12 @@ local function take_as_facts(b)
     if fact(b, REPORT.fence, o, REPORT.fraction) == 'applied' then applied = true end
   end
   local to = from
-  if applied and from ~= 'leased' then to = put_back(b, from) else commit(b) end
+  if applied and from ~= 'leased' then
+    to = put_back(b, from)
+  else
+    commit(b)
+    if applied and b.hold and b.hold.counted > 0 then keep_lease(b) end
+  end
   write_run()
   return to == 'settled' and 'settled' or 'lost'
 end
