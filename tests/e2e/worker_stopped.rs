@@ -60,8 +60,9 @@ fn a_stale_report_does_not_touch_the_next_lease() {
     let sites: Vec<String> = (0..6).map(|index| format!("site{index}")).collect();
     let mut fleet = Fleet::start(Settings {
         workers: 1,
+        // Few and slow, so that most intents wait for their turn at either worker for seconds.
         connections: 4,
-        sink_latency_ms: 150,
+        sink_latency_ms: 500,
         lease_ttl_ms: 2_000,
         sites: sites.clone(),
         ..Settings::default()
@@ -70,6 +71,8 @@ fn a_stale_report_does_not_touch_the_next_lease() {
     let audience = Audience::of_sites(&sites, 10);
     let run = fleet.launch(&Campaign::named("digest"), &audience);
     let watcher = fleet.watch(&run);
+    // By then its leases were renewed, so its reports have numbers that the next holder's have not reached.
+    fleet.wait_copies(12, Duration::from_secs(30));
     fleet.stop_worker_in_intent(0, 0.5);
     fleet.add_worker(1);
     let client = fleet.client();

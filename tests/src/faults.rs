@@ -19,6 +19,9 @@ impl fmt::Display for Role {
     }
 }
 
+/// What a worker wrote before it was stopped reaches the sink's ledger within this.
+const IN_KERNEL_MS: i64 = 500;
+
 #[derive(Debug, Clone)]
 pub struct Fault {
     pub role: Role,
@@ -55,6 +58,12 @@ impl FaultLog {
     /// Upper bound on the recipients whose outcome the faults can have cut off.
     pub fn bound(&self) -> u64 {
         self.faults.iter().filter(|fault| fault.cuts_off).map(|fault| u64::from(fault.in_intent)).sum()
+    }
+
+    /// The outcome of a transmission from there at that instant can have been cut off by a fault.
+    pub fn excuse(&self, source: &str, at_ms: i64) -> bool {
+        let of_it = |fault: &&Fault| fault.cuts_off && fault.source.as_deref() == Some(source);
+        self.faults.iter().filter(of_it).any(|fault| at_ms <= fault.at_ms + IN_KERNEL_MS)
     }
 
     pub fn describes(&self) -> String {

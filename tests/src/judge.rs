@@ -2,8 +2,8 @@
 //!
 //! After Jepsen's total-queue, with a rule for duplicates of our own: a copy is a message that the sink
 //! took (the reply may have been lost). A recipient with more than one copy must carry a reason, must have
-//! begun as many attempts, and all copies but one must have an excuse that we gave ourselves: they went
-//! over a connection of a worker that we killed or stopped, or their reply was dropped by the sink.
+//! begun as many attempts, and all copies but one must have an excuse that we gave ourselves: they came
+//! from a worker before we killed or stopped it, or their reply was dropped by the sink.
 
 use crate::client::RecipientLine;
 use crate::faults::FaultLog;
@@ -173,9 +173,7 @@ fn judge_copies(
     if let Some(excess) = said.and_then(|r| copies_count.checked_sub(r.attempts)).filter(|excess| *excess > 0) {
         findings.beyond_attempts.push((address.to_owned(), excess));
     }
-    let sources: BTreeSet<&str> =
-        faults.faults.iter().filter(|f| f.cuts_off).filter_map(|f| f.source.as_deref()).collect();
-    let excused = |line: &Line| line.decision == Decision::Lost || sources.contains(line.peer_ip());
+    let excused = |line: &Line| line.decision == Decision::Lost || faults.excuse(line.peer_ip(), line.at_ms);
     if copies.iter().filter(|line| !excused(line)).count() > 1 {
         findings.unexcused.push(address.to_owned());
     }
@@ -344,6 +342,9 @@ mod tests {
         assert_eq!(check(marked, 2, &killed("127.0.0.9", 4, true)), ["unexcused_duplicates"]);
         assert_eq!(check(marked, 2, &killed(ONE, 4, false)), ["unexcused_duplicates", "duplicates_bound"]);
         assert_eq!(check(marked, 2, &killed(ONE, 0, true)), ["duplicates_bound", "faults_missed"]);
+        let mut stopped_before = killed(ONE, 4, true);
+        stopped_before.faults[0].at_ms = -10_000;
+        assert_eq!(check(marked, 2, &stopped_before), ["unexcused_duplicates"]);
     }
 
     #[test]
