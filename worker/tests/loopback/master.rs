@@ -6,6 +6,7 @@ use postrider_common::clock::{Clock, SystemClock};
 use postrider_common::ids::{LaneName, RunId, SiteName};
 use postrider_common::lease::{Fact, Lease, LeaseReport};
 use postrider_common::message::{MessageSpec, Recipient};
+use postrider_common::pace::Limits;
 use postrider_common::run::RecipientCounts;
 use postrider_common::{payload, wire};
 use postrider_proto::v1;
