@@ -4,6 +4,7 @@ mod bad_input;
 mod big;
 mod demo;
 mod happy_path;
+mod limits_hold;
 mod master_killed;
 mod redis_killed;
 mod redis_outage;
