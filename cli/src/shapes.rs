@@ -281,6 +281,11 @@ pub struct Lane {
     pub weight: u32,
     pub paused: bool,
     pub batches_ready: u64,
+    pub rate: Option<String>,
+    pub burst: Option<u32>,
+    pub concurrency: Option<u32>,
+    /// Counted only under a limit.
+    pub in_intent: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

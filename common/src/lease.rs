@@ -64,6 +64,10 @@ pub enum RefusalReason {
     Cancelled,
     HardCap,
     Repeated,
+    /// The lane or the site is at its rate or its concurrency: ask again after this long.
+    Throttled {
+        retry_in_ms: u64,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,6 +13,7 @@ pub mod lane;
 pub mod lease;
 pub mod limits;
 pub mod message;
+pub mod pace;
 pub mod payload;
 pub mod run;
 pub mod site;

@@ -2,6 +2,7 @@
 
 use postrider_common::lane::Lane;
 use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::pace::{LIMITED_MAX, Limits};
 use postrider_common::site::SiteTable;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,6 +45,8 @@ pub struct MasterConfig {
     pub lease: LeaseSettings,
     pub lanes: Vec<Lane>,
     pub sites: SiteTable,
+    /// Rate and concurrency of lanes and sites, the same for all masters of a store.
+    pub limits: Limits,
     pub audience_bytes_max: u64,
 }
 
@@ -91,6 +94,9 @@ impl MasterConfig {
         if self.lanes.is_empty() {
             return wrong("lane", "at least one lane is needed");
         }
+        if self.limits.lanes.len() + self.limits.sites.len() > LIMITED_MAX {
+            return wrong("site", "at most 200 lanes and sites may have limits");
+        }
         if self.audience_bytes_max == 0 {
             return wrong("audience_bytes_max", "it must be at least 1");
         }
@@ -115,6 +121,7 @@ mod tests {
             },
             lanes: postrider_common::lane::defaults(),
             sites: SiteTable::default(),
+            limits: Limits::default(),
             audience_bytes_max: 1,
         }
     }

@@ -6,6 +6,7 @@ use crate::metrics::Metrics;
 use crate::storage::Storage;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
+use postrider_common::pace::Limits;
 use postrider_common::site::SiteTable;
 use postrider_common::{Clock, RequestId};
 use postrider_store::Store;
@@ -23,6 +24,7 @@ pub struct Core {
     pub lease: LeaseSettings,
     pub lanes: Vec<Lane>,
     pub sites: Arc<SiteTable>,
+    pub limits: Limits,
     pub audience_bytes_max: u64,
     pub metrics: Metrics,
     /// Cancelled when the master is to stop: held calls answer, duties end.

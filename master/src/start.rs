@@ -78,6 +78,7 @@ pub async fn start(
         lease: config.lease,
         lanes: config.lanes,
         sites: Arc::new(config.sites),
+        limits: config.limits,
         audience_bytes_max: config.audience_bytes_max,
         metrics,
         stopping: CancellationToken::new(),

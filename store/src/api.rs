@@ -9,6 +9,7 @@ use postrider_common::ids::{
     BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, Progress};
+use postrider_common::pace::Limits;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
 use postrider_common::state::{RecipientState, UnknownReason};
 use serde::{Deserialize, Serialize};
@@ -326,6 +327,8 @@ pub struct Claim {
     pub hard_cap_ms: u64,
     /// Slots of the worker in all, for the list of workers.
     pub slots: u32,
+    /// Lanes and sites without room are passed over.
+    pub limits: Limits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -359,6 +362,8 @@ pub struct Checkpoint {
     pub window: u32,
     /// Jitter of retries: uniform in 0..=1_000_000 millionths.
     pub retry_fraction: u32,
+    /// Every intent needs room in its lane and in its site.
+    pub limits: Limits,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -490,4 +495,6 @@ pub struct LaneRecord {
     pub name: LaneName,
     pub paused: bool,
     pub batches_ready: u64,
+    /// Recipients in intent of leases that were counted against a limit; 0 without limits.
+    pub in_intent_limited: u64,
 }

@@ -238,6 +238,7 @@ async fn a_leased_batch_that_breaks_is_set_aside_by_its_next_report() {
                 ttl_ms: 1000,
                 window: 10,
                 retry_fraction: 0,
+                limits: Default::default(),
             };
             let answers = fixture.store.checkpoint(checkpoint).await.unwrap();
             assert_eq!(answers[0].status, LeaseStatus::Gone, "{harm}");

@@ -9,6 +9,7 @@ use postrider_common::ids::{LaneName, RequestId};
 use postrider_common::lease::{LeaseReport, LeaseStatus, Outcome, OutcomeKind};
 use postrider_common::limits::SEGMENT_BATCHES_MAX;
 use postrider_common::message::Recipient;
+use postrider_common::pace::Limits;
 use postrider_common::payload;
 use postrider_store::conformance::scene::{new_run, worker};
 use postrider_store::{
@@ -145,6 +146,7 @@ async fn what_a_recipient_costs() {
             ttl_ms: HOUR_MS,
             hard_cap_ms: HOUR_MS,
             slots: 256,
+            limits: Limits::default(),
         };
         held.extend(store.claim(claim).await.unwrap().leases.into_iter().map(|lease| (lease.batch, lease.fence)));
     }
@@ -170,8 +172,14 @@ async fn what_a_recipient_costs() {
                 progress: 0,
             };
             let reports = held.iter().map(report).collect();
-            let checkpoint =
-                Checkpoint { worker: worker(1), reports, ttl_ms: HOUR_MS, window: WINDOW, retry_fraction: 0 };
+            let checkpoint = Checkpoint {
+                worker: worker(1),
+                reports,
+                ttl_ms: HOUR_MS,
+                window: WINDOW,
+                retry_fraction: 0,
+                limits: Limits::default(),
+            };
             let answers = store.checkpoint(checkpoint).await.unwrap();
             assert!(answers.iter().all(|answer| answer.granted.len() == WINDOW as usize));
         }

@@ -5,6 +5,7 @@ mod big;
 mod demo;
 mod happy_path;
 mod history_drained;
+mod limits_hold;
 mod master_killed;
 mod redis_killed;
 mod redis_outage;

@@ -49,16 +49,25 @@ pub async fn perform(context: &Context, command: LaneCommand) -> Result<()> {
 fn list(context: &Context, answer: v1::ListLanesResponse) -> Result<()> {
     let mut rows = Vec::new();
     for wire in answer.lanes {
-        let v1::Lane { name, weight, paused, batches_ready } = wire;
-        let lane = Lane { lane: name, weight, paused, batches_ready };
+        let v1::Lane { name, weight, paused, batches_ready, rate, burst, concurrency, in_intent } = wire;
+        let given = |number: u32| (number > 0).then_some(number);
+        let (rate, burst) = (Some(rate).filter(|rate| !rate.is_empty()), given(burst));
+        let concurrency = given(concurrency);
+        let lane = Lane { lane: name, weight, paused, batches_ready, rate, burst, concurrency, in_intent };
         if context.json() {
             output::json(&lane)?;
             continue;
         }
         let state = if lane.paused { "paused" } else { "active" };
-        rows.push(vec![lane.lane, state.into(), lane.weight.to_string(), output::count(lane.batches_ready)]);
+        let concurrency = lane.concurrency.map_or("-".into(), |cap| format!("{} of {cap}", lane.in_intent));
+        let (weight, ready) = (lane.weight.to_string(), output::count(lane.batches_ready));
+        rows.push(vec![lane.lane, state.into(), weight, ready, lane.rate.unwrap_or("-".into()), concurrency]);
     }
-    if context.json() { Ok(()) } else { output::table(&["LANE", "STATE", "WEIGHT", "READY BATCHES"], rows) }
+    if context.json() {
+        Ok(())
+    } else {
+        output::table(&["LANE", "STATE", "WEIGHT", "READY BATCHES", "RATE", "IN FLIGHT"], rows)
+    }
 }
 
 fn done(context: &Context, lane: &str, what: &str) -> Result<()> {

@@ -73,8 +73,9 @@ const fn refused(name: &'static str, kind: Kind, why: &'static str) -> Key {
     Key { name, kind, standing: Standing::Refused(why) }
 }
 
-const FLEET_LIMITS: &str = "limits for the fleet are not part of this version, and sending unlimited while a limit \
-                            is configured would break it silently; remove the key";
+const RELAY_LIMITS: &str = "limits of a relay for the whole fleet are not part of this version, and sending unlimited \
+                            while one is configured would break it silently; limit its lanes (lane.rate, \
+                            lane.concurrency) and remove the key";
 
 pub const SECTIONS: &[Section] = &[
     Section {
@@ -109,9 +110,9 @@ pub const SECTIONS: &[Section] = &[
             key("name", Kind::Text),
             key("weight", Kind::Integer),
             key("retry", Kind::Retry),
-            refused("rate", Kind::Rate, FLEET_LIMITS),
-            refused("burst", Kind::Integer, FLEET_LIMITS),
-            refused("concurrency", Kind::Integer, FLEET_LIMITS),
+            key("rate", Kind::Rate),
+            key("burst", Kind::Integer),
+            key("concurrency", Kind::Integer),
         ],
     },
     Section {
@@ -120,8 +121,8 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             key("name", Kind::Text),
             key("domains", Kind::Texts),
-            refused("rate", Kind::Rate, FLEET_LIMITS),
-            refused("concurrency", Kind::Integer, FLEET_LIMITS),
+            key("rate", Kind::Rate),
+            key("concurrency", Kind::Integer),
         ],
     },
     Section {
@@ -147,8 +148,8 @@ pub const SECTIONS: &[Section] = &[
             key("url", Kind::Text),
             key("lanes", Kind::Texts),
             key("connections", Kind::Integer),
-            refused("connections_total", Kind::Integer, FLEET_LIMITS),
-            refused("rate", Kind::Rate, FLEET_LIMITS),
+            refused("connections_total", Kind::Integer, RELAY_LIMITS),
+            refused("rate", Kind::Rate, RELAY_LIMITS),
         ],
     },
     Section {

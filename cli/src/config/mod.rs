@@ -17,6 +17,7 @@ mod tests;
 
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
+use postrider_common::pace::Limits;
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
 use postrider_store::open::Durability;
@@ -36,6 +37,7 @@ pub struct Config {
     pub lease: LeaseConfig,
     pub lanes: Vec<Lane>,
     pub sites: SiteTable,
+    pub limits: Limits,
     pub worker: WorkerConfig,
     pub relays: Vec<RelayConfig>,
 }

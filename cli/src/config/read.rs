@@ -11,6 +11,7 @@ use postrider_common::duration;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
 use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
 use postrider_store::open::Durability;
@@ -66,6 +67,7 @@ impl Reader<'_> {
         let lease = self.lease();
         let lanes = self.lanes();
         let sites = self.sites();
+        let limits = self.limits();
         let worker = self.worker(host);
         let relays = self.relays();
         Some(Config {
@@ -76,6 +78,7 @@ impl Reader<'_> {
             lease: lease?,
             lanes,
             sites,
+            limits,
             worker: worker?,
             relays,
         })
@@ -313,6 +316,43 @@ impl Reader<'_> {
             }
         }
         table
+    }
+
+    /// Rate and concurrency of lanes and of sites.
+    fn limits(&mut self) -> Limits {
+        let mut limits = Limits::default();
+        for element in self.settings.elements("lane").to_vec() {
+            let limit = self.limit(&element, "lane");
+            // A name that is none was complained about before.
+            let _ = element.name.parse().map(|name| limits.lane(name, limit));
+        }
+        for element in self.settings.elements("site").to_vec() {
+            let limit = self.limit(&element, "site");
+            let _ = element.name.parse().map(|name| limits.site(name, limit));
+        }
+        let count = limits.lanes.len() + limits.sites.len();
+        if count > LIMITED_MAX {
+            let why = format!("{count} lanes and sites have a rate or a concurrency and at most {LIMITED_MAX} may");
+            self.problems.push(format!("lane and site: {why}; put sites with one pace together"));
+        }
+        limits
+    }
+
+    fn limit(&mut self, element: &Element, section: &str) -> Limit {
+        let path = |key: &str| format!("{section}.{}.{key}", element.name);
+        let mut at_once = |key: &str| {
+            let setting = element.keys.get(key)?;
+            self.whole_of(setting, &path(key), 1..=i64::from(RECIPIENTS_AT_ONCE_MAX)).map(to_u32)
+        };
+        let (burst, concurrency) = (at_once("burst"), at_once("concurrency"));
+        let rate = element.keys.get("rate").and_then(|setting| {
+            let Value::Text(text) = &setting.value else { return None };
+            text.trim().parse::<Rate>().map_err(|why| self.wrong(setting, &path("rate"), why)).ok()
+        });
+        if let Some(setting) = element.keys.get("burst").filter(|_| !element.keys.contains_key("rate")) {
+            self.wrong(setting, &path("burst"), "it limits nothing without a rate: give rate as well, or remove it");
+        }
+        Limit { pace: rate.map(|rate| Pace { rate, burst: burst.unwrap_or(rate.burst()) }), concurrency }
     }
 
     fn texts(&mut self, keys: &Keys, key: &str, path: &str) -> Vec<String> {

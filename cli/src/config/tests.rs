@@ -120,6 +120,24 @@ fn lanes_are_merged_by_name_over_the_defaults() {
 }
 
 #[test]
+fn limits_of_lanes_and_sites_are_read() {
+    let toml = "[[lane]]\nname = \"bulk\"\nrate = \"30000/h\"\nconcurrency = 40\n[[lane]]\nname = \"news\"\nrate = \"20/s\"\n\
+                burst = 3\n[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nconcurrency = 5\n[[site]]\nname = \"b\"\n\
+                domains = [\"b.example\"]\n";
+    let limits = given(toml).read().expect("good").limits;
+    let told = |(name, limit): (String, postrider_common::pace::Limit)| {
+        let pace = limit.pace.map(|pace| (pace.rate.per_hour(), pace.burst));
+        (name, pace, limit.concurrency)
+    };
+    let lanes: Vec<_> = limits.lanes.iter().map(|(name, limit)| told((name.to_string(), *limit))).collect();
+    let expected = [("bulk".to_owned(), Some((30_000, 8)), Some(40)), ("news".to_owned(), Some((72_000, 3)), None)];
+    assert_eq!(lanes, expected);
+    let sites: Vec<_> = limits.sites.iter().map(|(name, limit)| told((name.to_string(), *limit))).collect();
+    assert_eq!(sites, [("a".to_owned(), None, Some(5))], "a site without a limit is not limited");
+    assert!(given("").read().expect("good").limits.is_empty(), "nothing is limited without being asked for");
+}
+
+#[test]
 fn unknown_keys_name_file_line_key_and_the_nearest() {
     let rows = [
         ("[lease]\ntll = \"1s\"\n", "postrider.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
@@ -176,6 +194,16 @@ fn values_out_of_range_name_the_range() {
         ("[[lane]]\nname = \"a\"\n[[lane]]\nname = \"a\"", "lane.name 'a' is there twice"),
         ("[[lane]]\nname = \"a\"\nweight = 0", "lane.a.weight: it must be a whole number from 1 to 1000, not 0"),
         ("[[lane]]\nname = \"a\"\nretry = { base = \"0s\" }", "retry.base must be from 1ms to 7d"),
+        ("[[lane]]\nname = \"a\"\nrate = \"5\"", "postrider.toml:3: lane.a.rate: '5' is not a rate"),
+        ("[[lane]]\nname = \"a\"\nrate = 5", "lane.rate must be a rate in quotes"),
+        ("[[lane]]\nname = \"a\"\nrate = \"0/s\"", "lane.a.rate: it must be from 1/h to 100000/s, not 0/s"),
+        ("[[lane]]\nname = \"a\"\nburst = 5", "lane.a.burst: it limits nothing without a rate"),
+        (
+            "[[lane]]\nname = \"a\"\nrate = \"5/s\"\nburst = 0",
+            "lane.a.burst: it must be a whole number from 1 to 1000000",
+        ),
+        ("[[lane]]\nname = \"a\"\nconcurrency = 0", "lane.a.concurrency: it must be a whole number from 1"),
+        ("[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nrate = \"5/d\"", "site.a.rate: '5/d' is not a rate"),
         ("[[site]]\nname = \"a\"", "site.a.domains is empty"),
         ("[[site]]\nname = \"a\"\ndomains = [\"b c\"]", "'b c' is not a domain"),
         ("[[relay]]\nname = \"a\"", "relay.a.url is missing"),
@@ -194,11 +222,6 @@ fn values_out_of_range_name_the_range() {
 #[test]
 fn what_limits_signs_or_protects_is_refused() {
     let rows = [
-        "[[lane]]\nname = \"bulk\"\nrate = \"500/s\"",
-        "[[lane]]\nname = \"bulk\"\nburst = 5",
-        "[[lane]]\nname = \"bulk\"\nconcurrency = 5",
-        "[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nrate = \"5/s\"",
-        "[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nconcurrency = 5",
         "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nrate = \"5/s\"",
         "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections_total = 5",
         "[[relay]]\nname = \"a\"\nurl = \"smtps://h\"",

@@ -58,6 +58,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         lease,
         lanes: config.lanes.clone(),
         sites: config.sites.clone(),
+        limits: config.limits.clone(),
         audience_bytes_max: config.master.audience_bytes_max,
     };
     postrider_master::start(settings, store, clock).await.map_err(|error| {

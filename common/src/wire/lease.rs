@@ -137,14 +137,15 @@ impl From<RefusalReason> for v1::RefusalReason {
             RefusalReason::Cancelled => Self::Cancelled,
             RefusalReason::HardCap => Self::HardCap,
             RefusalReason::Repeated => Self::Repeated,
+            RefusalReason::Throttled { retry_in_ms: _ } => Self::Throttled,
         }
     }
 }
 
-impl TryFrom<v1::RefusalReason> for RefusalReason {
+impl TryFrom<v1::RefusedIntent> for RefusalReason {
     type Error = InvalidField;
-    fn try_from(wire: v1::RefusalReason) -> Result<Self, InvalidField> {
-        match wire {
+    fn try_from(wire: v1::RefusedIntent) -> Result<Self, InvalidField> {
+        match wire.reason() {
             v1::RefusalReason::Unspecified => Err(InvalidField::new("refused.reason", "it is missing")),
             v1::RefusalReason::Settled => Ok(Self::Settled),
             v1::RefusalReason::NotDue => Ok(Self::NotDue),
@@ -153,6 +154,7 @@ impl TryFrom<v1::RefusalReason> for RefusalReason {
             v1::RefusalReason::Cancelled => Ok(Self::Cancelled),
             v1::RefusalReason::HardCap => Ok(Self::HardCap),
             v1::RefusalReason::Repeated => Ok(Self::Repeated),
+            v1::RefusalReason::Throttled => Ok(Self::Throttled { retry_in_ms: wire.retry_in_ms }),
         }
     }
 }
@@ -190,6 +192,16 @@ impl From<LeaseAnswer> for v1::LeaseAnswer {
         let refused = |(index, reason): (u32, RefusalReason)| v1::RefusedIntent {
             index,
             reason: v1::RefusalReason::from(reason).into(),
+            retry_in_ms: match reason {
+                RefusalReason::Throttled { retry_in_ms } => retry_in_ms,
+                RefusalReason::Settled
+                | RefusalReason::NotDue
+                | RefusalReason::Window
+                | RefusalReason::Paused
+                | RefusalReason::Cancelled
+                | RefusalReason::HardCap
+                | RefusalReason::Repeated => 0,
+            },
         };
         Self {
             batch_id: answer.batch.to_string(),
@@ -206,7 +218,7 @@ impl TryFrom<v1::LeaseAnswer> for LeaseAnswer {
     type Error = InvalidField;
     fn try_from(wire: v1::LeaseAnswer) -> Result<Self, InvalidField> {
         let status = wire.status().try_into()?;
-        let refused = |wire: v1::RefusedIntent| Ok((wire.index, wire.reason().try_into()?));
+        let refused = |wire: v1::RefusedIntent| Ok((wire.index, wire.try_into()?));
         Ok(Self {
             batch: wire.batch_id.parse().map_err(at("leases.batch_id"))?,
             status,

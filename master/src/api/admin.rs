@@ -131,7 +131,12 @@ impl Admin for AdminApi {
         let records = self.core.store.lanes(&names).await.map_err(ApiError::from)?;
         let lanes = self.core.lanes.iter().map(|lane| {
             let record = records.iter().find(|record| record.name == lane.name);
+            let limit = self.core.limits.lanes.get(&lane.name).copied().unwrap_or_default();
             v1::Lane {
+                rate: limit.pace.map(|pace| pace.rate.to_string()).unwrap_or_default(),
+                burst: limit.pace.map_or(0, |pace| pace.burst),
+                concurrency: limit.concurrency.unwrap_or(0),
+                in_intent: record.map_or(0, |record| record.in_intent_limited),
                 name: lane.name.to_string(),
                 weight: lane.weight,
                 paused: record.is_some_and(|record| record.paused),

@@ -44,6 +44,7 @@ impl Dispatch for DispatchApi {
             ttl_ms: self.core.lease.ttl_ms(),
             window: self.core.lease.window,
             retry_fraction: self.core.retry_fraction(),
+            limits: self.core.limits.clone(),
         };
         let answers = self.core.store.checkpoint(checkpoint).await.map_err(ApiError::from)?;
         Ok(Response::new(v1::CheckpointResponse { leases: answers.into_iter().map(Into::into).collect(), drain }))

@@ -70,6 +70,7 @@ pub async fn long_poll(
         ttl_ms: core.lease.ttl_ms(),
         hard_cap_ms: core.lease.hard_cap_ms(),
         slots: wish.slots,
+        limits: core.limits.clone(),
     };
     let _held = Held::new(core);
     let mut wake = core.store.wake();

@@ -43,6 +43,7 @@ pub fn config(storage: &TempDir) -> MasterConfig {
         },
         lanes: lane::defaults(),
         sites: SiteTable::default(),
+        limits: Default::default(),
         audience_bytes_max: 64 * 1024 * 1024,
     }
 }

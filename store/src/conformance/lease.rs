@@ -236,8 +236,7 @@ pub async fn checkpoint_extends_the_lease(fixture: &impl Fixture) {
     let mut held = scene.claim_one(1).await;
     scene.intend(&mut held, &[0]).await;
     let report = held.same_report(Vec::new(), Vec::new());
-    let checkpoint =
-        Checkpoint { worker: worker(1), reports: vec![report], ttl_ms: 60_000, window: WINDOW, retry_fraction: 0 };
+    let checkpoint = Checkpoint { ttl_ms: 60_000, ..scene.checkpoint_call(vec![report]) };
     let answers = fixture.store().checkpoint(checkpoint).await.unwrap();
     assert_eq!(answers[0].ttl_ms, 60_000);
     assert_eq!(scene.expire().await.leases, 0, "it lives on");

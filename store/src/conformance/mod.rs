@@ -8,6 +8,7 @@
 pub mod doubt;
 pub mod history;
 pub mod lease;
+pub mod pace;
 pub mod random;
 pub mod scene;
 pub mod split;
@@ -101,6 +102,21 @@ macro_rules! conformance_tests {
             facts_never_reopen_a_retired_batch,
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
+        );
+        $crate::conformance_tests!(@module $fixture, pace,
+            checkpoint_paces_a_lane,
+            checkpoint_paces_a_site_over_lanes,
+            checkpoint_tells_when_to_ask_again,
+            checkpoint_caps_a_lane_over_workers,
+            checkpoint_repeated_pays_once,
+            what_is_handed_back_is_not_refunded_but_leaves,
+            reclaim_gives_the_room_back,
+            facts_and_abandon_give_the_room_back,
+            cancel_run_gives_the_room_back,
+            limits_given_late_count_what_is_in_flight,
+            claim_skips_a_lane_without_room,
+            claim_skips_a_throttled_site,
+            claim_takes_no_more_than_has_room
         );
         $crate::conformance_tests!(@module $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

@@ -14,8 +14,9 @@ use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, Fence, RunId};
-use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind};
-use postrider_common::run::RunError;
+use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
+use postrider_common::pace::{Limit, Limits, Pace};
+use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
@@ -38,9 +39,24 @@ struct Driver {
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     settled: Vec<(BatchId, u64, u64)>,
+    throttled: u64,
+}
+
+/// Low enough that they are often met.
+fn limits() -> Limits {
+    let mut limits = Limits::default();
+    let pace = Some(Pace { rate: "50/s".parse().unwrap(), burst: 5 });
+    limits.lane(lane("bulk"), Limit { pace, concurrency: Some(6) });
+    limits.site("google".parse().unwrap(), Limit { pace: None, concurrency: Some(3) });
+    limits
 }
 
 impl Driver {
+    /// Seldom none: configured late, or taken away.
+    fn limits(&mut self) -> Limits {
+        if self.random.u8(0..20) == 0 { Limits::default() } else { limits() }
+    }
+
     fn run(&mut self) -> RunId {
         new_run(&format!("random {}", self.random.u64(0..RUNS))).id
     }
@@ -118,18 +134,36 @@ impl Driver {
     }
 }
 
+type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
+
+async fn counts(store: &dyn crate::Store) -> Counts {
+    let mut all = Vec::new();
+    for number in 0..RUNS {
+        let run = store.run(&new_run(&format!("random {number}")).id).await.unwrap();
+        all.push(run.map(|run| (run.batches, run.recipients)));
+    }
+    all
+}
+
+fn model_counts(model: &Model) -> Counts {
+    let run = |number| model.run(&new_run(&format!("random {number}")).id);
+    (0..RUNS).map(|number| run(number).map(|run| (run.batches, run.recipients))).collect()
+}
+
 /// Runs a call on both and compares what it answers.
 macro_rules! both {
     ($fixture:expr, $model:expr, $call:literal, $store:expr, $apply:expr, $same:expr) => {{
         let before = $fixture.store().now_ms().await.unwrap();
         let answer = $store.await.unwrap();
         let after = $fixture.store().now_ms().await.unwrap();
+        let counted = counts(&*$fixture.store()).await;
         let mut agreed = None;
         // Instants kept by the two differ by as much as these did at earlier calls: hence the slack.
         for now in (before..=after).chain(before - SLACK_MS..before).chain(after + 1..=after + SLACK_MS) {
             let mut tried = $model.clone();
             let expected = $apply(&mut tried, now);
-            if $same(&expected) == $same(&answer) {
+            // An answer alone does not always tell the instants apart: a claim that may give out nothing still promotes.
+            if $same(&expected) == $same(&answer) && model_counts(&tried) == counted {
                 agreed = Some(tried);
                 break;
             }
@@ -161,6 +195,7 @@ pub struct Reached {
     pub retired: u64,
     /// Batches that a fact corrected after they were retired.
     pub corrected: u64,
+    pub throttled: u64,
 }
 
 impl Reached {
@@ -191,6 +226,7 @@ impl Reached {
             self.leases_taken_over,
             self.retired,
             self.corrected,
+            self.throttled,
         ];
         all.iter().all(|count| *count > 0)
     }
@@ -200,8 +236,15 @@ impl Reached {
 /// differs.
 pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &mut Reached) {
     let random = fastrand::Rng::with_seed(seed);
-    let mut driver =
-        Driver { random, requests: 0, leases: Vec::new(), splits: Vec::new(), last: None, settled: Vec::new() };
+    let mut driver = Driver {
+        random,
+        requests: 0,
+        leases: Vec::new(),
+        splits: Vec::new(),
+        last: None,
+        settled: Vec::new(),
+        throttled: 0,
+    };
     let mut model = Model::default();
     for number in 0..RUNS {
         let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
@@ -247,6 +290,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
             reached.corrected += u64::from(batch.segments.len() > 1);
         }
     }
+    reached.throttled += driver.throttled;
 }
 
 async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, salt: u64) {
@@ -358,6 +402,7 @@ async fn claim(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
         ttl_ms: TTL_MS,
         hard_cap_ms: 1_800_000,
         slots: 64,
+        limits: driver.limits(),
     };
     let same = |a: &crate::Claimed| {
         let mut plain = a.clone();
@@ -379,15 +424,21 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
     let (worker, reports) = (worker(1), vec![report]);
     let same = |answers: &Vec<postrider_common::lease::LeaseAnswer>| {
         let plain = |a: &postrider_common::lease::LeaseAnswer| {
-            (a.batch.clone(), a.status, a.granted.clone(), a.refused.clone())
+            // How long to wait depends on the instant.
+            let word = |(index, reason): &(u32, RefusalReason)| match reason {
+                RefusalReason::Throttled { .. } => (*index, RefusalReason::Throttled { retry_in_ms: 0 }),
+                other => (*index, *other),
+            };
+            (a.batch.clone(), a.status, a.granted.clone(), a.refused.iter().map(word).collect::<Vec<_>>())
         };
         answers.iter().map(plain).collect::<Vec<_>>()
     };
     match pick {
         36..66 => {
-            let checkpoint = Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction };
+            let checkpoint =
+                Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction, limits: driver.limits() };
             let call = store.checkpoint(checkpoint.clone());
-            both!(
+            let answers = both!(
                 fixture,
                 *model,
                 "checkpoint",
@@ -395,6 +446,9 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
                 |m: &mut Model, now| m.checkpoint(now, checkpoint.clone()),
                 same
             );
+            let refused = answers.iter().flat_map(|answer| &answer.refused);
+            let throttled = |(_, reason): &&(u32, RefusalReason)| matches!(reason, RefusalReason::Throttled { .. });
+            driver.throttled += refused.filter(throttled).count() as u64;
         }
         66..78 => {
             let finish = Finish { worker, reports, retry_fraction };

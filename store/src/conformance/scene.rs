@@ -9,6 +9,7 @@ use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, LaneName, RequestId, RunId, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, Outcome, OutcomeKind};
+use postrider_common::pace::Limits;
 use postrider_common::state::RecipientState;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -86,7 +87,7 @@ impl Held {
         Self { batch: claimed.batch.clone(), fence: claimed.fence.clone(), count, sequence: 0 }
     }
 
-    fn report(&mut self, outcomes: Vec<Outcome>, intents: Vec<u32>) -> LeaseReport {
+    pub fn report(&mut self, outcomes: Vec<Outcome>, intents: Vec<u32>) -> LeaseReport {
         self.sequence += 1;
         self.same_report(outcomes, intents)
     }
@@ -111,13 +112,17 @@ impl<'a, F: Fixture> Scene<'a, F> {
     }
 
     pub async fn with(fixture: &'a F, new: NewRun, counts: &[u32]) -> Self {
+        Self::at_sites(fixture, new, &vec!["other"; counts.len()], counts).await
+    }
+
+    pub async fn at_sites(fixture: &'a F, new: NewRun, sites: &[&str], counts: &[u32]) -> Self {
         let scene = Self { fixture, run: new.id.clone() };
         // The masters' first sign of life, before there is a lease that could be taken back.
         scene.reclaim().await;
         assert_eq!(fixture.store().create_run(new).await.unwrap(), CreatedRun::Created);
         let lease = scene.claim_split().await.expect("the split is due");
         assert_eq!(lease.run, scene.run);
-        let add = scene.add(&lease, counts, 100, true);
+        let add = scene.add_to(&lease, sites, counts, 100, true);
         assert_eq!(fixture.store().add_batches(add).await.unwrap(), SplitStatus::Done);
         scene.check().await;
         scene
@@ -130,9 +135,14 @@ impl<'a, F: Fixture> Scene<'a, F> {
     }
 
     pub fn add(&self, lease: &SplitLease, counts: &[u32], rows: u64, complete: bool) -> AddBatches {
+        self.add_to(lease, &vec!["other"; counts.len()], counts, rows, complete)
+    }
+
+    /// The same with the site of each batch.
+    pub fn add_to(&self, lease: &SplitLease, sites: &[&str], counts: &[u32], rows: u64, complete: bool) -> AddBatches {
         let batch = |(at, count): (usize, &u32)| NewBatch {
             sequence: lease.sequence_max + 1 + at as u64,
-            site: "other".parse().expect("a site"),
+            site: sites[at].parse().expect("a site"),
             count: *count,
             payload: format!("payload {at}").into_bytes(),
         };
@@ -176,12 +186,29 @@ impl<'a, F: Fixture> Scene<'a, F> {
             ttl_ms: TTL_MS,
             hard_cap_ms: HARD_CAP_MS,
             slots: 64,
+            limits: Limits::default(),
         }
     }
 
+    /// As `claim`, with limits.
+    pub async fn claim_limited(&self, by: u8, batches_max: u32, limits: &Limits) -> Vec<Held> {
+        let lanes = [("bulk", 10), ("transactional", 100)];
+        let claim = Claim { limits: limits.clone(), ..self.claim_call(by, batches_max, &lanes) };
+        let claimed = self.fixture.store().claim(claim).await.unwrap();
+        claimed.leases.iter().map(Held::of).collect()
+    }
+
+    pub fn checkpoint_call(&self, reports: Vec<LeaseReport>) -> Checkpoint {
+        let limits = Limits::default();
+        Checkpoint { worker: worker(1), reports, ttl_ms: TTL_MS, window: WINDOW, retry_fraction: 0, limits }
+    }
+
     pub async fn checkpoint_report(&self, report: LeaseReport) -> LeaseAnswer {
-        let checkpoint =
-            Checkpoint { worker: worker(1), reports: vec![report], ttl_ms: TTL_MS, window: WINDOW, retry_fraction: 0 };
+        self.checkpoint_limited(report, &Limits::default()).await
+    }
+
+    pub async fn checkpoint_limited(&self, report: LeaseReport, limits: &Limits) -> LeaseAnswer {
+        let checkpoint = Checkpoint { limits: limits.clone(), ..self.checkpoint_call(vec![report]) };
         let mut answers = self.fixture.store().checkpoint(checkpoint).await.unwrap();
         self.check().await;
         assert_eq!(answers.len(), 1);

@@ -15,7 +15,7 @@ pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
 
 /// The keys that every script of the shard declares first, in the order of `lua/prelude.lua`, with the
 /// type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 22] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
     ("postrider:{s0}:shard", "hash"),
     ("postrider:{s0}:rdy", "zset"),
     ("postrider:{s0}:dly", "zset"),
@@ -38,6 +38,9 @@ pub(super) const SHARD_KEYS: [(&str, &str); 22] = [
     ("postrider:{s0}:dead", "hash"),
     ("postrider:{s0}:depth", "hash"),
     ("postrider:{s0}:to_retire", "zset"),
+    ("postrider:{s0}:flight", "hash"),
+    ("postrider:{s0}:pace", "hash"),
+    ("postrider:{s0}:throttled", "zset"),
 ];
 
 pub(super) const DELAYED: &str = SHARD_KEYS[2].0;
@@ -50,6 +53,7 @@ pub(super) const TO_CANCEL: &str = SHARD_KEYS[15].0;
 pub(super) const WORKER: &str = SHARD_KEYS[16].0;
 pub(super) const DEAD: &str = SHARD_KEYS[19].0;
 pub(super) const DEPTH: &str = SHARD_KEYS[20].0;
+pub(super) const FLIGHT: &str = SHARD_KEYS[21].0;
 
 /// Hash: what a run froze, its flags and its split.
 pub(super) fn run(run: &RunId) -> String {

@@ -317,13 +317,19 @@ impl Redis {
         for lane in lanes {
             pipe.cmd("SISMEMBER").arg(keys::LANES).arg(lane.as_str());
             pipe.cmd("HGET").arg(keys::DEPTH).arg(lane.as_str());
+            pipe.cmd("HGET").arg(keys::FLIGHT).arg(format!("L|{lane}"));
         }
         let mut answers = self.read_bulk(pipe, "lanes").await?;
         let mut records = Vec::with_capacity(lanes.len());
         for name in lanes.iter().cloned() {
             let paused = answers.read::<u8>()? == 1;
-            let batches_ready = answers.read::<Option<i64>>()?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0);
-            records.push(LaneRecord { name, paused, batches_ready });
+            let mut count = || {
+                Ok::<_, crate::StoreError>(
+                    answers.read::<Option<i64>>()?.and_then(|n| u64::try_from(n).ok()).unwrap_or(0),
+                )
+            };
+            let (batches_ready, in_intent_limited) = (count()?, count()?);
+            records.push(LaneRecord { name, paused, batches_ready, in_intent_limited });
         }
         Ok(records)
     }

@@ -1,8 +1,8 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
 use super::link::Answers;
-use super::reply::{Elements, corrupt, ms, read};
-use super::scripts::{Args, Transition};
+use super::reply::{Elements, corrupt, ms, parse, read};
+use super::scripts::{Args, Transition, limits_text};
 use super::{Redis, keys};
 use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
@@ -11,8 +11,9 @@ use redis::Value;
 
 impl Redis {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
-        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction } = checkpoint;
-        let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window));
+        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
+        let limits = limits_text(&limits);
+        let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window)).text(&limits);
         let answers = self.report(Transition::Checkpoint, &reports, args).await?;
         each(&reports, answers, held)
     }
@@ -152,6 +153,9 @@ fn lease_status(word: &str) -> Result<LeaseStatus> {
 }
 
 fn refusal(word: &str) -> Result<RefusalReason> {
+    if let Some(ms) = word.strip_prefix("throttled:") {
+        return Ok(RefusalReason::Throttled { retry_in_ms: parse(ms, "a refusal")? });
+    }
     match word {
         "settled" => Ok(RefusalReason::Settled),
         "not_due" => Ok(RefusalReason::NotDue),

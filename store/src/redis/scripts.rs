@@ -1,7 +1,9 @@
 //! The scripts: one per transition, each put together from a prelude and its own file.
 
 use super::keys;
+use postrider_common::pace::Limits;
 use redis::{Cmd, Script};
+use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
 /// `SignOfLife` and `LookAtRun` are parts of others.)
@@ -51,11 +53,14 @@ enum Base {
     Shard,
     Steer,
     Batch,
-    Report,
     EndLease,
+    /// With the pace of lanes and sites.
+    PacedShard,
+    PacedReport,
 }
 
 const PRELUDE: &str = include_str!("lua/prelude.lua");
+const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
 const REPORT: &str = include_str!("lua/report.lua");
@@ -90,7 +95,7 @@ impl Transition {
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, EndLease, Nothing, Report, Shard, Steer};
+        use Base::{Batch, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
             Self::ApplyCampaign => (Refusable, Nothing, include_str!("lua/apply_campaign.lua")),
@@ -104,8 +109,8 @@ impl Transition {
             Self::ClaimSplit => (Refusable, Shard, include_str!("lua/claim_split.lua")),
             Self::AddBatches => (Refusable, Shard, include_str!("lua/add_batches.lua")),
             Self::ReleaseSplit => (Allowed, Shard, include_str!("lua/release_split.lua")),
-            Self::Claim => (Refusable, Shard, include_str!("lua/claim.lua")),
-            Self::Checkpoint => (Allowed, Report, include_str!("lua/checkpoint.lua")),
+            Self::Claim => (Refusable, PacedShard, include_str!("lua/claim.lua")),
+            Self::Checkpoint => (Allowed, PacedReport, include_str!("lua/checkpoint.lua")),
             Self::Finish => (Allowed, EndLease, include_str!("lua/finish.lua")),
             Self::Release => (Allowed, EndLease, include_str!("lua/release.lua")),
             Self::Facts => (Allowed, Batch, include_str!("lua/facts.lua")),
@@ -132,7 +137,8 @@ impl Transition {
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
             Base::Batch => &[PRELUDE, BATCH],
-            Base::Report => &[PRELUDE, BATCH, REPORT],
+            Base::PacedShard => &[PRELUDE, PACE],
+            Base::PacedReport => &[PRELUDE, PACE, BATCH, REPORT],
             Base::EndLease => &[PRELUDE, BATCH, REPORT, END_LEASE],
         };
         let channel = keys::WAKE_CHANNEL;
@@ -147,7 +153,7 @@ impl Transition {
     fn takes_shard_keys(self) -> bool {
         match self.parts().1 {
             Base::Nothing => false,
-            Base::Shard | Base::Steer | Base::Batch | Base::Report | Base::EndLease => true,
+            Base::Shard | Base::Steer | Base::Batch | Base::EndLease | Base::PacedShard | Base::PacedReport => true,
         }
     }
 }
@@ -194,6 +200,19 @@ impl Scripts {
         }
         cmd
     }
+}
+
+/// Limits as scripts read them, see `lua/pace.lua`. Empty: none.
+pub(super) fn limits_text(limits: &Limits) -> String {
+    let mut text = String::new();
+    let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
+    let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
+    for (kind, name, limit) in lanes.chain(sites) {
+        let (rate, burst) = limit.pace.map_or((0, 0), |pace| (pace.rate.per_hour(), pace.burst));
+        // Writing to a text cannot fail.
+        let _ = write!(text, ";{kind}|{name}|{rate}|{burst}|{}", limit.concurrency.unwrap_or(0));
+    }
+    text
 }
 
 /// Arguments of a script, one after the other.
@@ -250,5 +269,7 @@ mod tests {
         }
         let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
         assert!(Transition::Claim.parts().2.contains(&backlog));
+        use postrider_common::pace::{CAP_PAUSE_MS, COST};
+        assert!(PACE.contains(&format!("local COST, CAP_PAUSE_MS = {COST}, {CAP_PAUSE_MS}\n")));
     }
 }

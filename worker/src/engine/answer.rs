@@ -9,6 +9,9 @@ use postrider_common::lease::{LeaseAnswer, LeaseStatus, RefusalReason};
 const WINDOW_PAUSE_MS: u64 = 250;
 /// Finish and Release refused this often in a row with IN_INTENT: let the lease expire.
 const REFUSALS_MAX: u32 = 5;
+/// A throttled lease waits until all it asked for may begin, but no longer than this beyond the first: small
+/// calls at once would cost the store more than they gain.
+const THROTTLE_GATHER_MS: u64 = 250;
 
 impl Engine {
     pub(super) fn leased(&mut self, now_ms: u64, call: CallId, sent_at_ms: u64, held_ms: u64, offers: Vec<Offer>) {
@@ -76,11 +79,19 @@ impl Engine {
                 let had_flying = !held.flying.is_empty();
                 let was_open = held.stage == Stage::Working;
                 let may_start = held.is_trusted(now_ms) && may_trust;
+                let asked = !held.asked.is_empty();
+                let throttled = held.throttled(now_ms, &answer);
+                if asked || throttled.is_some() {
+                    held.throttled_until_ms = throttled;
+                }
                 for index in held.intents_answered(now_ms, answer, may_start) {
                     self.effects.push(Effect::StartSend { lease, index });
                 }
                 if was_open && had_flying && held.stage != Stage::Working {
                     self.effects.push(Effect::Recall { lease });
+                }
+                if throttled.is_some() {
+                    self.hand_back_throttled(now_ms, lease);
                 }
             }
             LeaseStatus::InIntent => {
@@ -97,6 +108,29 @@ impl Engine {
                 tracing::warn!(batch = %held.batch, fence = %held.fence, in_flight = held.flying.len(), "lease lost");
                 self.forget(lease);
             }
+        }
+    }
+
+    /// A throttled lease with nothing under way is of no use here when another one of its lane and site can use
+    /// the room, or when there will be none for as long as the lease lasts.
+    fn hand_back_throttled(&mut self, now_ms: u64, lease: LeaseKey) {
+        let Some(held) = self.leases.get(&lease) else { return };
+        if held.stage != Stage::Working || held.in_intent() > 0 {
+            return;
+        }
+        let is_long = held.throttled_until_ms.is_some_and(|until| until > now_ms + held.ttl_ms);
+        let same = |other: &&Held| {
+            other.key != lease
+                && other.stage == Stage::Working
+                && other.lane == held.lane
+                && other.site == held.site
+                && !other.ready.is_empty()
+        };
+        let is_alone = !self.leases.values().any(|other| same(&other));
+        if (is_long || !is_alone)
+            && let Some(held) = self.leases.get_mut(&lease)
+        {
+            held.close(End::Release);
         }
     }
 
@@ -167,6 +201,23 @@ impl Held {
         start
     }
 
+    /// Until when it is throttled, if the answer says so.
+    fn throttled(&self, now_ms: u64, answer: &LeaseAnswer) -> Option<u64> {
+        let wait = |(_, reason): &(u32, RefusalReason)| match reason {
+            RefusalReason::Throttled { retry_in_ms } => Some(*retry_in_ms),
+            RefusalReason::Settled
+            | RefusalReason::NotDue
+            | RefusalReason::Window
+            | RefusalReason::Paused
+            | RefusalReason::Cancelled
+            | RefusalReason::HardCap
+            | RefusalReason::Repeated => None,
+        };
+        let waits = || answer.refused.iter().filter_map(wait);
+        let (first, all) = (waits().min()?, waits().max()?);
+        Some(now_ms.saturating_add(all.min(first.max(THROTTLE_GATHER_MS)).max(1)))
+    }
+
     fn refused(&mut self, now_ms: u64, index: u32, reason: RefusalReason) {
         match reason {
             // Done with, as far as this lease goes.
@@ -174,6 +225,9 @@ impl Held {
             RefusalReason::Window | RefusalReason::Repeated => {
                 self.ready.insert(index);
                 self.pause_until_ms = now_ms + WINDOW_PAUSE_MS;
+            }
+            RefusalReason::Throttled { .. } => {
+                self.ready.insert(index);
             }
             RefusalReason::Paused => self.stop_asking(End::Release),
             RefusalReason::Cancelled | RefusalReason::HardCap => self.stop_asking(End::Finish),

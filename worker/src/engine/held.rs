@@ -5,7 +5,7 @@
 //! it is left to the next lease, so that a delayed duplicate of a report can never touch a newer intent.
 
 use super::event::{LeaseKey, Offer};
-use postrider_common::ids::{BatchId, Fence, LaneName};
+use postrider_common::ids::{BatchId, Fence, LaneName, SiteName};
 use postrider_common::lease::{LeaseReport, Outcome, OutcomeKind};
 use postrider_common::state::RecipientState;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +43,7 @@ pub(super) struct Held {
     pub(super) batch: BatchId,
     pub(super) fence: Fence,
     pub(super) lane: LaneName,
+    pub(super) site: SiteName,
     pub(super) window: usize,
     pub(super) ttl_ms: u64,
     /// May be asked for now.
@@ -67,6 +68,9 @@ pub(super) struct Held {
     pub(super) is_cut: bool,
     /// No intents are asked for before this.
     pub(super) pause_until_ms: u64,
+    /// The fleet's limit had no room at the last asking: nothing more is asked for before this, but together with
+    /// outcomes, which may have made room and need a call anyway. Its free window takes no slots meanwhile.
+    pub(super) throttled_until_ms: Option<u64>,
     /// IN_INTENT answers in a row.
     pub(super) refusals: u32,
     ends_at_ms: u64,
@@ -91,6 +95,7 @@ impl Held {
             batch: lease.batch,
             fence: lease.fence,
             lane: lease.lane,
+            site: lease.site,
             window: lease.window.max(1) as usize,
             ttl_ms: lease.ttl_ms,
             ready: BTreeSet::new(),
@@ -105,6 +110,7 @@ impl Held {
             trusted_until_ms: 0,
             is_cut: false,
             pause_until_ms: 0,
+            throttled_until_ms: None,
             refusals: 0,
             ends_at_ms,
             renew_at_ms: 0,
@@ -161,6 +167,7 @@ impl Held {
     pub(super) fn usable(&self) -> usize {
         let busy = self.asked.len() + self.flying.len();
         match self.stage {
+            Stage::Working if self.throttled_until_ms.is_some() => busy,
             Stage::Working => self.window.min(busy + self.ready.len()).max(busy),
             Stage::Shelved { .. } | Stage::Closing(_) => busy,
         }
@@ -169,6 +176,9 @@ impl Held {
     /// How many more intents the window allows, once the outcomes at hand are reported.
     pub(super) fn wanted(&self, now_ms: u64) -> usize {
         if self.stage != Stage::Working || self.is_repeat || self.carried.is_some() || now_ms < self.pause_until_ms {
+            return 0;
+        }
+        if self.told.is_empty() && self.throttled_until_ms.is_some_and(|until| now_ms < until) {
             return 0;
         }
         let room = self.window.saturating_sub(self.asked.len() + self.flying.len());
@@ -280,7 +290,7 @@ impl Held {
         };
         // Only the soonest matters: the others are looked at again then.
         let due = self.later.values().min().copied();
-        [trust, shelf, due, Some(self.pause_until_ms)].into_iter().flatten()
+        [trust, shelf, due, Some(self.pause_until_ms), self.throttled_until_ms].into_iter().flatten()
     }
 }
 

@@ -269,6 +269,49 @@ fn a_lease_without_traffic_is_renewed_at_a_third() {
 }
 
 #[test]
+fn a_throttled_lease_waits_as_told_and_takes_no_slots() {
+    let mut driver = Driver::with_lease(20, 30);
+    let (call, report) = driver.checkpoint();
+    let throttled = |index: &u32| (*index, RefusalReason::Throttled { retry_in_ms: 900 });
+    let refused = report.intents[4..].iter().map(throttled).collect();
+    let granted = report.intents[..4].to_vec();
+    driver.answer(call, LeaseAnswer { granted, refused, ttl_ms: TTL_MS, ..held(&report) });
+    let calls = |driver: &Driver| {
+        let is = |effect: &&Effect| matches!(effect, Effect::Call { call: Call::Checkpoint(_), .. });
+        driver.effects.iter().filter(is).count()
+    };
+    driver.pass(899);
+    assert_eq!(calls(&driver), 0, "nothing is asked for before");
+    driver.pass(1 + GATHER_MS);
+    let (call, report) = driver.checkpoint();
+    assert_eq!(report.intents.len(), 6);
+    driver.answer(call, LeaseAnswer { granted: report.intents.clone(), ttl_ms: TTL_MS, ..held(&report) });
+    assert_eq!(driver.engine.slots_used(), 10);
+}
+
+#[test]
+fn throttled_leases_that_only_wait_go_back() {
+    // There is another one for the room there will be; and none will be in the time of the lease.
+    let mut driver = Driver::with_lease(40, 30);
+    let (call, report) = driver.checkpoint();
+    let all = |report: &LeaseReport, retry_in_ms| -> Vec<_> {
+        report.intents.iter().map(|index| (*index, RefusalReason::Throttled { retry_in_ms })).collect()
+    };
+    driver.answer(call, LeaseAnswer { refused: all(&report, 500), ttl_ms: TTL_MS, ..held(&report) });
+    assert_eq!(driver.engine.leases_held(), 1);
+    driver.lease(30);
+    let (call, second) = driver.checkpoint();
+    driver.answer(call, LeaseAnswer { refused: all(&second, 500), ttl_ms: TTL_MS, ..held(&second) });
+    let (call, (released, abandon)) = driver.release();
+    assert_eq!((released.batch.sequence, abandon), (second.batch.sequence, false));
+    driver.answer(call, LeaseAnswer { status: LeaseStatus::Returned, ..held(&released) });
+    driver.pass(600);
+    let (call, report) = driver.checkpoint();
+    driver.answer(call, LeaseAnswer { refused: all(&report, TTL_MS + 1), ttl_ms: TTL_MS, ..held(&report) });
+    assert_eq!(driver.release().1.0.batch, report.batch);
+}
+
+#[test]
 fn refusals_end_a_lease_as_they_say() {
     let rows = [
         (RefusalReason::Settled, "finish"),

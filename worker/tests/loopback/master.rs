@@ -6,6 +6,7 @@ use postrider_common::clock::{Clock, SystemClock};
 use postrider_common::ids::{LaneName, RunId, SiteName};
 use postrider_common::lease::{Fact, Lease, LeaseReport};
 use postrider_common::message::{MessageSpec, Recipient};
+use postrider_common::pace::Limits;
 use postrider_common::run::RecipientCounts;
 use postrider_common::{payload, wire};
 use postrider_proto::v1;
@@ -194,6 +195,7 @@ impl Master {
             ttl_ms: self.ttl_ms,
             hard_cap_ms: HARD_CAP_MS,
             slots: request.slots,
+            limits: Limits::default(),
         };
         let claimed = self.with(|model, now| model.claim(now, claim));
         let mut state = self.state.lock().unwrap();
@@ -265,6 +267,7 @@ impl Dispatch for Master {
             ttl_ms: self.ttl_ms,
             window: WINDOW,
             retry_fraction: 0,
+            limits: Limits::default(),
         };
         let answers = self.with(|model, now| model.checkpoint(now, checkpoint));
         Ok(Response::new(v1::CheckpointResponse {

@@ -7,6 +7,7 @@ mod worker;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, LaneName, RequestId, RunId, SiteName};
+use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_store::api::{AddBatches, ClaimSplit, NewBatch, NewRun, Reclaim};
 use postrider_store::embedded::model::Model;
 use std::cmp::Reverse;
@@ -58,6 +59,8 @@ pub struct World {
     queue: BinaryHeap<Reverse<(u64, u64, usize)>>,
     happenings: Vec<Option<Happening>>,
     pub model: Model,
+    /// Every other world has some.
+    pub limits: Limits,
     pub runs: Vec<RunId>,
     pub workers: Vec<Worker>,
     /// Finals dots that reached the relay, by batch and index.
@@ -67,6 +70,17 @@ pub struct World {
     partitioned: Vec<bool>,
     pub ended_at_ms: u64,
     is_over: bool,
+}
+
+/// Of every other world: lower than what its workers could do.
+fn limits(seed: u64) -> Limits {
+    let mut limits = Limits::default();
+    if seed.is_multiple_of(2) {
+        let pace = "100/s".parse().ok().map(|rate| Pace { rate, burst: 5 + (seed % 20) as u32 });
+        let concurrency = (seed.is_multiple_of(4)).then_some(3 + (seed % 10) as u32);
+        limits.lane(LaneName::bulk(), Limit { pace, concurrency });
+    }
+    limits
 }
 
 impl World {
@@ -80,6 +94,7 @@ impl World {
             queue: BinaryHeap::new(),
             happenings: Vec::new(),
             model: Model::default(),
+            limits: limits(seed),
             runs: Vec::new(),
             workers: Vec::new(),
             ledger: BTreeMap::new(),

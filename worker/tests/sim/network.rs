@@ -82,6 +82,7 @@ impl World {
                         ttl_ms: TTL_MS,
                         hard_cap_ms: HARD_CAP_MS,
                         slots: 1,
+                        limits: self.limits.clone(),
                     },
                 );
                 for lease in &claimed.leases {
@@ -95,8 +96,14 @@ impl World {
                 Answer::Leased { leases: claimed.leases, held_ms, drain: claimed.drain }
             }
             Call::Checkpoint(reports) => {
-                let checkpoint =
-                    Checkpoint { worker: id, reports, ttl_ms: TTL_MS, window: WINDOW, retry_fraction: 500_000 };
+                let checkpoint = Checkpoint {
+                    worker: id,
+                    reports,
+                    ttl_ms: TTL_MS,
+                    window: WINDOW,
+                    retry_fraction: 500_000,
+                    limits: self.limits.clone(),
+                };
                 Answer::Reported(self.model.checkpoint(now, checkpoint))
             }
             Call::Finish(reports) => {

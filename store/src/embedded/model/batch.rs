@@ -47,6 +47,8 @@ pub(super) struct Hold {
     pub progress_at: i64,
     pub progress: u64,
     pub sequence: u64,
+    /// Recipients in intent that the meters of lane and site know of.
+    pub counted: u32,
 }
 
 impl Batch {
@@ -91,7 +93,13 @@ impl Model {
         let turn = Self::turn(run, batch, id);
         match &batch.place {
             Place::Ready => self.turns.remove(&turn),
-            Place::Leased(hold) => drop(self.leased.remove(&(hold.expires_at, id.clone()))),
+            Place::Leased(hold) => {
+                self.leased.remove(&(hold.expires_at, id.clone()));
+                self.meters.count((&turn.lane, &turn.site), hold.counted, 0);
+                if hold.counted > 0 {
+                    self.turns.unpark_soon(&turn.lane, &turn.site);
+                }
+            }
             Place::Delayed(due) => drop(self.delayed.remove(&(*due, id.clone()))),
             Place::Settled => (),
         }
@@ -103,6 +111,22 @@ impl Model {
         }
         batch.place = place;
         self.stamp(id);
+    }
+
+    /// Tells the meters how many recipients of a leased batch are in intent now. `limited`: a limit asks for it;
+    /// otherwise only what was told before is kept true.
+    pub(super) fn recount(&mut self, id: &BatchId, limited: bool) {
+        let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get(&id.run)) else { return };
+        let after = batch.in_intent() as u32;
+        let Place::Leased(hold) = &mut batch.place else { return };
+        if !limited && hold.counted == 0 {
+            return;
+        }
+        let before = std::mem::replace(&mut hold.counted, after);
+        self.meters.count((&run.frozen.lane, &batch.site), before, after);
+        if after < before {
+            self.turns.unpark_soon(&run.frozen.lane, &batch.site);
+        }
     }
 
     /// Ends a lease or re-sorts an idle batch: cancelled runs lose their pending recipients, the rest goes

@@ -1,6 +1,7 @@
 //! Leasing: due batches become ready, and the worker gets those whose turn it is.
 
 use super::batch::{Batch, Hold, Place};
+use super::pace::Rooms;
 use super::{Model, Seen, WORKER_FORGET_MS};
 use crate::api::{Claim, Claimed, ClaimedBatch};
 use postrider_common::ids::{BatchId, Fence, RequestId, WorkerId};
@@ -8,6 +9,8 @@ use postrider_common::limits::HISTORY_BACKLOG_BATCHES_MAX;
 
 /// Due batches that one claim makes ready: bounds one call.
 const PROMOTE_MAX: usize = 100;
+/// Sites whose time without room is over that one call gives their turn back.
+pub(super) const UNPARK_MAX: usize = 100;
 
 impl Model {
     pub fn claim(&mut self, now: i64, claim: Claim) -> Claimed {
@@ -23,6 +26,11 @@ impl Model {
         if self.backlog() >= HISTORY_BACKLOG_BATCHES_MAX {
             return Claimed { leases: Vec::new(), drain: false };
         }
+        if !claim.limits.is_empty() {
+            self.turns.unpark(now, UNPARK_MAX);
+            self.meters.touch(now, &claim.limits);
+        }
+        let mut rooms = Rooms::of(&self.meters, now, &claim.limits);
         let mut leases = Vec::new();
         while leases.len() < claim.batches_max as usize {
             let batches = &self.batches;
@@ -30,7 +38,7 @@ impl Model {
                 let id = BatchId { run: Clone::clone(run), sequence };
                 batches.get(&id).map_or(0, |batch| batch.entries.len() as u32)
             };
-            let Some(turn) = self.turns.take(&claim.lanes, count) else { break };
+            let Some(turn) = self.turns.take(&claim.lanes, &mut rooms, count) else { break };
             let id = BatchId { run: turn.run, sequence: turn.sequence };
             leases.push(self.lease(now, &claim, id));
         }
@@ -81,6 +89,7 @@ impl Model {
             progress_at: now,
             progress: 0,
             sequence: 0,
+            counted: 0,
         };
         self.place(&id, Place::Leased(hold));
         (id, fence)

@@ -66,6 +66,7 @@ impl Model {
             name: name.clone(),
             paused: self.turns.is_paused(name),
             batches_ready: self.turns.ready(name),
+            in_intent_limited: self.meters.in_intent(name),
         };
         lanes.iter().map(record).collect()
     }

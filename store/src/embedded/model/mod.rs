@@ -9,6 +9,7 @@ mod cancel;
 mod claim;
 mod history;
 mod look;
+mod pace;
 mod recipient;
 mod reclaim;
 mod report;
@@ -21,6 +22,7 @@ use crate::api::{
     Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches,
 };
 use batch::{Batch, Place};
+use pace::Meters;
 use postrider_common::ids::{
     BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
@@ -178,6 +180,7 @@ pub struct Model {
     /// Who is writing history, and until when nobody else is asked to.
     history_hold: Option<(RequestId, i64)>,
     turns: Turns,
+    meters: Meters,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.

@@ -1,6 +1,7 @@
 //! Taking back leases that expired, unless service was away.
 
 use super::Model;
+use super::claim::UNPARK_MAX;
 use crate::api::{Reclaim, Reclaimed};
 
 impl Model {
@@ -12,6 +13,8 @@ impl Model {
             None => !self.leased.is_empty(),
         };
         self.last_sign_ms = Some(now);
+        // Claims do it while there are limits; when these are taken away nobody else would.
+        self.turns.unpark(now, UNPARK_MAX);
         if away {
             self.hold_until_ms = now.saturating_add(hold_ms);
         }

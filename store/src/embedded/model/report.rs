@@ -7,42 +7,53 @@ use crate::api::{Checkpoint, Finish, Release};
 use postrider_common::ids::BatchId;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::pace::Limits;
 use postrider_common::state::{RecipientState, UnknownReason};
+
+/// What a checkpoint was called with, beside its reports.
+struct Terms<'a> {
+    ttl_ms: u64,
+    window: u32,
+    fraction: u32,
+    limits: &'a Limits,
+}
 
 impl Model {
     pub fn checkpoint(&mut self, now: i64, checkpoint: Checkpoint) -> Vec<LeaseAnswer> {
-        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction } = checkpoint;
-        let answer = |report| self.checkpoint_one(now, report, ttl_ms, window, retry_fraction);
+        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
+        self.meters.touch(now, &limits);
+        let terms = Terms { ttl_ms, window, fraction: retry_fraction, limits: &limits };
+        let answer = |report| self.checkpoint_one(now, report, &terms);
         reports.into_iter().map(answer).collect()
     }
 
-    fn checkpoint_one(
-        &mut self,
-        now: i64,
-        report: LeaseReport,
-        ttl_ms: u64,
-        window: u32,
-        fraction: u32,
-    ) -> LeaseAnswer {
+    fn checkpoint_one(&mut self, now: i64, report: LeaseReport, terms: &Terms<'_>) -> LeaseAnswer {
         let id = report.batch.clone();
-        let seen = match self.take_report(now, &report, fraction) {
+        let seen = match self.take_report(now, &report, terms.fraction) {
             Ok(seen) => seen,
             Err(status) => return LeaseAnswer::plain(id, status),
         };
         let mut answer = LeaseAnswer::plain(id.clone(), LeaseStatus::Held);
+        let limited = self.is_limited(&id, terms.limits);
+        self.recount(&id, limited);
+        let mut throttled = 0;
         for index in &report.intents {
             // A late copy of a report must not take back with its outcome what it granted with its intent.
             let settled_here = report.outcomes.iter().any(|outcome| outcome.index == *index);
             let granted = match settled_here {
                 true => Err(RefusalReason::Repeated),
-                false => self.grant(now, &id, *index, window, report.sequence > seen),
+                false => self.grant(now, &id, *index, terms, (report.sequence > seen, throttled + 1)),
             };
             match granted {
                 Ok(()) => answer.granted.push(*index),
-                Err(reason) => answer.refused.push((*index, reason)),
+                Err(reason) => {
+                    throttled += u64::from(matches!(reason, RefusalReason::Throttled { .. }));
+                    answer.refused.push((*index, reason));
+                }
             }
         }
-        answer.ttl_ms = self.extend(now, &id, ttl_ms);
+        self.recount(&id, limited);
+        answer.ttl_ms = self.extend(now, &id, terms.ttl_ms);
         answer
     }
 
@@ -112,7 +123,20 @@ impl Model {
         }
     }
 
-    fn grant(&mut self, now: i64, id: &BatchId, index: u32, window: u32, fresh: bool) -> Result<(), RefusalReason> {
+    fn is_limited(&self, id: &BatchId, limits: &Limits) -> bool {
+        let (Some(batch), Some(run)) = (self.batches.get(id), self.runs.get(&id.run)) else { return false };
+        limits.lanes.contains_key(&run.frozen.lane) || limits.sites.contains_key(&batch.site)
+    }
+
+    /// `waiting`: how many of this report are throttled, if this one is.
+    fn grant(
+        &mut self,
+        now: i64,
+        id: &BatchId,
+        index: u32,
+        terms: &Terms<'_>,
+        (fresh, waiting): (bool, u64),
+    ) -> Result<(), RefusalReason> {
         let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get(&id.run)) else {
             return Err(RefusalReason::Repeated);
         };
@@ -142,11 +166,18 @@ impl Model {
         if u64::try_from(hard_left).unwrap_or(0) < TRANSACTION_MS_MAX {
             return Err(RefusalReason::HardCap);
         }
-        if batch.in_intent() >= window as usize {
+        if batch.in_intent() >= terms.window as usize {
             return Err(RefusalReason::Window);
         }
+        let of = (&run.frozen.lane, &batch.site);
+        if let Some(retry_in_ms) = self.meters.wait_ms(now, terms.limits, of, waiting) {
+            return Err(RefusalReason::Throttled { retry_in_ms });
+        }
+        self.meters.grant(now, terms.limits, of);
         batch.fences.insert(fence.counter, fence.clone());
         self.change(now, id, index, |entry| ((), entry.grant(fence.counter)));
+        let limited = self.is_limited(id, terms.limits);
+        self.recount(id, limited);
         Ok(())
     }
 
@@ -190,6 +221,7 @@ impl Model {
         }
         let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
         if batch.in_intent() > 0 {
+            self.recount(&id, false);
             return LeaseAnswer::plain(id, LeaseStatus::InIntent);
         }
         batch.ended_by = Some(report.fence);
@@ -250,8 +282,10 @@ impl Model {
             entry.fact(now, fact.fence.counter, &fact.outcome, &policy)
         });
         let leased = self.batches.get(&fact.batch).is_some_and(|batch| batch.hold().is_some());
-        if status == Some(FactStatus::Applied) && !leased {
-            self.put_back(now, &fact.batch);
+        match leased {
+            true => self.recount(&fact.batch, false),
+            false if status == Some(FactStatus::Applied) => self.put_back(now, &fact.batch),
+            false => (),
         }
         status.unwrap_or(FactStatus::Refused)
     }

@@ -4,6 +4,7 @@
 //! nobody starves. Parked runs (paused, failed, cancelled) and paused lanes are not among the choices
 //! and cost nothing.
 
+use super::pace::Rooms;
 use postrider_common::ids::{LaneName, RunId, SiteName};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,6 +16,8 @@ const LANE_STRIDE: u64 = 1_000_000;
 pub(super) struct Turns {
     lanes: BTreeMap<LaneName, LaneNode>,
     paused: BTreeSet<LaneName>,
+    /// Sites without room and until when: they have ready batches and are not among the choices.
+    parked: BTreeSet<(i64, LaneName, SiteName)>,
     served: u64,
 }
 
@@ -32,6 +35,7 @@ struct SiteNode {
     served: u64,
     runs: BTreeMap<RunId, RunNode>,
     choices: BTreeSet<(u64, RunId)>,
+    parked_until: Option<i64>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -103,9 +107,15 @@ impl Turns {
         runs.map(|run| run.ready.len() as u64).sum()
     }
 
-    /// Takes the batch whose turn it is. `count` says how many recipients a batch has.
-    pub fn take(&mut self, lanes: &[(LaneName, u32)], count: impl Fn(&RunId, u64) -> u32) -> Option<Turn> {
-        let candidates = lanes.iter().filter(|(name, _)| !self.paused.contains(name));
+    /// Takes the batch whose turn it is among those with room. `count` says how many recipients a batch has.
+    pub fn take(
+        &mut self,
+        lanes: &[(LaneName, u32)],
+        rooms: &mut Rooms,
+        count: impl Fn(&RunId, u64) -> u32,
+    ) -> Option<Turn> {
+        self.pass_over(lanes, rooms);
+        let candidates = lanes.iter().filter(|(name, _)| !self.paused.contains(name) && rooms.has_lane(name));
         let candidates = candidates.filter_map(|(name, weight)| {
             let lane = self.lanes.get(name).filter(|lane| !lane.choices.is_empty())?;
             Some((lane.pass, name, *weight))
@@ -119,6 +129,7 @@ impl Turns {
         let sequence = run.ready.pop_first()?;
         let cost = u64::from(count(&run_id, sequence));
 
+        rooms.take(lane_name, &site_name, cost);
         self.served = lane.pass;
         lane.pass += LANE_STRIDE * cost / u64::from(weight.max(1));
         lane.served = site_pass;
@@ -136,6 +147,52 @@ impl Turns {
         Some(Turn { lane: lane_name.clone(), site: site_name, run: run_id, sequence })
     }
 
+    /// What has no room: a lane saves up no turns meanwhile, and a site leaves the choices for its time.
+    fn pass_over(&mut self, lanes: &[(LaneName, u32)], rooms: &Rooms) {
+        for (name, _) in lanes.iter().filter(|(name, _)| !self.paused.contains(name)) {
+            let Some(lane) = self.lanes.get_mut(name) else { continue };
+            if !rooms.has_lane(name) {
+                lane.pass = lane.pass.max(self.served);
+                continue;
+            }
+            while let Some((pass, site_name)) = lane.choices.first().cloned()
+                && let Some(until) = rooms.site_until(&site_name)
+            {
+                lane.choices.remove(&(pass, site_name.clone()));
+                if let Some(site) = lane.sites.get_mut(&site_name) {
+                    let before = site.parked_until.replace(until);
+                    before.map(|at| self.parked.remove(&(at, name.clone(), site_name.clone())));
+                }
+                self.parked.insert((until, name.clone(), site_name));
+            }
+        }
+    }
+
+    /// Sites whose time is over are among the choices again; they do not catch up.
+    pub fn unpark(&mut self, now: i64, limit: usize) {
+        for _ in 0..limit {
+            let Some((_, lane, site)) = self.parked.first().filter(|(until, _, _)| *until <= now).cloned() else {
+                break;
+            };
+            self.parked.pop_first();
+            let Some(node) = self.lanes.get_mut(&lane) else { continue };
+            let Some(node) = node.sites.get_mut(&site) else { continue };
+            node.parked_until = None;
+            if !node.choices.is_empty() {
+                self.activate_site(&lane, &site);
+            }
+        }
+    }
+
+    /// Somebody of that lane and site is no longer in intent: it is looked at again with the next claim.
+    pub fn unpark_soon(&mut self, lane: &LaneName, site: &SiteName) {
+        let Some(node) = self.lanes.get_mut(lane).and_then(|node| node.sites.get_mut(site)) else { return };
+        let Some(until) = node.parked_until.as_mut() else { return };
+        let before = std::mem::replace(until, 0);
+        self.parked.remove(&(before, lane.clone(), site.clone()));
+        self.parked.insert((0, lane.clone(), site.clone()));
+    }
+
     fn run_node(&mut self, lane: &LaneName, site: &SiteName, run: &RunId) -> Option<&mut RunNode> {
         self.lanes.get_mut(lane)?.sites.get_mut(site)?.runs.get_mut(run)
     }
@@ -150,7 +207,15 @@ impl Turns {
         run.pass = run.pass.max(site.served);
         let site_was_idle = site.choices.is_empty();
         site.choices.insert((run.pass, run_id.clone()));
-        if !site_was_idle {
+        if site_was_idle {
+            self.activate_site(lane_name, site_name);
+        }
+    }
+
+    fn activate_site(&mut self, lane_name: &LaneName, site_name: &SiteName) {
+        let Some(lane) = self.lanes.get_mut(lane_name) else { return };
+        let Some(site) = lane.sites.get_mut(site_name) else { return };
+        if lane.choices.contains(&(site.pass, site_name.clone())) {
             return;
         }
         site.pass = site.pass.max(lane.served);
@@ -185,7 +250,7 @@ mod tests {
     fn taken(turns: &mut Turns, lanes: &[(LaneName, u32)], n: usize) -> Vec<(String, u64)> {
         let mut all = Vec::new();
         while all.len() < n {
-            let Some(turn) = turns.take(lanes, |_, _| 10) else { break };
+            let Some(turn) = turns.take(lanes, &mut Rooms::default(), |_, _| 10) else { break };
             all.push((turn.lane.to_string(), turn.sequence));
         }
         all
@@ -202,7 +267,8 @@ mod tests {
         let got = taken(&mut turns, &lanes, 100);
         assert_eq!(got.iter().filter(|(lane, _)| lane == "a").count(), 75);
         turns.add(turn("a", "s", "small", 1), false);
-        let next: Vec<_> = (0..3).filter_map(|_| turns.take(&lanes[..1], |_, _| 10)).map(|t| t.run).collect();
+        let next: Vec<_> =
+            (0..3).filter_map(|_| turns.take(&lanes[..1], &mut Rooms::default(), |_, _| 10)).map(|t| t.run).collect();
         assert!(next.contains(&RunId::derive("t", "small")), "a small run is not behind a big one");
     }
 
@@ -213,17 +279,17 @@ mod tests {
         for sequence in 1..=3 {
             turns.add(turn("a", "s", "r", sequence), false);
         }
-        assert_eq!(turns.take(&lanes, |_, _| 1).map(|t| t.sequence), Some(1));
+        assert_eq!(turns.take(&lanes, &mut Rooms::default(), |_, _| 1).map(|t| t.sequence), Some(1));
         turns.add(turn("a", "s", "r", 1), false);
-        assert_eq!(turns.take(&lanes, |_, _| 1).map(|t| t.sequence), Some(1));
+        assert_eq!(turns.take(&lanes, &mut Rooms::default(), |_, _| 1).map(|t| t.sequence), Some(1));
         let sites = BTreeSet::from(["s".parse().unwrap()]);
         turns.set_parked(&lanes[0].0, &sites, &RunId::derive("t", "r"), true);
-        assert_eq!(turns.take(&lanes, |_, _| 1), None);
+        assert_eq!(turns.take(&lanes, &mut Rooms::default(), |_, _| 1), None);
         assert_eq!(turns.ready(&lanes[0].0), 2);
         turns.set_parked(&lanes[0].0, &sites, &RunId::derive("t", "r"), false);
         turns.set_paused(&lanes[0].0, true);
-        assert_eq!(turns.take(&lanes, |_, _| 1), None);
+        assert_eq!(turns.take(&lanes, &mut Rooms::default(), |_, _| 1), None);
         turns.set_paused(&lanes[0].0, false);
-        assert_eq!(turns.take(&lanes, |_, _| 1).map(|t| t.sequence), Some(2));
+        assert_eq!(turns.take(&lanes, &mut Rooms::default(), |_, _| 1).map(|t| t.sequence), Some(2));
     }
 }

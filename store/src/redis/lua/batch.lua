@@ -48,17 +48,18 @@ local function hold_of(id)
   local expires = call('ZSCORE', K.lease, id)
   if not expires then return nil end
   local text = call('HGET', K.holder, id) or ''
-  local fence, worker, hard, progress_at, progress, sequence, entry =
-    string.match(text, '^([^|]+)|([^|]+)|(%d+)|(%d+)|(%d+)|(%d+)|(.+)$')
+  local fence, worker, hard, progress_at, progress, sequence, counted, entry =
+    string.match(text, '^([^|]+)|([^|]+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.+)$')
   if not fence then corrupt('the holder of ' .. id) end
   return { fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
-    progress = tonumber(progress), sequence = tonumber(sequence), expires_at = tonumber(expires), entry = entry }
+    progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
+    expires_at = tonumber(expires), entry = entry }
 end
 
 local function write_hold(b)
   local h = b.hold
   call('HSET', K.holder, b.id, h.fence .. '|' .. h.worker .. '|' .. int(h.hard_at) .. '|' .. int(h.progress_at)
-    .. '|' .. int(h.progress) .. '|' .. int(h.sequence) .. '|' .. h.entry)
+    .. '|' .. int(h.progress) .. '|' .. int(h.sequence) .. '|' .. int(h.counted) .. '|' .. h.entry)
   call('ZADD', K.lease, int(h.expires_at), b.id)
 end
 
@@ -68,6 +69,8 @@ local function quarantine(id, hold, reason)
   call('ZREM', K.lease, id)
   call('HDEL', K.holder, id)
   call('HSET', K.dead, id, int(now) .. '|' .. reason .. '|' .. hold.entry)
+  local e = entry_of(hold.entry)
+  if e and hold.counted > 0 then count_flight(e, -hold.counted, true) end
   local run_id = string.match(id, '^(.+)%.%d+$')
   add_count(run_id, 'b_leased', -1)
   add_count(run_id, 'b_dead', 1)
@@ -333,6 +336,16 @@ local function in_intent(b)
   return n
 end
 
+-- Writes a lease that goes on. What was counted against a limit is kept true.
+local function keep_lease(b)
+  local before = b.hold.counted
+  if before > 0 then
+    b.hold.counted = in_intent(b)
+    count_flight(b.entry, b.hold.counted - before, b.hold.counted < before)
+  end
+  write_hold(b)
+end
+
 local function place_of(b)
   if b.hold then return 'leased' end
   if b.retired then return 'settled' end
@@ -474,6 +487,7 @@ local function put_back(b, from)
   if from == 'leased' then
     call('ZREM', K.lease, b.id)
     call('HDEL', K.holder, b.id)
+    if b.hold.counted > 0 then count_flight(b.entry, -b.hold.counted, true) end
   elseif from == 'ready' then
     ready_remove(b.entry)
   elseif from == 'delayed' then

@@ -1,12 +1,12 @@
 -- claim: due batches become ready, and the worker gets those whose turn it is.
 -- KEYS     the shard's
 -- ARGV     1 worker, 2 request, 3 nonce, 4 batches max, 5 ttl ms, 6 hard cap ms, 7 slots, 8 forget workers after ms,
---          9 number of lanes, then lane and weight of each
+--          9 number of lanes, then lane and weight of each, then limits, see pace.lua
 -- returns  now, drain (0 or 1), then of each lease: batch, fence, entry, expires at, hard deadline
--- refuses  a draining worker (gets nothing new)
+-- refuses  a draining worker (gets nothing new); a lane or site without room is passed over
 
 local HISTORY_BACKLOG_BATCHES_MAX = 10000
-local PROMOTE_MAX, LANE_STRIDE, SEEN_STEP_MS, FORGET_MAX = 100, 1000000, 1000, 100
+local PROMOTE_MAX, UNPARK_MAX, LANE_STRIDE, SEEN_STEP_MS, FORGET_MAX = 100, 100, 1000000, 1000, 100
 local worker, request, nonce = ARGV[1], ARGV[2], ARGV[3]
 local most, ttl, hard_cap = num(ARGV[4], 'batches'), num(ARGV[5], 'ttl'), num(ARGV[6], 'hard cap')
 local slots, forget = num(ARGV[7], 'slots'), num(ARGV[8], 'forget')
@@ -14,6 +14,9 @@ local lanes = {}
 for n = 0, num(ARGV[9], 'lanes') - 1 do
   lanes[#lanes + 1] = { name = ARGV[10 + n * 2], weight = math.max(num(ARGV[11 + n * 2], 'weight'), 1) }
 end
+
+local limits = ARGV[#ARGV]
+local limited = limits ~= ''
 
 local function see_worker()
   local known = call('HGET', K.worker, worker)
@@ -39,7 +42,7 @@ local function same_claim(answer)
   for id, fence in string.gmatch(rest, '(%S+) (%S+)') do
     local expires = call('ZSCORE', K.lease, id)
     local held, _, hard, entry = string.match(call('HGET', K.holder, id) or '',
-      '^([^|]+)|([^|]+)|(%d+)|%d+|%d+|%d+|(.+)$')
+      '^([^|]+)|([^|]+)|(%d+)|%d+|%d+|%d+|%d+|(.+)$')
     if expires and held == fence then
       for _, value in ipairs({ id, fence, entry, expires, hard }) do answer[#answer + 1] = value end
     end
@@ -62,15 +65,42 @@ local function promote()
   end
 end
 
--- The choice of a lane: its pass, and the site whose turn it is.
+-- What this claim may still lease of a limited lane or site, or false. A batch takes as much as it has recipients.
+local rooms = {}
+local function room_in(kind, name)
+  local node = kind .. '|' .. name
+  if rooms[node] == nil then
+    local m = meter_of(limits, kind, name)
+    if m then write_pace(m) end
+    rooms[node] = m and { left = room_of(m), until_ms = now + (wait_of(m, 1) or CAP_PAUSE_MS) } or false
+  end
+  return rooms[node]
+end
+
+-- The choice of a lane: its pass, and the site whose turn it is. Without room a lane saves up no turns, and a site
+-- leaves the choices for its time.
 local function look_at(lane)
   lane.choice = nil
   if lane.paused then return end
+  local room = limited and room_in('L', lane.name)
+  if room and room.left <= 0 then
+    local served = served_of('')
+    if pass_of(lane.name) < served then call('HSET', K.node, 'P|' .. lane.name, int(served)) end
+    return
+  end
   local text = first_of(K.turns, 'S|' .. lane.name)
-  if not text then return end
-  local pass, site = string.match(text, '^S|[^|]+|(%x+)|(.+)$')
-  lane.choice = { text = text, pass = tonumber(pass, 16), site = site }
-  lane.pass = pass_of(lane.name)
+  while text do
+    local pass, site = string.match(text, '^S|[^|]+|(%x+)|(.+)$')
+    room = limited and room_in('S', site)
+    if not room or room.left > 0 then
+      lane.choice = { text = text, pass = tonumber(pass, 16), site = site }
+      lane.pass = pass_of(lane.name)
+      return
+    end
+    call('ZREM', K.turns, text)
+    call('ZADD', K.throttled, int(room.until_ms), lane.name .. '|' .. site)
+    text = first_of(K.turns, 'S|' .. lane.name)
+  end
 end
 
 local function next_lane()
@@ -122,7 +152,7 @@ local function lease(e)
   end
   local text = entry_text(e)
   call('ZADD', K.lease, int(expires), id)
-  call('HSET', K.holder, id, fence .. '|' .. worker .. '|' .. int(hard_at) .. '|' .. int(now) .. '|0|0|' .. text)
+  call('HSET', K.holder, id, fence .. '|' .. worker .. '|' .. int(hard_at) .. '|' .. int(now) .. '|0|0|0|' .. text)
   add_count(e.run, 'b_ready', -1)
   add_count(e.run, 'b_leased', 1)
   return { id, fence, text, int(expires), int(hard_at) }
@@ -137,13 +167,17 @@ if call('ZCARD', K.to_retire) >= HISTORY_BACKLOG_BATCHES_MAX then
   write_counts()
   return answer
 end
+if limited then unpark(UNPARK_MAX) end
 for _, lane in ipairs(lanes) do
   lane.paused = call('SISMEMBER', K.lanes, lane.name) == 1
-  look_at(lane)
+  if not limited then look_at(lane) end
 end
 local taken, steps = { request }, most * 2 + 16
 while #taken - 1 < most and steps > 0 do
   steps = steps - 1
+  if limited then
+    for _, each in ipairs(lanes) do look_at(each) end
+  end
   local lane = next_lane()
   if not lane then break end
   local e = take(lane)
@@ -151,8 +185,11 @@ while #taken - 1 < most and steps > 0 do
     local leased = lease(e)
     taken[#taken + 1] = leased[1] .. ' ' .. leased[2]
     for _, value in ipairs(leased) do answer[#answer + 1] = value end
+    for _, node in ipairs({ 'L|' .. e.lane, 'S|' .. e.site }) do
+      if rooms[node] then rooms[node].left = rooms[node].left - e.count end
+    end
   end
-  look_at(lane)
+  if not limited then look_at(lane) end
 end
 if #taken > 1 then call('HSET', K.last_claim, worker, table.concat(taken, ' ')) end
 write_counts()

@@ -13,7 +13,7 @@ local function end_lease(grace)
   if grace then doubt_intents(b, grace) end
   if in_intent(b) > 0 then
     commit(b)
-    write_hold(b)
+    keep_lease(b)
     write_run()
     return { 'in_intent', 0 }
   end

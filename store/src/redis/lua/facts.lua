@@ -24,7 +24,12 @@ for n, f in ipairs(facts) do
   if answers[n] == 'applied' then applied = true end
 end
 if applied then
-  if from == 'leased' then commit(b) else put_back(b, from) end
+  if from == 'leased' then
+    commit(b)
+    if b.hold.counted > 0 then keep_lease(b) end
+  else
+    put_back(b, from)
+  end
   write_run()
 end
 return answers

@@ -9,10 +9,10 @@ local K = {
   node = KEYS[7], count = KEYS[8], lanes = KEYS[9], parked = KEYS[10], splits = KEYS[11],
   splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
   to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
-  depth = KEYS[21], to_retire = KEYS[22],
+  depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
 }
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 22
+local OWN = 25
 
 local call = redis.call
 local TIME = call('TIME')
@@ -121,15 +121,7 @@ local function first_of(key, prefix)
   return call('ZRANGEBYLEX', key, '[' .. prefix .. '|', '(' .. prefix .. '}', 'LIMIT', '0', '1')[1]
 end
 
-local function activate(lane, site, run)
-  local run_node = lane .. '|' .. site .. '|' .. run
-  local pass = pass_of(run_node)
-  if call('ZSCORE', K.turns, run_choice(lane, site, run, pass)) then return end
-  local site_was_idle = not first_of(K.turns, 'R|' .. lane .. '|' .. site)
-  local raised = math.max(pass, served_of(lane .. '|' .. site))
-  if raised ~= pass then call('HSET', K.node, 'P|' .. run_node, int(raised)) end
-  call('ZADD', K.turns, 0, run_choice(lane, site, run, raised))
-  if not site_was_idle then return end
+local function activate_site(lane, site)
   local lane_was_idle = not first_of(K.turns, 'S|' .. lane)
   local site_pass = pass_of(lane .. '|' .. site)
   local site_raised = math.max(site_pass, served_of(lane))
@@ -141,11 +133,43 @@ local function activate(lane, site, run)
   if lane_raised ~= lane_pass then call('HSET', K.node, 'P|' .. lane, int(lane_raised)) end
 end
 
+local function activate(lane, site, run)
+  local run_node = lane .. '|' .. site .. '|' .. run
+  local pass = pass_of(run_node)
+  if call('ZSCORE', K.turns, run_choice(lane, site, run, pass)) then return end
+  local site_was_idle = not first_of(K.turns, 'R|' .. lane .. '|' .. site)
+  local raised = math.max(pass, served_of(lane .. '|' .. site))
+  if raised ~= pass then call('HSET', K.node, 'P|' .. run_node, int(raised)) end
+  call('ZADD', K.turns, 0, run_choice(lane, site, run, raised))
+  if site_was_idle then activate_site(lane, site) end
+end
+
 local function deactivate(lane, site, run)
   call('ZREM', K.turns, run_choice(lane, site, run, pass_of(lane .. '|' .. site .. '|' .. run)))
   if not first_of(K.turns, 'R|' .. lane .. '|' .. site) then
     call('ZREM', K.turns, site_choice(lane, site, pass_of(lane .. '|' .. site)))
   end
+end
+
+-- Sites that had no room (lane|site → until when) and whose time is over are among the choices again.
+local function unpark(limit)
+  for _, node in ipairs(call('ZRANGEBYSCORE', K.throttled, '-inf', NOW, 'LIMIT', '0', limit)) do
+    call('ZREM', K.throttled, node)
+    local lane, site = string.match(node, '^([^|]+)|([^|]+)$')
+    if lane and first_of(K.turns, 'R|' .. node)
+      and not call('ZSCORE', K.turns, site_choice(lane, site, pass_of(node))) then
+      activate_site(lane, site)
+    end
+  end
+end
+
+-- The number in intent of the entry's lane and site, as far as it is counted. `left`: somebody left.
+local function count_flight(e, by, left)
+  if by ~= 0 then
+    call('HINCRBY', K.flight, 'L|' .. e.lane, int(by))
+    call('HINCRBY', K.flight, 'S|' .. e.site, int(by))
+  end
+  if left then call('ZADD', K.throttled, 'XX', 0, e.lane .. '|' .. e.site) end
 end
 
 local function ready_add(e, parked)

@@ -36,7 +36,12 @@ local function take_as_facts(b)
     if fact(b, REPORT.fence, o, REPORT.fraction) == 'applied' then applied = true end
   end
   local to = from
-  if applied and from ~= 'leased' then to = put_back(b, from) else commit(b) end
+  if applied and from ~= 'leased' then
+    to = put_back(b, from)
+  else
+    commit(b)
+    if applied and b.hold and b.hold.counted > 0 then keep_lease(b) end
+  end
   write_run()
   return to == 'settled' and 'settled' or 'lost'
 end

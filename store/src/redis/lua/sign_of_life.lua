@@ -14,6 +14,8 @@ else
   away = call('ZCARD', K.lease) > 0
 end
 local expired = call('ZRANGEBYSCORE', K.lease, '-inf', int(now), 'LIMIT', '0', int(math.min(limit, 1000)))
+-- Claims do it while there are limits; when these are taken away nobody else would.
+unpark(100)
 if away then held_until = now + hold_ms end
 call('HSET', K.shard, 'sign', int(now), 'hold_until', int(held_until))
 if now < held_until then return { held_until - now } end
