@@ -53,7 +53,7 @@ pub(super) const TO_CANCEL: &str = SHARD_KEYS[15].0;
 pub(super) const WORKER: &str = SHARD_KEYS[16].0;
 pub(super) const DEAD: &str = SHARD_KEYS[19].0;
 pub(super) const DEPTH: &str = SHARD_KEYS[20].0;
-pub(super) const FLIGHT: &str = SHARD_KEYS[21].0;
+pub(super) const FLIGHT: &str = SHARD_KEYS[22].0;
 
 /// Hash: what a run froze, its flags and its split.
 pub(super) fn run(run: &RunId) -> String {
