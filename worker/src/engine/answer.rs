@@ -122,10 +122,10 @@ impl Engine {
                 && other.site == held.site
                 && !other.ready.is_empty()
         };
-        if is_long || self.leases.values().any(|other| same(&other)) {
-            if let Some(held) = self.leases.get_mut(&lease) {
-                held.close(End::Release);
-            }
+        if (is_long || self.leases.values().any(|other| same(&other)))
+            && let Some(held) = self.leases.get_mut(&lease)
+        {
+            held.close(End::Release);
         }
     }
 
