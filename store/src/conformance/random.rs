@@ -21,7 +21,7 @@ use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
 const TTL_MS: u64 = 100;
-const SLACK_MS: i64 = 3;
+const SLACK_MS: i64 = 10;
 const KINDS: [OutcomeKind; 5] = [
     OutcomeKind::Accepted,
     OutcomeKind::Deferred,

@@ -126,8 +126,7 @@ impl Engine {
                 && other.site == held.site
                 && !other.ready.is_empty()
         };
-        let is_alone = !self.leases.values().any(|other| same(&other));
-        if (is_long || !is_alone)
+        if (is_long || self.leases.values().any(|other| same(&other)))
             && let Some(held) = self.leases.get_mut(&lease)
         {
             held.close(End::Release);
