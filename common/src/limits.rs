@@ -30,6 +30,8 @@ pub const FIELDS_MAX: usize = 256;
 pub const RECIPIENT_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of one template part.
 pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
+/// Idempotency keys that a campaign remembers; a repeat comes soon or not at all.
+pub const APPLY_KEYS_KEPT_MAX: usize = 32;
 /// Bytes of one uploaded audience.
 pub const AUDIENCE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Rows given inline in a request.

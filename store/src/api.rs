@@ -6,7 +6,7 @@ use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, LaneName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
@@ -86,6 +86,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ApplyCampaign {
     pub name: CampaignName,
+    /// A repeat with a key that is still known answers what the first one answered, even when the
+    /// campaign was changed in between. None: the contents are the key.
+    pub key: Option<IdempotencyKey>,
+    /// Hash of the contents; another one under a known key is a conflict.
+    pub fingerprint: String,
     /// The encoded campaign; opaque to the store.
     #[serde(with = "serde_bytes")]
     pub spec: Vec<u8>,
@@ -96,9 +101,13 @@ pub struct ApplyCampaign {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct AppliedCampaign {
-    pub version: u64,
-    pub changed: bool,
+pub enum AppliedCampaign {
+    Applied {
+        version: u64,
+        changed: bool,
+    },
+    /// The key is known with another fingerprint; nothing was changed.
+    Conflict,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

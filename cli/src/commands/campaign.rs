@@ -117,7 +117,7 @@ async fn apply(
     }
     let name = campaign.name.to_string();
     let wire = v1::Campaign::from(campaign);
-    let request = v1::ApplyCampaignRequest { campaign: Some(wire), idempotency_key: String::new() };
+    let request = v1::ApplyCampaignRequest { campaign: Some(wire), idempotency_key: client.idempotency_key() };
     let call = |channel| {
         let request = request.clone();
         async move { client::campaigns(channel).apply_campaign(request).await }

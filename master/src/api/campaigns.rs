@@ -7,10 +7,10 @@ use crate::campaign::{self, Invalid, validate};
 use crate::core::Core;
 use postrider_common::CampaignName;
 use postrider_common::campaign::{Audience, Campaign, Source};
-use postrider_common::ids::RunId;
+use postrider_common::ids::{DefinitionHash, IdempotencyKey, RunId};
 use postrider_proto::v1;
 use postrider_proto::v1::campaigns_server::Campaigns;
-use postrider_store::{ApplyCampaign, CampaignRecord, CreatedRun, NewRun};
+use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun};
 use prost::Message as _;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -26,10 +26,12 @@ type Answer<T> = Result<Response<T>, Status>;
 impl Campaigns for CampaignsApi {
     async fn apply_campaign(&self, request: Request<v1::ApplyCampaignRequest>) -> Answer<v1::ApplyCampaignResponse> {
         let request = request.into_inner();
-        // The contents are the key: the same contents again change nothing.
-        submit::key(&request.idempotency_key, 0).map_err(ApiError::from)?;
+        let key = match request.idempotency_key.as_str() {
+            "" => None,
+            text => Some(text.parse().map_err(Invalid::id("idempotency_key")).map_err(ApiError::from)?),
+        };
         let wire = request.campaign.ok_or_else(|| ApiError::from(Invalid::field("campaign", "it is missing")))?;
-        Ok(Response::new(self.apply(wire).await?))
+        Ok(Response::new(self.apply(wire, key).await?))
     }
 
     async fn get_campaign(&self, request: Request<v1::GetCampaignRequest>) -> Answer<v1::GetCampaignResponse> {
@@ -82,7 +84,11 @@ impl Campaigns for CampaignsApi {
 }
 
 impl CampaignsApi {
-    async fn apply(&self, wire: v1::Campaign) -> Result<v1::ApplyCampaignResponse, ApiError> {
+    async fn apply(
+        &self,
+        wire: v1::Campaign,
+        key: Option<IdempotencyKey>,
+    ) -> Result<v1::ApplyCampaignResponse, ApiError> {
         let core = &self.core;
         let mut campaign = Campaign::try_from(wire)?;
         // Filled in by the master at each run.
@@ -93,17 +99,22 @@ impl CampaignsApi {
             require_stored(core, audience).await?;
         }
         let message = submit::campaign_message(&campaign, "");
+        let spec = campaign::encode(&campaign);
         let apply = ApplyCampaign {
             name: campaign.name.clone(),
-            spec: campaign::encode(&campaign),
+            key,
+            fingerprint: DefinitionHash::of(&spec).to_string(),
+            spec,
             definition: message.hash(),
             definition_bytes: message.encode(),
         };
-        let applied = core.store.apply_campaign(apply).await?;
-        if applied.changed {
-            tracing::info!(campaign = %campaign.name, version = applied.version, "campaign applied");
+        let AppliedCampaign::Applied { version, changed } = core.store.apply_campaign(apply).await? else {
+            return Err(key_conflict());
+        };
+        if changed {
+            tracing::info!(campaign = %campaign.name, version, "campaign applied");
         }
-        Ok(v1::ApplyCampaignResponse { version: applied.version, changed: applied.changed })
+        Ok(v1::ApplyCampaignResponse { version, changed })
     }
 
     async fn find(&self, name: &str) -> Result<CampaignRecord, ApiError> {
@@ -192,9 +203,7 @@ pub async fn create(core: &Core, id: RunId, run: Result<NewRun, ApiError>) -> Re
             Ok((id, true))
         }
         CreatedRun::Existed => Ok((id, false)),
-        CreatedRun::Conflict => Err(ApiError::Conflict(
-            "idempotency_key: it was used before with other contents; use a new key for a new submit".into(),
-        )),
+        CreatedRun::Conflict => Err(key_conflict()),
         CreatedRun::NoCampaign => Err(no_campaign(&campaign)),
         CreatedRun::CampaignPaused => {
             Err(ApiError::Precondition(format!("the campaign '{campaign}' is paused: resume it first")))
@@ -229,4 +238,8 @@ fn record_to_wire(record: CampaignRecord) -> Result<v1::CampaignRecord, ApiError
         paused: record.paused,
         applied_at_ms: record.applied_at_ms,
     })
+}
+
+fn key_conflict() -> ApiError {
+    ApiError::Conflict("idempotency_key: it was used before with other contents; use a new key for a new submit".into())
 }

@@ -30,6 +30,7 @@ macro_rules! conformance_tests {
     ($fixture:ident) => {
         $crate::conformance_tests!(@module $fixture, split,
             apply_campaign_counts_versions_and_keeps_pause,
+            apply_campaign_repeated_by_key_does_not_go_back,
             create_run_is_one_run_per_submit,
             create_run_needs_its_campaign,
             claim_split_is_a_lease_that_comes_back,

@@ -2,13 +2,18 @@
 
 use super::Fixture;
 use super::scene::{Scene, TTL_MS, new_run, request};
-use crate::api::{AddBatches, ApplyCampaign, BadRow, ClaimSplit, CreatedRun, ReleaseSplit, SplitStatus, Steered};
+use crate::api::{
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, ClaimSplit, CreatedRun, ReleaseSplit, SplitStatus, Steered,
+};
 use postrider_common::ids::{CampaignName, DefinitionHash};
+use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{RunError, RunState};
 
 fn campaign(name: &str, spec: &str) -> ApplyCampaign {
     ApplyCampaign {
         name: name.parse().expect("a name"),
+        key: None,
+        fingerprint: DefinitionHash::of(spec.as_bytes()).to_string(),
         spec: spec.as_bytes().to_vec(),
         definition: DefinitionHash::of(spec.as_bytes()),
         definition_bytes: spec.as_bytes().to_vec(),
@@ -21,13 +26,11 @@ pub async fn apply_campaign_counts_versions_and_keeps_pause(fixture: &impl Fixtu
     assert_eq!(store.campaign(&name).await.unwrap(), None);
     assert!(!store.set_campaign_paused(&name, true).await.unwrap());
     let apply = |spec: &str| store.apply_campaign(campaign("digest", spec));
-    let first = apply("a").await.unwrap();
-    assert_eq!((first.version, first.changed), (1, true));
-    let again = apply("a").await.unwrap();
-    assert_eq!((again.version, again.changed), (1, false));
+    let applied = |version, changed| AppliedCampaign::Applied { version, changed };
+    assert_eq!(apply("a").await.unwrap(), applied(1, true));
+    assert_eq!(apply("a").await.unwrap(), applied(1, false));
     assert!(store.set_campaign_paused(&name, true).await.unwrap());
-    let changed = apply("b").await.unwrap();
-    assert_eq!((changed.version, changed.changed), (2, true));
+    assert_eq!(apply("b").await.unwrap(), applied(2, true));
     let record = store.campaign(&name).await.unwrap().unwrap();
     assert!(record.paused && record.spec == b"b" && record.applied_at_ms > 0);
     assert_eq!(store.definition(&DefinitionHash::of(b"a")).await.unwrap().as_deref(), Some(b"a".as_slice()));
@@ -39,6 +42,26 @@ pub async fn apply_campaign_counts_versions_and_keeps_pause(fixture: &impl Fixtu
     assert!(store.delete_campaign(&name).await.unwrap());
     assert!(!store.delete_campaign(&name).await.unwrap());
     assert_eq!(store.campaign(&name).await.unwrap(), None);
+}
+
+pub async fn apply_campaign_repeated_by_key_does_not_go_back(fixture: &impl Fixture) {
+    let store = fixture.store();
+    let keyed = |key: &str, spec: &str| ApplyCampaign { key: Some(key.parse().unwrap()), ..campaign("digest", spec) };
+    let applied = |version, changed| AppliedCampaign::Applied { version, changed };
+    assert_eq!(store.apply_campaign(keyed("one", "a")).await.unwrap(), applied(1, true));
+    assert_eq!(store.apply_campaign(keyed("two", "b")).await.unwrap(), applied(2, true));
+    assert_eq!(store.apply_campaign(keyed("one", "a")).await.unwrap(), applied(1, true), "a late repeat");
+    assert_eq!(store.apply_campaign(keyed("one", "c")).await.unwrap(), AppliedCampaign::Conflict);
+    let record = store.campaign(&"digest".parse().unwrap()).await.unwrap().unwrap();
+    assert_eq!((record.version, record.spec.as_slice()), (2, b"b".as_slice()));
+    for number in 0..APPLY_KEYS_KEPT_MAX {
+        store.apply_campaign(keyed(&format!("more-{number}"), "b")).await.unwrap();
+    }
+    assert_eq!(
+        store.apply_campaign(keyed("one", "a")).await.unwrap(),
+        applied(3, true),
+        "keys are forgotten in the end"
+    );
 }
 
 pub async fn create_run_is_one_run_per_submit(fixture: &impl Fixture) {

@@ -5,7 +5,8 @@ use super::scripts::{Args, Transition};
 use super::{Redis, keys};
 use crate::api::{AppliedCampaign, ApplyCampaign, CampaignRecord, Result};
 use bytes::Bytes;
-use postrider_common::ids::{CampaignName, DefinitionHash};
+use postrider_common::ids::{CampaignName, DefinitionHash, IdempotencyKey};
+use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use redis::Value;
 use std::collections::HashMap;
 
@@ -14,9 +15,16 @@ impl Redis {
         self.keep_definition(&apply.definition, &apply.definition_bytes).await?;
         let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned()];
         let args = Args::default().text(apply.name.as_str()).text(&apply.spec).text(apply.definition.as_str());
+        let args = args.text(apply.key.as_ref().map_or("", IdempotencyKey::as_str)).text(&apply.fingerprint);
+        let args = args.int(APPLY_KEYS_KEPT_MAX as u64);
         let answer = self.run_script(Transition::ApplyCampaign, &own, args).await?;
+        if let Value::BulkString(word) = &answer
+            && word == b"conflict"
+        {
+            return Ok(AppliedCampaign::Conflict);
+        }
         let mut answer = Elements::of(answer, "apply_campaign")?;
-        Ok(AppliedCampaign { version: answer.read()?, changed: answer.read::<u8>()? == 1 })
+        Ok(AppliedCampaign::Applied { version: answer.read()?, changed: answer.read::<u8>()? == 1 })
     }
 
     /// Written before the transition that names it. Its key is its content's hash, so it may be there already

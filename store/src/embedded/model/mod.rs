@@ -21,9 +21,10 @@ use crate::api::{
 };
 use batch::{Batch, Place};
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, LaneName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
+use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::state::{RecipientState, UnknownReason};
 use serde::{Deserialize, Serialize};
@@ -135,6 +136,14 @@ struct Split {
     complete: bool,
 }
 
+/// A keyed apply and what it was answered.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KnownApply {
+    key: IdempotencyKey,
+    fingerprint: String,
+    answer: AppliedCampaign,
+}
+
 /// A worker process that was seen.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 struct Seen {
@@ -148,6 +157,8 @@ struct Seen {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     campaigns: BTreeMap<CampaignName, CampaignRecord>,
+    /// The newest keyed applies of each campaign, oldest first.
+    apply_keys: BTreeMap<CampaignName, Vec<KnownApply>>,
     definitions: BTreeMap<DefinitionHash, Vec<u8>>,
     runs: BTreeMap<RunId, Run>,
     runs_by_age: BTreeSet<(i64, RunId)>,
@@ -199,23 +210,34 @@ impl Model {
     }
 
     pub fn apply_campaign(&mut self, now: i64, apply: ApplyCampaign) -> AppliedCampaign {
+        let known = self.apply_keys.get(&apply.name).into_iter().flatten();
+        if let Some(known) = apply.key.as_ref().and_then(|key| known.into_iter().find(|known| known.key == *key)) {
+            let same = known.fingerprint == apply.fingerprint;
+            return if same { known.answer } else { AppliedCampaign::Conflict };
+        }
         self.definitions.insert(apply.definition.clone(), apply.definition_bytes);
         let before = self.campaigns.get(&apply.name);
-        if let Some(same) = before.filter(|before| before.spec == apply.spec) {
-            return AppliedCampaign { version: same.version, changed: false };
-        }
-        let version = before.map_or(0, |before| before.version) + 1;
-        let paused = before.is_some_and(|before| before.paused);
-        let record = CampaignRecord {
-            name: apply.name.clone(),
-            version,
-            spec: apply.spec,
-            definition: apply.definition,
-            paused,
-            applied_at_ms: now,
+        let version = before.map_or(0, |before| before.version);
+        let answer = if before.is_some_and(|before| before.spec == apply.spec) {
+            AppliedCampaign::Applied { version, changed: false }
+        } else {
+            let record = CampaignRecord {
+                name: apply.name.clone(),
+                version: version + 1,
+                spec: apply.spec,
+                definition: apply.definition,
+                paused: before.is_some_and(|before| before.paused),
+                applied_at_ms: now,
+            };
+            self.campaigns.insert(apply.name.clone(), record);
+            AppliedCampaign::Applied { version: version + 1, changed: true }
         };
-        self.campaigns.insert(apply.name, record);
-        AppliedCampaign { version, changed: true }
+        if let Some(key) = apply.key {
+            let known = self.apply_keys.entry(apply.name).or_default();
+            known.push(KnownApply { key, fingerprint: apply.fingerprint, answer });
+            known.drain(..known.len().saturating_sub(APPLY_KEYS_KEPT_MAX));
+        }
+        answer
     }
 
     pub fn set_campaign_paused(&mut self, _now: i64, (name, paused): (CampaignName, bool)) -> bool {
@@ -229,6 +251,7 @@ impl Model {
     }
 
     pub fn delete_campaign(&mut self, _now: i64, name: CampaignName) -> bool {
+        self.apply_keys.remove(&name);
         self.campaigns.remove(&name).is_some()
     }
 

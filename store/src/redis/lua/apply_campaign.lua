@@ -1,16 +1,38 @@
 -- apply_campaign: creates or replaces a campaign. Its message definition was set before it, under its hash.
 -- KEYS     1 campaign, 2 campaigns by name
--- ARGV     1 name, 2 spec, 3 definition hash
--- returns  version, changed (0, 1)
--- refuses  nothing
+-- ARGV     1 name, 2 spec, 3 definition hash, 4 idempotency key or empty, 5 fingerprint, 6 keys kept at most
+-- returns  version, changed (0, 1); or conflict
+-- refuses  a known key with another fingerprint
 
 local t = redis.call('TIME')
 local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
-local f = redis.call('HMGET', KEYS[1], 'version', 'spec', 'paused')
+local f = redis.call('HMGET', KEYS[1], 'version', 'spec', 'paused', 'keys')
 local version = tonumber(f[1] or '0')
 if not version then return redis.error_reply('CORRUPT the version of a campaign') end
-if f[2] == ARGV[2] then return { version, 0 } end
-redis.call('HSET', KEYS[1], 'version', string.format('%.0f', version + 1), 'spec', ARGV[2], 'definition', ARGV[3],
-  'paused', f[3] or '0', 'applied_at', now)
-redis.call('ZADD', KEYS[2], 0, ARGV[1])
-return { version + 1, 1 }
+
+-- Of each keyed apply, oldest first: key, fingerprint and the answer, a line each.
+local known = {}
+for key, fingerprint, answered, changed in string.gmatch(f[4] or '', '(%S+) (%S+) (%d+) ([01])') do
+  if key == ARGV[4] then
+    if fingerprint ~= ARGV[5] then return 'conflict' end
+    return { tonumber(answered), tonumber(changed) }
+  end
+  known[#known + 1] = key .. ' ' .. fingerprint .. ' ' .. answered .. ' ' .. changed
+end
+
+local changed = f[2] ~= ARGV[2]
+if changed then version = version + 1 end
+local text = string.format('%.0f', version)
+local set = {}
+if changed then
+  set = { 'version', text, 'spec', ARGV[2], 'definition', ARGV[3], 'paused', f[3] or '0', 'applied_at', now }
+end
+if ARGV[4] ~= '' then
+  known[#known + 1] = ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. text .. ' ' .. (changed and '1' or '0')
+  while #known > tonumber(ARGV[6]) do table.remove(known, 1) end
+  set[#set + 1] = 'keys'
+  set[#set + 1] = table.concat(known, '\n')
+end
+if #set > 0 then redis.call('HSET', KEYS[1], unpack(set)) end
+if changed then redis.call('ZADD', KEYS[2], 0, ARGV[1]) end
+return { version, changed and 1 or 0 }
