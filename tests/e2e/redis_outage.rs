@@ -24,6 +24,7 @@ fn an_outage_longer_than_the_leases_loses_nothing() {
         // The answer may be older than this instant, never newer.
         (expired > 0 && back.elapsed() < hold).then(|| format!("{expired} did after {:?}", back.elapsed()))
     });
+    println!("SCENARIO redis_outage: away for {outage:?}, no lease expired within {hold:?} after it was back");
     let ended = fleet.wait_ended(&run, Duration::from_secs(120));
     assert_eq!(ended.state, "finished", "{ended:?}");
     // The whole fleet was cut off, so nobody's copies stand out; each must still be marked.

@@ -34,7 +34,11 @@ fn a_stopped_worker_writes_no_final_dot_after_its_lease() {
             *late.entry(line.connection).or_default() += 1;
         }
     }
-    println!("after SIGCONT: {} final dots on {} connections", late.values().sum::<usize>(), late.len());
+    println!(
+        "SCENARIO worker_stopped: after SIGCONT {} final dots for the old leases on {} connections",
+        late.values().sum::<usize>(),
+        late.len()
+    );
     let most = late.values().copied().max().unwrap_or_default();
     assert!(most <= 1, "more than what was in the kernel: {late:?}");
     assert!(late.len() <= fleet.settings().connections as usize, "{late:?}");
