@@ -1,4 +1,5 @@
-//! The conformance suite over a real server, one server for each case.
+//! The conformance suite over a real server, one server for each case, as the user of docs/operations.md that is
+//! allowed what the store needs and nothing else.
 
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
@@ -37,7 +38,8 @@ impl Fixture for RedisFixture {
 
 async fn server() -> RedisFixture {
     let server = Server::start();
-    RedisFixture { store: Arc::new(server.store().await), _server: server }
+    server.allow_least_user(&[]);
+    RedisFixture { store: Arc::new(server.store_of_least_user().await.unwrap()), _server: server }
 }
 
 postrider_store::conformance_tests!(server);
@@ -52,4 +54,14 @@ async fn random_calls_agree_with_the_model() {
     // On a real clock the rare ones may be missed; that the mix reaches everything is shown on the embedded store.
     let often = [reached.accepted, reached.settled, reached.leases_taken_over, reached.resent_outcome_not_recorded];
     assert!(often.iter().all(|count| *count > 0), "the calls reach too little: {reached:?}");
+}
+
+#[test]
+fn the_server_is_the_one_that_was_asked_for() {
+    let info: String = Server::start().command(&["INFO", "server"]);
+    let is_valkey = info.lines().any(|line| line.trim() == "server_name:valkey");
+    assert_eq!(is_valkey, redis_server::program().contains("valkey"), "{info}");
+    let version =
+        info.lines().find(|line| line.starts_with(if is_valkey { "valkey_version" } else { "redis_version" }));
+    println!("{}", version.unwrap());
 }
