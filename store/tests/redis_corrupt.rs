@@ -24,7 +24,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// Calls of one script that are tried with every harm: so many kinds of states are enough.
-const CALLS_MAX: u32 = 5;
+const CALLS_MAX: u32 = 3;
 
 /// A state, and what was sent to a server that was in it, until the next state was taken.
 type Section = (State, Vec<Words>);

@@ -10,6 +10,7 @@ local f = redis.call('HMGET', KEYS[1], 'version', 'spec', 'paused')
 local version = tonumber(f[1] or '0')
 if not version then return redis.error_reply('CORRUPT the version of a campaign') end
 if f[2] == ARGV[2] then return { version, 0 } end
+redis.call('ZCARD', KEYS[2])
 redis.call('HSET', KEYS[1], 'version', string.format('%.0f', version + 1), 'spec', ARGV[2], 'definition', ARGV[3],
   'paused', f[3] or '0', 'applied_at', now)
 redis.call('ZADD', KEYS[2], 0, ARGV[1])

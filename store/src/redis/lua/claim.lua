@@ -14,6 +14,8 @@ for n = 0, num(ARGV[9], 'lanes') - 1 do
   lanes[#lanes + 1] = { name = ARGV[10 + n * 2], weight = math.max(num(ARGV[11 + n * 2], 'weight'), 1) }
 end
 
+fence_is_sound()
+
 local function see_worker()
   local known = call('HGET', K.worker, worker)
   local seen_at, seen_slots, drain = string.match(known or '', '^(%d+)|(%d+)|([01])$')
@@ -99,7 +101,7 @@ local function take(lane)
   call('ZREM', K.turns, run_text, lane.choice.text)
   if e then
     call('ZREM', K.rdy, heads[1])
-    call('HINCRBY', K.depth, lane.name, -1)
+    bump(K.depth, lane.name, -1)
     call('HSET', K.node, 'V|', int(lane.pass), 'V|' .. lane.name, int(lane.choice.pass), 'V|' .. site_node, int(run_pass),
       'P|' .. lane.name, int(lane.pass + floor_div(LANE_STRIDE * e.count, lane.weight)),
       'P|' .. site_node, int(lane.choice.pass + e.count), 'P|' .. run_node, int(run_pass + e.count))
