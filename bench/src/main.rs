@@ -1,11 +1,13 @@
 //! Measures a whole Postrider: real processes, a real Redis with every write on disk, the SMTP sink.
 //!
-//! `memory` asks what a queued recipient costs in Redis; `throughput` how many messages a second arrive.
+//! `memory` asks what a queued recipient costs in Redis; `throughput` how many messages a second arrive;
+//! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server.
 //! The program measured is `POSTRIDER_BIN`, which `scripts/bench` sets to a release build.
 
 mod memory;
 mod people;
 mod throughput;
+mod transitions;
 
 use clap::{Parser, Subcommand};
 
@@ -38,6 +40,16 @@ enum What {
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
     },
+    /// Calls per second and server time of add_batches, claim, checkpoint and finish, against redis-benchmark on
+    /// the same server, with appendfsync always and everysec.
+    Transitions {
+        /// Batches of 100 recipients.
+        #[arg(long, default_value_t = 2_000)]
+        batches: usize,
+        /// Calls under way at once, of the store and of redis-benchmark.
+        #[arg(long, default_value_t = 16)]
+        callers: usize,
+    },
 }
 
 fn main() {
@@ -46,5 +58,6 @@ fn main() {
         What::Throughput { recipients, masters, workers, connections, latency_ms } => {
             throughput::measure(&throughput::Load { recipients, masters, workers, connections, latency_ms });
         }
+        What::Transitions { batches, callers } => transitions::measure(batches, callers),
     }
 }

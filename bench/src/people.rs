@@ -1,6 +1,7 @@
 //! The data set of the measurements: an address, a name and three merge fields, about 125 bytes a person,
 //! one of the fields random, so that it cannot be compressed away.
 
+use postrider_common::message::Recipient;
 use postrider_tests::Audience;
 
 const FIRST: [&str; 16] = [
@@ -39,18 +40,49 @@ const OFFERS: [&str; 8] = [
 ];
 const TOKEN_LETTERS: &[u8; 32] = b"abcdefghijklmnopqrstuvwxyz234567";
 
+struct Person {
+    address: String,
+    name: String,
+    offer: &'static str,
+    coupon: String,
+    token: String,
+}
+
+fn person(random: &mut Random, index: usize) -> Person {
+    let (first, last) = (random.one_of(&FIRST), random.one_of(&LAST));
+    let address = format!("{}.{}{index}@{}", plain(first), plain(last), random.one_of(&DOMAINS));
+    let token: String = (0..27).map(|_| char::from(TOKEN_LETTERS[random.below(32)])).collect();
+    let offer = random.one_of(&OFFERS);
+    Person {
+        address,
+        name: format!("{first} {last}"),
+        offer,
+        coupon: format!("SAVE{:04}", random.below(10_000)),
+        token,
+    }
+}
+
 /// The same people for the same seed, on every machine.
 pub fn audience(count: usize, seed: u64) -> Audience {
     let mut audience = Audience::with_header("email,name,offer,coupon,token");
     let mut random = Random(seed);
     for index in 0..count {
-        let (first, last) = (random.one_of(&FIRST), random.one_of(&LAST));
-        let address = format!("{}.{}{index}@{}", plain(first), plain(last), random.one_of(&DOMAINS));
-        let token: String = (0..27).map(|_| char::from(TOKEN_LETTERS[random.below(32)])).collect();
-        let offer = random.one_of(&OFFERS);
-        audience.add_row(&address, &format!("{first} {last},{offer},SAVE{:04},{token}", random.below(10_000)));
+        let Person { address, name, offer, coupon, token } = person(&mut random, index);
+        audience.add_row(&address, &format!("{name},{offer},{coupon},{token}"));
     }
     audience
+}
+
+/// The same people as a splitter would hand them to the store.
+pub fn recipients(count: usize, seed: u64) -> Vec<Recipient> {
+    let mut random = Random(seed);
+    let recipient = |index| {
+        let Person { address, name, offer, coupon, token } = person(&mut random, index);
+        let pairs = [("name", name), ("offer", offer.to_owned()), ("coupon", coupon), ("token", token)];
+        let fields = pairs.into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+        Recipient { key: address.clone(), address: address.parse().expect("an address"), fields }
+    };
+    (0..count).map(recipient).collect()
 }
 
 fn plain(name: &str) -> String {

@@ -35,10 +35,14 @@ impl fmt::Display for StoreUrl {
         match self {
             Self::EmbeddedMemory => f.write_str("embedded:"),
             Self::EmbeddedFile(path) => write!(f, "embedded:{}", path.display()),
-            Self::Redis(url) => match url.split_once("://").and_then(|(s, r)| Some((s, r.rsplit_once('@')?.1))) {
-                Some((scheme, rest)) => write!(f, "{scheme}://…@{rest}"),
-                None => f.write_str(url),
-            },
+            Self::Redis(url) => {
+                // The query of a unix URL carries user and password.
+                let (url, query) = url.split_once('?').map_or((url.as_str(), ""), |(url, _)| (url, "?…"));
+                match url.split_once("://").and_then(|(scheme, rest)| Some((scheme, rest.rsplit_once('@')?.1))) {
+                    Some((scheme, rest)) => write!(f, "{scheme}://…@{rest}{query}"),
+                    None => write!(f, "{url}{query}"),
+                }
+            }
         }
     }
 }
@@ -59,6 +63,8 @@ mod tests {
         assert_eq!("embedded:./data".parse(), Ok(StoreUrl::EmbeddedFile("./data".into())));
         let url: StoreUrl = "redis://me:secret@127.0.0.1:6379/0".parse().unwrap();
         assert_eq!(url.to_string(), "redis://…@127.0.0.1:6379/0");
+        let url: StoreUrl = "unix:///run/redis.sock?user=me&pass=secret".parse().unwrap();
+        assert_eq!(url.to_string(), "unix:///run/redis.sock?…");
         assert!("rediss://x".parse::<StoreUrl>().unwrap_err().contains("not supported"));
         assert!("mysql://x".parse::<StoreUrl>().is_err());
     }

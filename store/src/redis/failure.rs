@@ -1,5 +1,6 @@
 //! What an error of the client library means and what to do about it. Pure.
 
+use super::permissions;
 use crate::error::StoreError;
 use redis::{ErrorKind, RedisError};
 
@@ -44,7 +45,10 @@ fn by_code(code: &str, detail: &str) -> Failure {
         "LOADING" => wait("wait until the server has read its file", false),
         "BUSY" => wait("a script of another program keeps the server busy: end it with SCRIPT KILL", false),
         "READONLY" | "MASTERDOWN" => wait(FAILOVER, true),
-        "EXECABORT" => wait("see the server's log for what it refused", false),
+        "EXECABORT" => match detail.split_once("NOPERM ") {
+            Some((_, refused)) => by_code("NOPERM", refused),
+            None => wait("see the server's log for what it refused", false),
+        },
         "TRYAGAIN" | "CLUSTERDOWN" => wait("wait until the cluster is up", false),
         "OOM" => wait("raise maxmemory or wait until work has drained", false),
         "MISCONF" => wait("the server cannot write its file: see its log, and free space on its disk", false),
@@ -54,10 +58,7 @@ fn by_code(code: &str, detail: &str) -> Failure {
             message: message(),
             mend: "give user and password in the store URL: redis://user:password@host:port".into(),
         }),
-        "NOPERM" => Failure::Fatal(StoreError::Unsafe {
-            message: message(),
-            mend: "allow the store's user all commands and keys: ACL SETUSER … ~postrider:* &postrider:* +@all".into(),
-        }),
+        "NOPERM" => Failure::Fatal(permissions::missing(message(), detail)),
         "MOVED" | "ASK" | "CROSSSLOT" => Failure::Fatal(StoreError::Unsafe {
             message: message(),
             mend: "this version needs a standalone server, not a cluster".into(),

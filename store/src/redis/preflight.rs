@@ -1,7 +1,7 @@
 //! Whether a server can carry the promises: a decision over what it says about itself.
 
 use super::failure::Failure;
-use super::keys;
+use super::{keys, permissions};
 use crate::error::StoreError;
 use crate::open::Durability;
 use redis::Value;
@@ -39,6 +39,7 @@ pub(super) async fn check(
     decide_server(&said).map_err(|failure| if first { failure } else { as_failover(failure) })?;
     said.config = config(connection).await?;
     let warnings = decide_settings(&said, durability).map_err(Failure::Fatal)?;
+    permissions::check(connection).await?;
     check_schema(connection).await?;
     Ok(warnings)
 }
@@ -86,6 +87,7 @@ fn decide_server(said: &Said) -> Result<(), Failure> {
         let mend = "wait until the server has read its file";
         return Err(Failure::Wait { message: "LOADING".into(), mend, reconnect: false });
     }
+    // A Valkey says as redis_version which Redis it is like, 7.2.4; the first Valkey was 7.2.
     let version = said.info("redis_version");
     let major: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
     if major < 7 {
@@ -200,6 +202,14 @@ mod tests {
     fn a_safe_server_is_accepted() {
         assert!(decide_server(&good()).is_ok());
         assert_eq!(decide_settings(&good(), Durability::Always).unwrap(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_valkey_is_accepted() {
+        let mut said = good();
+        let valkey = [("redis_version", "7.2.4"), ("server_name", "valkey"), ("valkey_version", "9.1.2")];
+        said.info.extend(valkey.map(|(name, value)| (name.to_owned(), value.to_owned())));
+        assert!(decide_server(&said).is_ok());
     }
 
     #[test]

@@ -143,7 +143,7 @@ impl Transition {
         };
         let channel = keys::WAKE_CHANNEL;
         let settings = format!("local IGNORE_FENCES, WAKE_CHANNEL = {ignore_fences}, '{channel}'");
-        let mut source = format!("{flags}\n{settings}\n");
+        let mut source = format!("{flags}\n{settings}\n{}\n", type_checks());
         for part in below.iter().chain([&own]) {
             source.push_str(part);
         }
@@ -156,6 +156,19 @@ impl Transition {
             Base::Shard | Base::Steer | Base::Batch | Base::EndLease | Base::PacedShard | Base::PacedReport => true,
         }
     }
+}
+
+/// For each of the shard's keys the command that fails when it has another type, and costs next to nothing.
+fn type_checks() -> String {
+    let check = |(_, kind): &(&str, &str)| match *kind {
+        "hash" => "'HLEN'",
+        "zset" => "'ZCARD'",
+        "set" => "'SCARD'",
+        // `keys::SHARD_KEYS` has no other; TYPE never fails, so a test would see it.
+        _ => "'TYPE'",
+    };
+    let checks: Vec<&str> = keys::SHARD_KEYS.iter().map(check).collect();
+    format!("local TYPE_CHECKS = {{ {} }}", checks.join(", "))
 }
 
 /// All scripts, put together and hashed once.
@@ -244,6 +257,11 @@ mod tests {
         for (at, transition) in Transition::ALL.into_iter().enumerate() {
             assert_eq!(transition as usize, at);
         }
+    }
+
+    #[test]
+    fn the_type_of_every_shard_key_is_checked() {
+        assert!(!type_checks().contains("TYPE'"), "{}", type_checks());
     }
 
     #[test]

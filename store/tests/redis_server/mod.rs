@@ -1,4 +1,6 @@
-//! A private redis-server in a temporary folder, on a unix socket, with the durability the store asks for.
+//! A private server in a temporary folder, on a unix socket, with the durability the store asks for:
+//! redis-server from PATH, or the program that POSTRIDER_TEST_SERVER names (`scripts/test` runs all of this
+//! on Valkey as well).
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
@@ -11,6 +13,13 @@ use std::time::{Duration, Instant};
 
 /// A server may take this long to answer after its start.
 const START_MAX: Duration = Duration::from_secs(20);
+/// The commands an administrator types are read from here, so that what is written is what is tested.
+const OPERATIONS: &str = include_str!("../../../docs/operations.md");
+const LEAST_PASSWORD: &str = "a-long-password";
+
+pub fn program() -> String {
+    std::env::var("POSTRIDER_TEST_SERVER").unwrap_or_else(|_| "redis-server".to_owned())
+}
 
 pub struct Server {
     folder: tempfile::TempDir,
@@ -34,14 +43,15 @@ impl Server {
 
     pub fn start_again(&mut self) {
         let folder = self.folder.path();
-        let mut command = Command::new("redis-server");
+        let program = program();
+        let mut command = Command::new(&program);
         command.args(["--port", "0", "--save", "", "--dir"]).arg(folder);
         command.arg("--unixsocket").arg(folder.join("s")).args(&self.arguments);
         let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-        self.child = Some(child.expect("failed to start redis-server: install it and put it in PATH"));
+        self.child = Some(child.unwrap_or_else(|error| panic!("failed to start {program}: {error}; install it")));
         let deadline = Instant::now() + START_MAX;
         while self.try_connection().is_none() {
-            assert!(Instant::now() < deadline, "redis-server does not answer");
+            assert!(Instant::now() < deadline, "{program} does not answer");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -89,6 +99,31 @@ impl Server {
 
     pub async fn store(&self) -> Redis {
         self.store_with(Durability::Always).await.unwrap()
+    }
+
+    /// The command of docs/operations.md that makes the user with the fewest permissions.
+    pub fn least_user_line(&self) -> String {
+        let line = OPERATIONS.lines().find(|line| line.starts_with("ACL SETUSER postrider ")).expect("the user's line");
+        line.replace("PASSWORD", LEAST_PASSWORD)
+    }
+
+    /// Makes that user, and then changes it.
+    pub fn allow_least_user(&self, change: &[&str]) {
+        let line = self.least_user_line();
+        self.command::<()>(&line.split(' ').chain(change.iter().copied()).collect::<Vec<_>>());
+    }
+
+    fn least_user_url(&self) -> String {
+        format!("{}?user=postrider&pass={LEAST_PASSWORD}", self.url())
+    }
+
+    pub fn connection_of_least_user(&self) -> redis::Connection {
+        redis::Client::open(self.least_user_url()).unwrap().get_connection().unwrap()
+    }
+
+    pub async fn store_of_least_user(&self) -> Result<Redis, StoreError> {
+        let options = Options { durability: Durability::Always, clock: Arc::new(SystemClock::default()) };
+        Redis::connect(&self.least_user_url(), options).await
     }
 }
 

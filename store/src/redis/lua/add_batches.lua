@@ -45,6 +45,7 @@ for n, b in ipairs(batches) do
 end
 local pending = num(call('HGET', K.count, id .. '|pending') or '0', 'pending')
 local parked = f[7] == '1'
+local room = num(ARGV[10], 'bad rows max') - call('LLEN', bad_key)
 
 keep_payloads()
 local sites = f[8] or ''
@@ -67,7 +68,6 @@ end
 write_counts()
 call('HSET', run_key, 'sequence', int(sequence + number), 'cursor', cursor_next, 'open', ARGV[5], 'bad', ARGV[6],
   'repeated', ARGV[7], 'complete', complete, 'sites', sites)
-local room = num(ARGV[10], 'bad rows max') - call('LLEN', bad_key)
 for n = 0, math.min(num(ARGV[11], 'bad rows'), room) - 1 do
   call('RPUSH', bad_key, ARGV[12 + n * 2] .. '|' .. ARGV[13 + n * 2])
 end

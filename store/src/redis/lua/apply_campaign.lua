@@ -20,6 +20,8 @@ for key, fingerprint, answered, changed in string.gmatch(f[4] or '', '(%S+) (%S+
   known[#known + 1] = key .. ' ' .. fingerprint .. ' ' .. answered .. ' ' .. changed
 end
 
+-- Reads before the first write: a campaign index of another type refuses.
+redis.call('ZCARD', KEYS[2])
 local changed = f[2] ~= ARGV[2]
 if changed then version = version + 1 end
 local text = string.format('%.0f', version)

@@ -88,6 +88,8 @@ local function load_batch(id, key, details)
   local sequence = tonumber(string.match(id, '%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
   local h = hash_of(key)
+  -- Written after the batch: what it cannot be written to must show before.
+  call('HLEN', details)
   if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
   local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
   if not count or count < 1 or #states ~= count or string.find(states, '[^pidarxscu]') then return nil, 'unreadable' end

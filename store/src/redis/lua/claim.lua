@@ -17,6 +17,7 @@ end
 
 local limits = ARGV[#ARGV]
 local limited = limits ~= ''
+fence_is_sound()
 
 local function see_worker()
   local known = call('HGET', K.worker, worker)
@@ -130,7 +131,7 @@ local function take(lane)
   call('ZREM', K.turns, run_text, lane.choice.text)
   if e then
     call('ZREM', K.rdy, heads[1])
-    call('HINCRBY', K.depth, lane.name, -1)
+    bump(K.depth, lane.name, -1)
     call('HSET', K.node, 'V|', int(lane.pass), 'V|' .. lane.name, int(lane.choice.pass), 'V|' .. site_node, int(run_pass),
       'P|' .. lane.name, int(lane.pass + floor_div(LANE_STRIDE * e.count, lane.weight)),
       'P|' .. site_node, int(lane.choice.pass + e.count), 'P|' .. run_node, int(run_pass + e.count))

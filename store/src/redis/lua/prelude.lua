@@ -26,13 +26,25 @@ local function corrupt(what)
   error({ err = 'CORRUPT ' .. what })
 end
 
+-- A write that meets the wrong type half way would leave the writes before it, so types come first.
+for n, check in ipairs(TYPE_CHECKS) do
+  local answer = redis.pcall(check, KEYS[n])
+  if type(answer) == 'table' and answer.err then corrupt('the type of the key ' .. KEYS[n]) end
+end
+
 local NOW = int(now)
 
--- Numbers of arguments and fields: nil or junk is an error, not a zero.
+-- Numbers of arguments and fields: nil or junk is an error, not a zero. ('nan' is a number to tonumber.)
 local function num(text, what)
   local n = tonumber(text)
-  if not n then corrupt(what .. ' is no number') end
+  if not n or n ~= n or math.abs(n) > 9007199254740992 then corrupt(what .. ' is no number') end
   return n
+end
+
+-- Derived numbers: one that is damaged stays as it is, and shows when it is read. It must not leave a transition
+-- half done, nor keep recipients from moving.
+local function bump(key, field, by)
+  redis.pcall('HINCRBY', key, field, by)
 end
 
 local function floor_div(a, b)
@@ -42,6 +54,11 @@ end
 local function fences_differ(a, b)
   if IGNORE_FENCES then return false end
   return a ~= b
+end
+
+-- Before the first write of who takes one later.
+local function fence_is_sound()
+  if not string.match(call('HGET', K.shard, 'fence') or '0', '^%d+$') then corrupt('the counter of fences') end
 end
 
 local function next_fence(nonce)
@@ -92,7 +109,7 @@ end
 
 local function write_counts()
   for field, by in pairs(counts) do
-    if by ~= 0 then call('HINCRBY', K.count, field, int(by)) end
+    if by ~= 0 then bump(K.count, field, int(by)) end
   end
 end
 
@@ -101,12 +118,18 @@ end
 -- batch of a run that is not parked), `node` the passes (P|…) and the pass served last among the
 -- children of a node (V|…).
 
+-- Passes only make turns fair: one that is damaged begins anew.
+local function pass_in(field)
+  local pass = tonumber(call('HGET', K.node, field) or '0')
+  return pass and pass >= 0 and pass <= 9007199254740992 and pass or 0
+end
+
 local function pass_of(node)
-  return num(call('HGET', K.node, 'P|' .. node) or '0', 'a pass')
+  return pass_in('P|' .. node)
 end
 
 local function served_of(node)
-  return num(call('HGET', K.node, 'V|' .. node) or '0', 'a pass')
+  return pass_in('V|' .. node)
 end
 
 local function site_choice(lane, site, pass)
@@ -173,12 +196,12 @@ local function count_flight(e, by, left)
 end
 
 local function ready_add(e, parked)
-  if call('ZADD', K.rdy, 0, entry_text(e)) == 1 then call('HINCRBY', K.depth, e.lane, 1) end
+  if call('ZADD', K.rdy, 0, entry_text(e)) == 1 then bump(K.depth, e.lane, 1) end
   if not parked then activate(e.lane, e.site, e.run) end
 end
 
 local function ready_remove(e)
-  if call('ZREM', K.rdy, entry_text(e)) == 1 then call('HINCRBY', K.depth, e.lane, -1) end
+  if call('ZREM', K.rdy, entry_text(e)) == 1 then bump(K.depth, e.lane, -1) end
   if not first_of(K.rdy, e.lane .. '|' .. e.site .. '|' .. e.run) then deactivate(e.lane, e.site, e.run) end
 end
 

@@ -1,0 +1,301 @@
+//! No script leaves a partial write behind when it fails, mechanically: a life of a run is recorded call by call;
+//! then each call is made again on the state it was made on, with one key, field or member of that state
+//! damaged. If it fails, the server must hold what it held before.
+//!
+//! A call that notices the damage and sets the batch aside, or can do without what is damaged, does not fail: that is
+//! meant and not looked at here.
+
+#![expect(clippy::unwrap_used, reason = "a case that cannot reach its server has failed")]
+
+mod redis_recorder;
+mod redis_server;
+
+use async_trait::async_trait;
+use postrider_common::OutcomeKind;
+use postrider_common::run::RunError;
+use postrider_store::conformance::Fixture;
+use postrider_store::conformance::scene::{Scene, TTL_MS, new_run, outcome, outcomes};
+use postrider_store::redis::Redis;
+use postrider_store::{ApplyCampaign, BadRow, Durability, Reclaim, ReleaseSplit, SplitStatus, Store};
+use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
+use redis_server::Server;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// Calls of one script that are tried with every harm: so many kinds of states are enough.
+const CALLS_MAX: u32 = 3;
+
+/// A state, and what was sent to a server that was in it, until the next state was taken.
+type Section = (State, Vec<Words>);
+
+struct Life {
+    store: Arc<Redis>,
+    server: Server,
+    recorder: Mutex<Recorder>,
+    sections: Mutex<Vec<Section>>,
+}
+
+impl Life {
+    fn begin_section(&self) {
+        let mut sections = self.sections.lock().unwrap();
+        let sent = self.recorder.lock().unwrap().take(&self.server);
+        if let Some((_, words)) = sections.last_mut() {
+            words.extend(sent.into_iter().filter(|words| !matches!(words[0].as_slice(), b"KEYS" | b"DUMP" | b"ECHO")));
+        }
+        sections.push((State::of(&mut self.server.connection()), Vec::new()));
+    }
+}
+
+/// The commands of a section, the first with the state it began with.
+fn in_order((state, commands): Section) -> impl Iterator<Item = (Option<State>, Words)> {
+    let mut state = Some(state);
+    commands.into_iter().map(move |words| (state.take(), words))
+}
+
+#[async_trait]
+impl Fixture for Life {
+    /// Each call begins on a state that is kept.
+    fn store(&self) -> Arc<dyn Store> {
+        self.begin_section();
+        self.store.clone()
+    }
+
+    async fn pass(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+}
+
+/// Calls every transition, most of them in several states.
+async fn live(life: &Life) {
+    let store = || life.store();
+    let definition_bytes = b"definition".to_vec();
+    let definition = postrider_common::ids::DefinitionHash::of(&definition_bytes);
+    let apply = ApplyCampaign { name: "news".parse().unwrap(), spec: b"spec".to_vec(), definition, definition_bytes };
+    store().apply_campaign(apply.clone()).await.unwrap();
+    store().apply_campaign(ApplyCampaign { spec: b"other".to_vec(), ..apply.clone() }).await.unwrap();
+    store().set_campaign_paused(&apply.name, true).await.unwrap();
+    store().delete_campaign(&apply.name).await.unwrap();
+
+    // Two runs, with batches in every place and recipients in every state.
+    let other = Scene::with(life, new_run("other"), &[2, 1]).await;
+    let scene = Scene::of(life, &[3, 60, 2, 2]).await;
+    store().pause_run(&other.run).await.unwrap();
+    store().resume_run(&other.run).await.unwrap();
+    store().set_lane_paused(&"bulk".parse().unwrap(), true).await.unwrap();
+    store().set_lane_paused(&"bulk".parse().unwrap(), false).await.unwrap();
+    let mut held = scene.claim(1, 4).await;
+    let mut first = held.remove(0);
+    scene.intend(&mut first, &[0, 1]).await;
+    let mixed = vec![outcome(0, OutcomeKind::Accepted), outcome(1, OutcomeKind::Deferred)];
+    scene.checkpoint(&mut first, mixed, vec![2]).await;
+    scene.finish(&mut first, Vec::new()).await;
+    scene.finish(&mut first, outcomes([2], OutcomeKind::Unknown)).await;
+    scene.fact(&first, outcome(2, OutcomeKind::Accepted)).await;
+    scene.fact(&first, outcome(1, OutcomeKind::Accepted)).await;
+    let mut second = held.remove(0);
+    scene.intend(&mut second, &[0, 1]).await;
+    scene.release(&mut second, outcomes([0], OutcomeKind::Rejected), true).await;
+    life.pass(300).await;
+    let mut again = scene.claim(2, 4).await;
+    if let Some(mut again) = again.pop() {
+        let granted = scene.checkpoint(&mut again, Vec::new(), vec![0, 1]).await.granted;
+        scene.finish(&mut again, outcomes(granted, OutcomeKind::Accepted)).await;
+    }
+    store().drain_worker("w1").await.unwrap();
+    scene.claim(1, 1).await;
+    // One lease expires with somebody in intent, and one batch is lost.
+    if let Some(held) = held.first_mut() {
+        scene.intend(held, &[0]).await;
+    }
+    life.pass(TTL_MS + 1).await;
+    scene.reclaim().await;
+    store().cancel_run(&scene.run).await.unwrap();
+    store().cancel_batches(&scene.run, 0, 100).await.unwrap();
+    let broken = Scene::with(life, new_run("broken"), &[2]).await;
+    let mut lost = broken.claim(3, 8).await.into_iter().find(|held| held.batch.run == broken.run).unwrap();
+    broken.intend(&mut lost, &[0]).await;
+    let hash = format!("postrider:{{s0}}:o:{}", lost.batch);
+    life.server.command::<()>(&["HSET", &hash, "s0", "ip", "m0", "!.", "g!", "x"]);
+    life.pass(TTL_MS + 1).await;
+    let reclaim = Reclaim { limit: 10, ttl_ms: 1, doubt_grace_ms: 1, outage_gap_ms: 3_600_000 };
+    assert_eq!(store().reclaim(reclaim).await.unwrap().repaired, 1);
+
+    // A split with bad rows that is given back twice.
+    let third = new_run("third");
+    store().create_run(third.clone()).await.unwrap();
+    let mut split = scene.claim_split().await.unwrap();
+    let mut add = scene.add(&split, &[2], 10, false);
+    add.bad_row_samples = vec![BadRow { row: 3, reason: "no address".to_owned() }];
+    assert_eq!(store().add_batches(add).await.unwrap(), SplitStatus::Done);
+    for failed in [true, false] {
+        let error = RunError { code: "source".into(), message: "gone".into(), mend: "bring it back".into() };
+        let (run, fence) = (third.id.clone(), split.fence.clone());
+        let release = ReleaseSplit { run, fence, delay_ms: 0, error: failed.then_some(error) };
+        assert_eq!(store().release_split(release).await.unwrap(), SplitStatus::Done);
+        store().resume_run(&third.id).await.unwrap();
+        split = scene.claim_split().await.unwrap();
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// One way to damage a state, as commands.
+struct Harm {
+    key: Vec<u8>,
+    commands: Vec<Words>,
+}
+
+fn words(words: &[&[u8]]) -> Words {
+    words.iter().map(|word| word.to_vec()).collect()
+}
+
+/// Every way to damage a key. `touched`: fields of the hash after the call, which may be new by then.
+fn harms(connection: &mut redis::Connection, key: &[u8], touched: &[Vec<u8>]) -> Vec<Harm> {
+    let ask = |connection: &mut redis::Connection, command: &[&[u8]]| run(connection, &words(command)).unwrap();
+    let list = |value: redis::Value| redis::from_redis_value::<Vec<Vec<u8>>>(value).unwrap();
+    let kind: String = redis::from_redis_value(ask(connection, &[b"TYPE", key])).unwrap();
+    let (gone, text, row) = (words(&[b"DEL", key]), words(&[b"SET", key, b"x"]), words(&[b"RPUSH", key, b"x"]));
+    let mut all = match kind.as_str() {
+        "none" => vec![vec![text], vec![row]],
+        "string" => vec![vec![gone.clone()], vec![gone, row]],
+        _ => vec![vec![gone.clone()], vec![gone, text]],
+    };
+    match kind.as_str() {
+        "hash" => {
+            let mut fields: BTreeSet<Vec<u8>> = list(ask(connection, &[b"HKEYS", key])).into_iter().collect();
+            fields.extend(touched.iter().cloned());
+            for field in fields {
+                all.push(vec![words(&[b"HDEL", key, &field])]);
+                for value in [&b"x"[..], b"nan"] {
+                    all.push(vec![words(&[b"HSET", key, &field, value])]);
+                }
+            }
+        }
+        "zset" => {
+            all.push(vec![words(&[b"ZADD", key, b"0", b"x"])]);
+            for member in list(ask(connection, &[b"ZRANGE", key, b"0", b"-1"])) {
+                all.push(vec![words(&[b"ZREM", key, &member])]);
+                for score in [&b"inf"[..], b"-inf"] {
+                    all.push(vec![words(&[b"ZADD", key, score, &member])]);
+                }
+            }
+        }
+        "set" => all.push(vec![words(&[b"SADD", key, b"x"])]),
+        "list" => all.push(vec![words(&[b"RPUSH", key, b"x"])]),
+        _ => (),
+    }
+    all.into_iter().map(|commands| Harm { key: key.to_vec(), commands }).collect()
+}
+
+fn keys_of(call: &[Vec<u8>]) -> Vec<Vec<u8>> {
+    let number: usize = text(&call[2]).parse().unwrap();
+    let unique: BTreeSet<Vec<u8>> = call[3..3 + number].iter().cloned().collect();
+    unique.into_iter().collect()
+}
+
+#[derive(Debug, Default)]
+struct Tried {
+    changed: u32,
+    harmed: u32,
+    failed: u32,
+}
+
+struct Trial {
+    connection: redis::Connection,
+    tried: BTreeMap<String, Tried>,
+    partial: BTreeMap<String, u32>,
+}
+
+impl Trial {
+    /// Tries a call on a state with every harm, and leaves the state that the call makes of it unharmed.
+    fn call(&mut self, name: &str, call: &Words) {
+        let connection = &mut self.connection;
+        let state = State::of(connection);
+        let before = digest(connection);
+        if let Err(error) = run(connection, call) {
+            // The one that cannot read its batch, which is set aside after it.
+            assert!(name == "reclaim" && error.code() == Some("CORRUPT"), "{name} fails on its own state: {error}");
+            assert_eq!(digest(connection), before, "{name}: {error}");
+            return;
+        }
+        let changes = digest(connection) != before;
+        let tried = self.tried.entry(name.to_owned()).or_default();
+        // A call that changes nothing has nothing to leave half done.
+        if !changes || tried.changed == CALLS_MAX {
+            return;
+        }
+        tried.changed += 1;
+        let keys = keys_of(call);
+        let touched: Vec<Vec<Vec<u8>>> = keys
+            .iter()
+            .map(|key| run(connection, &words(&[b"HKEYS", key])).ok())
+            .map(|fields| fields.map_or(Vec::new(), |fields| redis::from_redis_value(fields).unwrap()))
+            .collect();
+        let after = State::of(connection);
+        state.restore(connection);
+        let mut all = Vec::new();
+        for (key, touched) in keys.iter().zip(&touched) {
+            all.extend(harms(connection, key, touched));
+        }
+        for harm in all {
+            tried.harmed += 1;
+            let (Some(error), changed) = state.call_harmed(connection, &harm.commands, call) else { continue };
+            tried.failed += 1;
+            if changed {
+                let how = harm.commands.last().unwrap().iter().map(|word| text(word)).collect::<Vec<_>>().join(" ");
+                let about = text(&harm.key);
+                let shown = format!("{name}: harmed {about} by `{how}`: {error:?}");
+                *self.partial.entry(shown).or_default() += 1;
+            }
+        }
+        after.restore(connection);
+    }
+}
+
+#[tokio::test]
+async fn no_script_leaves_a_partial_write_when_it_fails() {
+    let server = Server::start_with(&["--appendonly", "no", "--enable-debug-command", "yes"]);
+    let mut recorder = Recorder::start(&server);
+    let store = Arc::new(server.store_with(Durability::Relaxed).await.unwrap());
+    let mut names = scripts_loaded(&recorder.take(&server));
+    let life = Life { store, server, recorder: Mutex::new(recorder), sections: Mutex::default() };
+    live(&life).await;
+    life.begin_section();
+    let Life { store, server, recorder, sections } = life;
+    drop((store, recorder));
+    let recorded = sections.into_inner().unwrap();
+
+    let mut trial = Trial { connection: server.connection(), tried: BTreeMap::new(), partial: BTreeMap::new() };
+    for (state, words) in recorded.into_iter().flat_map(in_order) {
+        if let Some(state) = state {
+            state.restore(&mut trial.connection);
+        }
+        match words[0].as_slice() {
+            b"EVALSHA" if names[&words[1]] == "look_at_run" => (),
+            b"EVALSHA" => trial.call(&names[&words[1]], &words),
+            // Payloads and definitions beside the scripts, and the harm that makes a batch unreadable.
+            b"SET" | b"HSET" => drop(run(&mut trial.connection, &words).unwrap()),
+            _ => (),
+        }
+    }
+    let Trial { tried, partial, .. } = trial;
+    for (name, tried) in &tried {
+        println!("{name}: {} calls change something, {} harms, {} failed", tried.changed, tried.harmed, tried.failed);
+        assert!(tried.failed > 0, "{name} fails at nothing: its replay is no test");
+    }
+    let called: BTreeSet<&String> = tried.keys().collect();
+    // Writes nothing.
+    names.retain(|_, name| name != "look_at_run");
+    let wanted: BTreeSet<&String> = names.values().collect();
+    assert_eq!(called, wanted, "each script must be called by `live`");
+    let shown: Vec<&String> = partial.keys().collect();
+    assert!(
+        partial.is_empty(),
+        "{} partial writes:\n{}",
+        shown.len(),
+        shown.iter().map(|s| format!("{s}\n")).collect::<String>()
+    );
+}
