@@ -16,7 +16,9 @@ use postrider_common::run::RunError;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Scene, TTL_MS, new_run, outcome, outcomes};
 use postrider_store::redis::Redis;
-use postrider_store::{ApplyCampaign, BadRow, Durability, Reclaim, ReleaseSplit, SplitStatus, Store};
+use postrider_store::{
+    ApplyCampaign, BadRow, ClaimHistory, Durability, Reclaim, ReleaseSplit, RetireBatches, SplitStatus, Store,
+};
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,9 +73,16 @@ async fn live(life: &Life) {
     let store = || life.store();
     let definition_bytes = b"definition".to_vec();
     let definition = postrider_common::ids::DefinitionHash::of(&definition_bytes);
-    let apply = ApplyCampaign { name: "news".parse().unwrap(), spec: b"spec".to_vec(), definition, definition_bytes };
+    let apply = ApplyCampaign {
+        name: "news".parse().unwrap(),
+        key: Some("key".parse().unwrap()),
+        fingerprint: definition.to_string(),
+        spec: b"spec".to_vec(),
+        definition,
+        definition_bytes,
+    };
     store().apply_campaign(apply.clone()).await.unwrap();
-    store().apply_campaign(ApplyCampaign { spec: b"other".to_vec(), ..apply.clone() }).await.unwrap();
+    store().apply_campaign(ApplyCampaign { key: None, spec: b"other".to_vec(), ..apply.clone() }).await.unwrap();
     store().set_campaign_paused(&apply.name, true).await.unwrap();
     store().delete_campaign(&apply.name).await.unwrap();
 
@@ -112,6 +121,11 @@ async fn live(life: &Life) {
     scene.reclaim().await;
     store().cancel_run(&scene.run).await.unwrap();
     store().cancel_batches(&scene.run, 0, 100).await.unwrap();
+    let claim = ClaimHistory { request: "history".parse().unwrap(), ttl_ms: TTL_MS, limit: 100 };
+    let settled = store().claim_history(claim.clone()).await.unwrap().batches;
+    let batches = settled.into_iter().map(|batch| (batch.record.id, batch.stamp)).collect();
+    let retire = RetireBatches { request: claim.request, segment: "segment".to_owned(), batches };
+    assert!(store().retire_batches(retire).await.unwrap() > 0);
     let broken = Scene::with(life, new_run("broken"), &[2]).await;
     let mut lost = broken.claim(3, 8).await.into_iter().find(|held| held.batch.run == broken.run).unwrap();
     broken.intend(&mut lost, &[0]).await;

@@ -485,6 +485,8 @@ local function put_back(b, from)
   end
   local to, due = place_of_rest(b)
   if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
+  -- Read before the first write: an unreadable stamp refuses.
+  local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp') + 1
   commit(b)
   if from == 'leased' then
     call('ZREM', K.lease, b.id)
@@ -504,7 +506,8 @@ local function put_back(b, from)
     call('ZADD', K.dly, int(due), entry_text(b.entry))
   elseif may_retire(b) then
     -- Last among those whose history is to be written, with a stamp that nothing had before.
-    call('ZADD', K.to_retire, int(call('HINCRBY', K.shard, 'stamp', 1)), b.id)
+    call('HSET', K.shard, 'stamp', int(stamp))
+    call('ZADD', K.to_retire, int(stamp), b.id)
   end
   add_count(run.id, 'b_' .. from, -1)
   add_count(run.id, 'b_' .. to, 1)

@@ -30,7 +30,7 @@ end
 for _, b in ipairs(found) do
   call('ZREM', K.to_retire, b.id)
   -- Made anew, since a hash that was large once would stay so.
-  call('UNLINK', b.key, b.details, b.payload)
+  call('DEL', b.key, b.details, b.payload)
   call('HSET', b.key, unpack(b.kept))
 end
 if call('HGET', K.shard, 'history_by') == request then call('HDEL', K.shard, 'history_by', 'history_until') end
