@@ -6,6 +6,7 @@ use futures::stream::{self, StreamExt};
 use postrider_common::SystemClock;
 use postrider_common::ids::{Fence, LaneName};
 use postrider_common::lease::{LeaseReport, LeaseStatus, OutcomeKind};
+use postrider_common::pace::Limits;
 use postrider_common::{ids::BatchId, payload};
 use postrider_store::conformance::scene::{new_run, outcomes, request, worker};
 use postrider_store::{AddBatches, Checkpoint, Claim, ClaimSplit, Durability, Finish, NewBatch, Options, Store};
@@ -238,6 +239,7 @@ async fn claim_all(store: &dyn Store, batches: usize, callers: usize) -> Vec<(Ba
             ttl_ms: HOUR_MS,
             hard_cap_ms: HOUR_MS,
             slots: 256,
+            limits: Limits::default(),
         };
         store.claim(claim).await.expect("a claim").leases
     };
@@ -272,8 +274,14 @@ async fn checkpoint_all(store: &dyn Store, held: &[(BatchId, Fence)], callers: u
             for step in 0..COUNT / WINDOW {
                 let before = step.checked_sub(1).map(|before| before * WINDOW);
                 let reports = vec![report(&held, step + 1, before, Some(step * WINDOW))];
-                let checkpoint =
-                    Checkpoint { worker: worker(1), reports, ttl_ms: HOUR_MS, window: WINDOW, retry_fraction: 0 };
+                let checkpoint = Checkpoint {
+                    worker: worker(1),
+                    reports,
+                    ttl_ms: HOUR_MS,
+                    window: WINDOW,
+                    retry_fraction: 0,
+                    limits: Limits::default(),
+                };
                 let answers = store.checkpoint(checkpoint).await.expect("a checkpoint");
                 assert!(answers.iter().all(|answer| answer.granted.len() == WINDOW as usize), "{answers:?}");
             }

@@ -99,7 +99,7 @@ impl Drop for Running {
 fn wrong_usage_ends_with_2() {
     let place = Place::new();
     place.write("typo.toml", "[lease]\ntll = \"1s\"\n");
-    place.write("rate.toml", "[[lane]]\nname = \"bulk\"\nrate = \"5/s\"\n");
+    place.write("rate.toml", "[[relay]]\nname = \"r\"\nurl = \"smtp://127.0.0.1:25\"\nrate = \"5/s\"\n");
     place.write("broken.toml", &GOOD.replace("Hello {{ name }}", "Hello {{ name"));
     place.write("column.toml", &GOOD.replace("address = \"email\"", "address = \"mail\""));
     place.write("big.toml", "[master]\naudience_bytes_max = 10\n");
@@ -109,7 +109,7 @@ fn wrong_usage_ends_with_2() {
         (&["run", "list", "--output", "yaml"], "invalid value"),
         (&["--config", "none.toml", "config", "check"], "cannot read the configuration none.toml"),
         (&["--config", "typo.toml", "run", "list"], "typo.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
-        (&["--config", "rate.toml", "master"], "rate.toml:3: lane.bulk.rate is refused"),
+        (&["--config", "rate.toml", "master"], "rate.toml:4: relay.r.rate is refused"),
         (&["--config", "rate.toml", "worker"], "is refused"),
         (&["--config", "rate.toml", "config", "check"], "is refused"),
         (&["--token", "secret", "run", "list"], "--token is refused"),
