@@ -56,7 +56,15 @@ fn state(run: &Run) -> String {
     if !run.split_complete {
         text.push_str(", audience not read to its end");
     }
+    if is_empty(run) {
+        text.push_str(", nobody was sent to: the audience has no usable row");
+    }
     text
+}
+
+/// The audience was read, and nobody in it could be sent to.
+fn is_empty(run: &Run) -> bool {
+    run.kind == RunState::Finished && run.recipients.total == 0
 }
 
 fn recipients(run: &Run) -> String {
@@ -97,6 +105,9 @@ fn next(run: &Run) -> String {
         RunState::Failed => format!("mend it, then: postrider run resume {id}"),
         RunState::Finished | RunState::Cancelled if r.rejected + r.exhausted + r.unknown + run.bad_rows > 0 => {
             format!("postrider run failures {id}")
+        }
+        RunState::Finished if is_empty(run) => {
+            "look at the audience: is it the right file, with a row below the header?".into()
         }
         RunState::Finished | RunState::Cancelled => format!("postrider run recipients {id}"),
         RunState::Scheduled | RunState::Splitting | RunState::Sending if run.paused => {
@@ -155,5 +166,15 @@ next         postrider run failures run_1";
         let text = report(&failed, 0);
         assert!(text.contains("error        audience_column_missing: there is no column?\nmend         name one"));
         assert!(text.ends_with("next         mend it, then: postrider run resume run_1"), "{text}");
+    }
+
+    #[test]
+    fn an_empty_audience_is_said_to_be_empty() {
+        let mut empty = run(v1::RunState::Finished);
+        empty.recipients = Default::default();
+        assert!(report(&empty, 0).contains("nobody was sent to: the audience has no usable row"));
+        assert!(report(&empty, 0).ends_with("next         postrider run failures run_1"));
+        empty.bad_rows = 0;
+        assert!(report(&empty, 0).contains("next         look at the audience"));
     }
 }
