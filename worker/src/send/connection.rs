@@ -7,7 +7,7 @@
 //! so a process that is killed has read no reply that its journal does not know, and the relay's system sees
 //! which replies were not read (a connection with unread bytes is reset).
 
-use super::hold::Job;
+use super::hold::Transmission;
 use super::pool::{PoolConfig, Report};
 use postrider_common::clock::Clock;
 use postrider_common::lease::{Outcome, OutcomeKind};
@@ -53,7 +53,7 @@ pub(super) async fn run(
     id: u64,
     config: Arc<PoolConfig>,
     clock: Arc<dyn Clock>,
-    mut jobs: mpsc::Receiver<Job>,
+    mut transmissions: mpsc::Receiver<Transmission>,
     reports: mpsc::Sender<Report>,
 ) {
     let failed = |code: &str, detail: String| Some((code.to_owned(), detail));
@@ -76,12 +76,12 @@ pub(super) async fn run(
             };
             match connection.ready().await {
                 Err((code, detail)) => (None, failed(&code, detail)),
-                Ok(()) => (connection.serve(&mut jobs).await, None),
+                Ok(()) => (connection.serve(&mut transmissions).await, None),
             }
         }
     };
-    jobs.close();
-    let unbegun = unbegun.or_else(|| jobs.try_recv().ok());
+    transmissions.close();
+    let unbegun = unbegun.or_else(|| transmissions.try_recv().ok());
     // The pool is gone only when the process ends.
     let _ = reports.send(Report::Gone { id, unbegun, failure }).await;
 }
@@ -126,19 +126,19 @@ impl Connection {
         }
     }
 
-    /// Carries messages until the connection ends; a job that was not begun comes back.
-    async fn serve(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    /// Carries messages until the connection ends; a transmission that was not begun comes back.
+    async fn serve(&mut self, transmissions: &mut mpsc::Receiver<Transmission>) -> Option<Transmission> {
         let mut is_new = true;
         loop {
             if self.reports.send(Report::Idle { id: self.id, is_new }).await.is_err() {
                 return None;
             }
             is_new = false;
-            let Some(job) = self.wait(jobs).await else {
+            let Some(transmission) = self.wait(transmissions).await else {
                 self.quit().await;
                 return None;
             };
-            if let Some(unbegun) = self.carry(job).await {
+            if let Some(unbegun) = self.carry(transmission).await {
                 return Some(unbegun);
             }
             if self.ready_again().await.is_err() {
@@ -147,14 +147,14 @@ impl Connection {
         }
     }
 
-    /// The next job; None: the connection was idle for too long, or is gone.
-    async fn wait(&mut self, jobs: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    /// The next transmission; None: the connection was idle for too long, or is gone.
+    async fn wait(&mut self, transmissions: &mut mpsc::Receiver<Transmission>) -> Option<Transmission> {
         let mut buffer = [0; READ_BYTES];
         let idle_until = Instant::now() + IDLE;
         loop {
             tokio::select! {
                 biased;
-                job = jobs.recv() => return job,
+                transmission = transmissions.recv() => return transmission,
                 read = self.stream.read(&mut buffer) => match read {
                     Ok(count) if count > 0 => self.received(&buffer[..count]),
                     Ok(_) | Err(_) => self.session.connection_lost(Lost::Closed),
@@ -167,46 +167,48 @@ impl Connection {
         }
     }
 
-    /// Sends to one recipient. A job that certainly did not begin, because the connection was dead, comes
+    /// Sends to one recipient. A transmission that certainly did not begin, because the connection was dead, comes
     /// back, once.
-    async fn carry(&mut self, mut job: Job) -> Option<Job> {
-        if job.is_recalled() || !(job.hold.is_trusted(self.clock.boot_ms()) || self.config.ignores_deadline) {
-            job.hand_back().await;
+    async fn carry(&mut self, mut transmission: Transmission) -> Option<Transmission> {
+        if transmission.is_recalled()
+            || !(transmission.hold.is_trusted(self.clock.boot_ms()) || self.config.ignores_deadline)
+        {
+            transmission.hand_back().await;
             return None;
         }
-        let outgoing = match job.hold.batch.render(job.index, self.clock.wall_ms()) {
+        let outgoing = match transmission.hold.batch.render(transmission.index, self.clock.wall_ms()) {
             Ok(outgoing) => outgoing,
             Err(outcome) => {
-                job.end(outcome).await;
+                transmission.end(outcome).await;
                 return None;
             }
         };
         self.is_handed_back = false;
         self.dot_due = Instant::now() + BEFORE_DOT;
         if self.session.send(outgoing).is_err() {
-            return Some(job);
+            return Some(transmission);
         }
         loop {
-            match self.pump(Some(&mut job)).await {
+            match self.pump(Some(&mut transmission)).await {
                 Event::Ready => {}
                 Event::Done(verdict) => {
                     let is_unsent = verdict.kind == OutcomeKind::Deferred;
                     if is_unsent && self.is_handed_back {
-                        job.hand_back().await;
-                    } else if is_unsent && self.session.is_stale() && !job.is_retried {
-                        job.is_retried = true;
-                        return Some(job);
+                        transmission.hand_back().await;
+                    } else if is_unsent && self.session.is_stale() && !transmission.is_retried {
+                        transmission.is_retried = true;
+                        return Some(transmission);
                     } else {
                         let outcome = Outcome {
                             retry_after_ms: verdict.retry_after_ms,
-                            ..job.outcome(verdict.kind, &verdict.code, &verdict.detail)
+                            ..transmission.outcome(verdict.kind, &verdict.code, &verdict.detail)
                         };
-                        job.end(outcome).await;
+                        transmission.end(outcome).await;
                     }
                     self.take_rest();
                     return None;
                 }
-                // A verdict always comes first; dropping the job gives it one all the same.
+                // A verdict always comes first; dropping the transmission gives it one all the same.
                 Event::Closed { .. } => return None,
             }
         }
@@ -236,18 +238,18 @@ impl Connection {
     }
 
     /// Writes and reads until the session has an event.
-    async fn pump(&mut self, mut job: Option<&mut Job>) -> Event {
+    async fn pump(&mut self, mut transmission: Option<&mut Transmission>) -> Event {
         loop {
             if let Some(event) = self.session.event() {
                 return event;
             }
             match self.session.take_output() {
-                Some(write) if write.carries_final_dot => match job.as_deref_mut() {
-                    Some(job) => self.write_final_dot(&write.bytes, job).await,
+                Some(write) if write.carries_final_dot => match transmission.as_deref_mut() {
+                    Some(transmission) => self.write_final_dot(&write.bytes, transmission).await,
                     None => self.session.refuse_final_dot(),
                 },
                 Some(write) => self.write(&write.bytes).await,
-                None => self.read(job.as_deref_mut()).await,
+                None => self.read(transmission.as_deref_mut()).await,
             }
         }
     }
@@ -261,13 +263,14 @@ impl Connection {
     }
 
     /// Writes content and final dot, looking at the lease before every piece that is handed to the system.
-    async fn write_final_dot(&mut self, bytes: &[u8], job: &mut Job) {
+    async fn write_final_dot(&mut self, bytes: &[u8], transmission: &mut Transmission) {
         let mut written = 0;
         let due = Instant::now() + WRITE_TIMEOUT;
         // Before the look at the lease, so that nothing comes between that and the write.
-        let is_noted = job.note_dot();
+        let is_noted = transmission.note_dot();
         while written < bytes.len() {
-            let may = (job.hold.is_trusted(self.clock.boot_ms()) && !job.is_cut()) || self.config.ignores_deadline;
+            let may = (transmission.hold.is_trusted(self.clock.boot_ms()) && !transmission.is_cut())
+                || self.config.ignores_deadline;
             if !may || !is_noted {
                 self.is_handed_back = true;
                 match written {
@@ -279,12 +282,12 @@ impl Connection {
             match self.stream.try_write(&bytes[written..]) {
                 Ok(count) => {
                     written += count;
-                    job.is_dot_written = written == bytes.len();
+                    transmission.is_dot_written = written == bytes.len();
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let is_ready = tokio::select! {
                         biased;
-                        () = job.cut(), if !self.config.ignores_deadline => true,
+                        () = transmission.cut(), if !self.config.ignores_deadline => true,
                         ready = timeout_at(due, self.stream.writable()) => matches!(ready, Ok(Ok(()))),
                     };
                     if !is_ready {
@@ -296,17 +299,17 @@ impl Connection {
         }
     }
 
-    async fn read(&mut self, job: Option<&mut Job>) {
+    async fn read(&mut self, transmission: Option<&mut Transmission>) {
         let mut buffer = [0; READ_BYTES];
         self.take_rest();
         let reply_due = Instant::now() + self.session.timeout();
-        let Some(job) = job else {
+        let Some(transmission) = transmission else {
             let read = timeout_at(reply_due, self.stream.read(&mut buffer)).await;
             return self.took(read, &buffer);
         };
         if self.session.dot_may_be_written() {
             // Nothing but the reply decides now.
-            if job.hold.is_noted() && self.untaken == 0 {
+            if transmission.hold.is_noted() && self.untaken == 0 {
                 let seen = timeout_at(reply_due, self.stream.peek(&mut buffer)).await;
                 if let Ok(Ok(count)) = seen {
                     self.untaken = count;
@@ -322,7 +325,7 @@ impl Connection {
         let due = reply_due.min(self.dot_due);
         tokio::select! {
             biased;
-            () = job.cut(), if !self.config.ignores_deadline => {
+            () = transmission.cut(), if !self.config.ignores_deadline => {
                 self.is_handed_back = true;
                 self.session.connection_lost(Lost::Closed);
             }
@@ -330,7 +333,7 @@ impl Connection {
         }
         if self.progressed.elapsed() >= PROGRESS {
             self.progressed = Instant::now();
-            job.progressed();
+            transmission.progressed();
         }
     }
 

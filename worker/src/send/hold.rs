@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
-/// How often a lease's sends were recalled and cut. A job carries what it was when it was started; a
+/// How often a lease's sends were recalled and cut. A transmission carries what it was when it was started; a
 /// higher number means that it is meant too.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Signals {
@@ -57,10 +57,10 @@ impl Hold {
         self.signals.send_modify(|signals| signals.cuts += 1);
     }
 
-    pub(crate) fn job(self: &Arc<Self>, index: u32, told: mpsc::Sender<Told>) -> Job {
+    pub(crate) fn transmission(self: &Arc<Self>, index: u32, told: mpsc::Sender<Told>) -> Transmission {
         let signals = self.signals.subscribe();
         let started = *signals.borrow();
-        Job {
+        Transmission {
             hold: self.clone(),
             index,
             is_retried: false,
@@ -76,7 +76,7 @@ impl Hold {
 
 /// One recipient to send to. Exactly one outcome comes of it.
 #[derive(Debug)]
-pub(crate) struct Job {
+pub(crate) struct Transmission {
     pub(crate) hold: Arc<Hold>,
     pub(crate) index: u32,
     /// It was begun on a connection that turned out to be dead.
@@ -91,7 +91,7 @@ pub(crate) struct Job {
     told: mpsc::Sender<Told>,
 }
 
-impl Job {
+impl Transmission {
     /// It is to be handed back if it has not begun.
     pub(crate) fn is_recalled(&self) -> bool {
         *self.signals.borrow() != self.started
@@ -106,7 +106,7 @@ impl Job {
     pub(crate) async fn cut(&mut self) {
         let cuts = self.started.cuts;
         if self.signals.wait_for(|signals| signals.cuts != cuts).await.is_err() {
-            // The job itself keeps the sender alive.
+            // The transmission itself keeps the sender alive.
             std::future::pending().await
         }
     }
@@ -150,8 +150,8 @@ impl Job {
     }
 }
 
-/// A defect must not keep a slot for ever: a job that is dropped without an outcome gets one.
-impl Drop for Job {
+/// A defect must not keep a slot for ever: a transmission that is dropped without an outcome gets one.
+impl Drop for Transmission {
     fn drop(&mut self) {
         if !self.is_ended {
             let kind = if self.is_dot_written { OutcomeKind::Unknown } else { OutcomeKind::NotWritten };

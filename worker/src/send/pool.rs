@@ -6,7 +6,7 @@
 //! with what the relay said, for people to see; the others are handed back at no cost.
 
 use super::connection;
-use super::hold::Job;
+use super::hold::Transmission;
 use super::{Hold, Told};
 use postrider_common::clock::Clock;
 use postrider_common::lease::OutcomeKind;
@@ -43,16 +43,16 @@ pub(crate) struct PoolConfig {
 /// What a connection tells its pool.
 #[derive(Debug)]
 pub(super) enum Report {
-    /// Takes a job. `is_new`: for the first time.
+    /// Takes a transmission. `is_new`: for the first time.
     Idle { id: u64, is_new: bool },
     /// It is closed. `failure`: it never came to be usable, and why (code and detail).
-    Gone { id: u64, unbegun: Option<Job>, failure: Option<(String, String)> },
+    Gone { id: u64, unbegun: Option<Transmission>, failure: Option<(String, String)> },
 }
 
 /// The loop's end of a pool. Dropping it ends the pool and its connections.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    jobs: mpsc::Sender<Job>,
+    transmissions: mpsc::Sender<Transmission>,
     sweep: Arc<Notify>,
     told: mpsc::Sender<Told>,
     task: AbortHandle,
@@ -66,7 +66,7 @@ impl Drop for Pool {
 
 impl Pool {
     pub(crate) fn start(config: PoolConfig, jobs_max: usize, clock: Arc<dyn Clock>, told: mpsc::Sender<Told>) -> Self {
-        let (jobs, queue) = mpsc::channel(jobs_max);
+        let (transmissions, queue) = mpsc::channel(jobs_max);
         let sweep = Arc::new(Notify::new());
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
         let keeper = Keeper {
@@ -86,16 +86,16 @@ impl Pool {
             last_id: 0,
         };
         let task = tokio::spawn(keeper.run(queue, reported, sweep.clone())).abort_handle();
-        Self { jobs, sweep, told, task }
+        Self { transmissions, sweep, told, task }
     }
 
     /// Starts a send. When the pool has no room for it, it is handed back.
     pub(crate) fn start_send(&self, hold: &Arc<Hold>, index: u32) {
-        // A job that is dropped hands itself back.
-        let _ = self.jobs.try_send(hold.job(index, self.told.clone()));
+        // A transmission that is dropped hands itself back.
+        let _ = self.transmissions.try_send(hold.transmission(index, self.told.clone()));
     }
 
-    /// Looks for recalled jobs that wait.
+    /// Looks for recalled transmissions that wait.
     pub(crate) fn sweep(&self) {
         self.sweep.notify_one();
     }
@@ -107,13 +107,13 @@ struct Keeper {
     told: mpsc::Sender<Told>,
     reports: mpsc::Sender<Report>,
     tasks: JoinSet<()>,
-    /// Where to give a connection its next job; those being made too.
-    connections: BTreeMap<u64, mpsc::Sender<Job>>,
+    /// Where to give a connection its next transmission; those being made too.
+    connections: BTreeMap<u64, mpsc::Sender<Transmission>>,
     /// The last one used is used first, so that the others may close.
     idle: Vec<u64>,
-    /// Those of them that never took a job yet.
+    /// Those of them that never took a transmission yet.
     connecting: BTreeSet<u64>,
-    queue: VecDeque<Job>,
+    queue: VecDeque<Transmission>,
     is_up: bool,
     probe: Duration,
     probe_at: Instant,
@@ -122,16 +122,21 @@ struct Keeper {
 }
 
 impl Keeper {
-    async fn run(mut self, mut jobs: mpsc::Receiver<Job>, mut reports: mpsc::Receiver<Report>, sweep: Arc<Notify>) {
+    async fn run(
+        mut self,
+        mut transmissions: mpsc::Receiver<Transmission>,
+        mut reports: mpsc::Receiver<Report>,
+        sweep: Arc<Notify>,
+    ) {
         loop {
             let is_probing = !self.is_up && self.connecting.is_empty();
             tokio::select! {
-                job = jobs.recv() => match job {
-                    Some(job) => self.queue.push_back(job),
+                transmission = transmissions.recv() => match transmission {
+                    Some(transmission) => self.queue.push_back(transmission),
                     None => return,
                 },
                 Some(report) = reports.recv() => self.reported(report).await,
-                () = sweep.notified() => self.hand_back(Job::is_recalled).await,
+                () = sweep.notified() => self.hand_back(Transmission::is_recalled).await,
                 () = sleep_until(self.probe_at), if is_probing => self.connect(),
                 Some(ended) = self.tasks.join_next() => if ended.is_err() {
                     self.prune();
@@ -141,10 +146,10 @@ impl Keeper {
         }
     }
 
-    /// A connection ended without its last words, by a defect: forgets those that take no job any more.
+    /// A connection ended without its last words, by a defect: forgets those that take no transmission any more.
     fn prune(&mut self) {
         tracing::error!(relay = self.config.name, "a connection ended by a defect of this program");
-        self.connections.retain(|_, jobs| !jobs.is_closed());
+        self.connections.retain(|_, transmissions| !transmissions.is_closed());
         self.connecting.retain(|id| self.connections.contains_key(id));
         self.idle.retain(|id| self.connections.contains_key(id));
         self.probe_at = Instant::now() + self.probe;
@@ -163,8 +168,8 @@ impl Keeper {
                 self.connections.remove(&id);
                 self.connecting.remove(&id);
                 self.idle.retain(|idle| *idle != id);
-                if let Some(job) = unbegun {
-                    self.queue.push_front(job);
+                if let Some(transmission) = unbegun {
+                    self.queue.push_front(transmission);
                 }
                 if let Some((code, detail)) = failure {
                     self.failed(&code, &detail).await;
@@ -198,27 +203,27 @@ impl Keeper {
             self.is_up = false;
             let _ = self.told.send(Told::Relay { index: self.config.index, is_up: false }).await;
         }
-        if let Some(job) = self.queue.pop_front() {
-            let outcome = job.outcome(OutcomeKind::Deferred, code, detail);
-            job.end(outcome).await;
+        if let Some(transmission) = self.queue.pop_front() {
+            let outcome = transmission.outcome(OutcomeKind::Deferred, code, detail);
+            transmission.end(outcome).await;
         }
     }
 
-    /// Gives waiting jobs to idle connections, and opens more when there are too few.
+    /// Gives waiting transmissions to idle connections, and opens more when there are too few.
     async fn assign(&mut self) {
         if !self.is_up {
             return self.hand_back(|_| true).await;
         }
         while let Some(id) = self.idle.pop() {
-            let Some(job) = self.queue.pop_front() else {
+            let Some(transmission) = self.queue.pop_front() else {
                 self.idle.push(id);
                 break;
             };
             let Some(connection) = self.connections.get(&id) else {
-                self.queue.push_front(job);
+                self.queue.push_front(transmission);
                 continue;
             };
-            if let Err(refused) = connection.try_send(job) {
+            if let Err(refused) = connection.try_send(transmission) {
                 // It closes at this moment; its last words follow.
                 self.queue.push_front(refused.into_inner());
             }
@@ -238,17 +243,17 @@ impl Keeper {
     fn connect(&mut self) {
         self.last_id += 1;
         let id = self.last_id;
-        let (jobs, queue) = mpsc::channel(1);
-        self.connections.insert(id, jobs);
+        let (transmissions, queue) = mpsc::channel(1);
+        self.connections.insert(id, transmissions);
         self.connecting.insert(id);
         self.tasks.spawn(connection::run(id, self.config.clone(), self.clock.clone(), queue, self.reports.clone()));
     }
 
-    async fn hand_back(&mut self, which: impl Fn(&Job) -> bool) {
-        let (back, kept): (Vec<Job>, Vec<Job>) = self.queue.drain(..).partition(which);
+    async fn hand_back(&mut self, which: impl Fn(&Transmission) -> bool) {
+        let (back, kept): (Vec<Transmission>, Vec<Transmission>) = self.queue.drain(..).partition(which);
         self.queue.extend(kept);
-        for job in back {
-            job.hand_back().await;
+        for transmission in back {
+            transmission.hand_back().await;
         }
     }
 }
