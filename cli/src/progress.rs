@@ -2,6 +2,7 @@
 
 use crate::failure::Result;
 use crate::output::{self, count};
+use crate::report::ended;
 use crate::shapes::Run;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::collections::VecDeque;
@@ -149,16 +150,8 @@ pub fn describe(run: &Run) -> String {
     let state = if run.paused && !run.kind.has_ended() { "paused" } else { run.state };
     let plus = if run.split_complete { "" } else { "+" };
     let mut text = format!("{state}: {} of {}{plus} done", count(r.total - r.pending.min(r.total)), count(r.total));
-    let parts = [
-        ("accepted", r.accepted),
-        ("rejected", r.rejected),
-        ("exhausted", r.exhausted),
-        ("suppressed", r.suppressed),
-        ("cancelled", r.cancelled),
-        ("unknown", r.unknown),
-        ("bad rows", run.bad_rows),
-    ];
-    for (name, number) in parts.into_iter().filter(|(_, number)| *number > 0) {
+    let parts = ended(r).into_iter().chain([("bad rows", run.bad_rows)]);
+    for (name, number) in parts.filter(|(_, number)| *number > 0) {
         text.push_str(&format!(", {} {name}", count(number)));
     }
     text

@@ -1,7 +1,7 @@
 //! What a run came to, for people. Pure: a run in, text out.
 
 use crate::output::{clean, count};
-use crate::shapes::Run;
+use crate::shapes::{Recipients, Run};
 use postrider_common::run::RunState;
 use std::fmt::Write as _;
 
@@ -67,18 +67,21 @@ fn is_empty(run: &Run) -> bool {
     run.kind == RunState::Finished && run.recipients.total == 0
 }
 
+/// Recipients by final state, in the order in which they are shown.
+pub fn ended(counts: &Recipients) -> [(&'static str, u64); 6] {
+    [
+        ("accepted", counts.accepted),
+        ("rejected", counts.rejected),
+        ("exhausted", counts.exhausted),
+        ("suppressed", counts.suppressed),
+        ("cancelled", counts.cancelled),
+        ("unknown", counts.unknown),
+    ]
+}
+
 fn recipients(run: &Run) -> String {
     let r = &run.recipients;
-    let parts = [
-        ("pending", r.pending),
-        ("accepted", r.accepted),
-        ("rejected", r.rejected),
-        ("exhausted", r.exhausted),
-        ("suppressed", r.suppressed),
-        ("cancelled", r.cancelled),
-        ("unknown", r.unknown),
-    ];
-    let parts = parts.into_iter().filter(|(_, number)| *number > 0);
+    let parts = [("pending", r.pending)].into_iter().chain(ended(r)).filter(|(_, number)| *number > 0);
     let parts: Vec<String> = parts.map(|(name, number)| format!("{} {name}", count(number))).collect();
     let parts = if parts.is_empty() { "none".to_owned() } else { parts.join(" + ") };
     format!("{} = {parts}", count(r.total))

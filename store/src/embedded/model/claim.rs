@@ -31,8 +31,8 @@ impl Model {
             self.meters.touch(now, &claim.limits);
         }
         let mut rooms = Rooms::of(&self.meters, now, &claim.limits);
-        let mut leases = Vec::new();
-        while leases.len() < claim.batches_max as usize {
+        let mut taken: Vec<(BatchId, Fence)> = Vec::new();
+        while taken.len() < claim.batches_max as usize {
             let batches = &self.batches;
             let count = |run: &_, sequence| {
                 let id = BatchId { run: Clone::clone(run), sequence };
@@ -40,9 +40,8 @@ impl Model {
             };
             let Some(turn) = self.turns.take(&claim.lanes, &mut rooms, count) else { break };
             let id = BatchId { run: turn.run, sequence: turn.sequence };
-            leases.push(self.lease(now, &claim, id));
+            taken.push(self.lease(now, &claim, id));
         }
-        let taken: Vec<(BatchId, Fence)> = leases;
         if !taken.is_empty()
             && let Some(seen) = self.workers.get_mut(&claim.worker)
         {

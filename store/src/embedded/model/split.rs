@@ -76,8 +76,7 @@ impl Model {
             if held {
                 self.set_split_due(&add.run, Some(now.saturating_add_unsigned(add.ttl_ms)));
             }
-            let complete = add.complete;
-            return if held || complete { SplitStatus::Done } else { SplitStatus::Lost };
+            return if held || add.complete { SplitStatus::Done } else { SplitStatus::Lost };
         }
         if !held || run.split.complete || run.split.cursor != add.cursor || !in_order {
             return SplitStatus::Lost;
