@@ -215,6 +215,15 @@ fn text_alone_is_one_part_and_html_alone_gets_its_text() {
 }
 
 #[test]
+fn an_empty_part_keeps_the_blank_line_that_ends_its_header() {
+    for html in ["\r\n", "<p>", " "] {
+        let message = built(&spec(), &rendered("s", html, ""), false).unwrap();
+        let (fields, body) = split(&message.bytes);
+        assert_eq!(parts(&fields, &body).len(), 2, "{html:?}");
+    }
+}
+
+#[test]
 fn the_same_inputs_give_the_same_bytes_and_others_do_not() {
     let one = built(&spec(), &rendered("s", "<p>x", "x"), true).unwrap();
     assert_eq!(one, built(&spec(), &rendered("s", "<p>x", "x"), true).unwrap());

@@ -193,8 +193,11 @@ fn part(bytes: &mut Vec<u8>, kind: &str, name: &'static str, body: &str) -> Resu
     if body.contains('\0') {
         return Err(BuildError::Body { part: name, why: "it has a NUL character, which no mail may have".into() });
     }
+    let start = bytes.len();
     quoted_printable::encode(bytes, body.as_bytes());
-    if !bytes.ends_with(b"\r\n") {
+    // The line end before a delimiter belongs to the delimiter (RFC 2046 5.1.1): without one of its own
+    // an empty body would take the blank line that ends the part's header.
+    if !bytes[start..].ends_with(b"\r\n") {
         bytes.extend_from_slice(b"\r\n");
     }
     Ok(())
