@@ -2,6 +2,7 @@
 //! repeated within a deadline. Every call may be repeated, so a lost answer costs a repeat, not a doubt.
 
 use super::failure::{Failure, classify, into_error};
+use super::keys::Keys;
 use super::preflight;
 use super::scripts::Scripts;
 use crate::error::StoreError;
@@ -29,6 +30,8 @@ const PAUSE_MS_MAX: u64 = 500;
 pub(super) struct Link {
     client: Client,
     scripts: Arc<Scripts>,
+    /// Of the shard that is reached through it.
+    keys: Keys,
     clock: Arc<dyn Clock>,
     durability: Durability,
     slot: Mutex<Slot>,
@@ -45,8 +48,14 @@ struct Slot {
 pub(super) type Answers = Vec<Result<Value, StoreError>>;
 
 impl Link {
-    pub fn new(client: Client, scripts: Arc<Scripts>, durability: Durability, clock: Arc<dyn Clock>) -> Self {
-        Self { client, scripts, clock, durability, slot: Mutex::default() }
+    pub fn new(
+        client: Client,
+        scripts: Arc<Scripts>,
+        keys: Keys,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { client, scripts, keys, clock, durability, slot: Mutex::default() }
     }
 
     /// Connects and checks the server, once.
@@ -143,7 +152,7 @@ impl Link {
             .set_pipeline_buffer_size(PIPELINE_BUFFER_REQUESTS);
         let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = made.map_err(|error| classify(&error))?;
-        let warnings = preflight::check(&mut connection, self.durability, first).await?;
+        let warnings = preflight::check(&mut connection, &self.keys, self.durability, first).await?;
         for weaker in warnings.iter().filter(|_| first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }

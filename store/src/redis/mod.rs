@@ -33,6 +33,7 @@ use crate::open::Options;
 use ::redis::{Client, Cmd, IntoConnectionInfo, Pipeline, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
+use keys::Keys;
 use link::Link;
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
@@ -47,6 +48,7 @@ use wake::Wake;
 pub struct Redis {
     place: String,
     scripts: Arc<Scripts>,
+    keys: Keys,
     /// For transitions.
     swift: Link,
     /// For what is large (payloads in, listings out), so that transitions do not queue behind it.
@@ -61,16 +63,18 @@ impl Redis {
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
         let client = client(url)?;
         let scripts = Arc::new(Scripts::new(ignore_fences()));
-        let link = || Link::new(client.clone(), Arc::clone(&scripts), options.durability, options.clock.clone());
+        let keys = Keys::of_shard(0);
+        let (durability, clock) = (options.durability, options.clock);
+        let link = || Link::new(client.clone(), Arc::clone(&scripts), keys.clone(), durability, clock.clone());
         let (swift, bulk) = (link(), link());
         swift.open().await?;
         bulk.open().await?;
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
-        Ok(Self { place, scripts, swift, bulk, wake: Wake::start(client), set_aside: AtomicU32::new(0) })
+        Ok(Self { place, scripts, keys, swift, bulk, wake: Wake::start(client), set_aside: AtomicU32::new(0) })
     }
 
     fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
-        self.scripts.call(transition, own_keys, &args.0)
+        self.scripts.call(&self.keys, transition, own_keys, &args.0)
     }
 
     /// One transition.
