@@ -5,6 +5,8 @@
 
 use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RunId};
 
+/// What the keys of one script have in common; its hash is the slot.
+pub(super) const SHARD_TAG: &str = "{s0}";
 const SHARD: &str = "postrider:{s0}:";
 const GLOBAL: &str = "postrider:{g}:";
 
