@@ -66,6 +66,11 @@ impl Keys {
         format!("{}{kind}:{name}", self.prefix)
     }
 
+    /// What the keys of one script have in common, with its braces; its hash is the slot.
+    pub fn tag(&self) -> &str {
+        self.prefix.trim_matches(|c| c != '{' && c != '}')
+    }
+
     /// Those of `SHARD_KEYS`, in that order.
     pub fn all(&self) -> &[String] {
         &self.all
