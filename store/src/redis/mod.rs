@@ -11,6 +11,7 @@ mod failure;
 mod history;
 mod keys;
 mod leases;
+mod lineage;
 mod link;
 mod locate;
 mod looking;
@@ -25,9 +26,9 @@ mod wake;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
-    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
-    WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, LaneRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus,
+    Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use ::redis::{Cmd, Pipeline, Value};
@@ -38,9 +39,10 @@ use link::Link;
 use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::mark::Marks;
 use scripts::{Args, Scripts, Transition};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use wake::Wake;
 
@@ -57,6 +59,8 @@ pub struct Redis {
     wake: Wake,
     /// Batches set aside since the last reclaim reported them.
     set_aside: AtomicU32,
+    /// Positions of the shard that calls came back with.
+    seen: Mutex<Marks>,
 }
 
 impl Redis {
@@ -71,7 +75,8 @@ impl Redis {
         swift.open().await?;
         bulk.open().await?;
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
-        Ok(Self { place, scripts, keys, swift, bulk, wake: Wake::start(locator), set_aside: AtomicU32::new(0) })
+        let (wake, set_aside, seen) = (Wake::start(locator), AtomicU32::new(0), Mutex::default());
+        Ok(Self { place, scripts, keys, swift, bulk, wake, set_aside, seen })
     }
 
     fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
@@ -82,7 +87,7 @@ impl Redis {
     async fn run_script(&self, transition: Transition, own_keys: &[String], args: Args) -> Result<Value> {
         let mut pipe = ::redis::pipe();
         pipe.add_command(self.script(transition, own_keys, args));
-        self.only(self.swift.call(pipe).await?)
+        self.only(self.transit(pipe).await?)
     }
 
     /// The answer of the last command, when none failed.
@@ -124,6 +129,14 @@ impl Store for Redis {
 
     async fn now_ms(&self) -> Result<i64> {
         self.clock_ms().await
+    }
+
+    fn seen(&self) -> Marks {
+        self.marks_seen()
+    }
+
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        self.compare_marks(compare).await
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {

@@ -42,7 +42,7 @@ pub(super) async fn check(
     said.config = config(connection).await?;
     let warnings = decide_settings(&said, durability).map_err(Failure::Fatal)?;
     permissions::check(connection, keys).await?;
-    check_schema(connection, keys).await?;
+    check_schema(connection, keys, said.info("run_id")).await?;
     Ok(warnings)
 }
 
@@ -148,10 +148,12 @@ fn decide_settings(said: &Said, durability: Durability) -> Result<Vec<String>, S
 }
 
 /// The store is empty, or written by this program; each key has the type the scripts take for granted.
-async fn check_schema(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+/// And which server has it is noted: another one than was last compared leases nothing until it is.
+async fn check_schema(connection: &mut MultiplexedConnection, keys: &Keys, server: &str) -> Result<(), Failure> {
     let mut pipe = redis::pipe();
     pipe.cmd("SET").arg(keys::SCHEMA).arg(SCHEMA_VERSION).arg("NX").ignore();
     pipe.cmd("HSETNX").arg(keys.shard()).arg("epoch").arg("1").ignore();
+    pipe.cmd("HSET").arg(keys.shard()).arg("met").arg(server).ignore();
     pipe.cmd("GET").arg(keys::SCHEMA);
     for key in keys.all() {
         pipe.cmd("TYPE").arg(key);

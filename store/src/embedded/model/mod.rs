@@ -8,6 +8,7 @@ mod batch;
 mod cancel;
 mod claim;
 mod history;
+mod lineage;
 mod look;
 mod pace;
 mod recipient;
@@ -22,12 +23,14 @@ use crate::api::{
     Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches,
 };
 use batch::{Batch, Place};
+use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
     BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
+use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::state::{RecipientState, UnknownReason};
 use serde::{Deserialize, Serialize};
@@ -58,6 +61,8 @@ pub enum Command {
     RetireBatches(RetireBatches),
     DrainWorker(String),
     SetLanePaused((LaneName, bool)),
+    MeetServer(String),
+    Compare((Vec<Mark>, bool)),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -83,6 +88,8 @@ struct Run {
     resent_outcome_not_recorded: u64,
     leases_expired: u64,
     leases_taken_over: u64,
+    /// `Lineage::base` when it was created.
+    epoch: u64,
 }
 
 impl Run {
@@ -186,11 +193,9 @@ pub struct Model {
     /// The masters' last sign of life, and until when nothing is reclaimed.
     last_sign_ms: Option<i64>,
     hold_until_ms: i64,
+    lineage: Lineage,
 }
 
-/// The epoch of fences. It changes when a store is restored from an older state, which this version does
-/// not detect.
-const EPOCH: u64 = 1;
 /// Workers not seen for this long and without leases are forgotten.
 const WORKER_FORGET_MS: i64 = 86_400_000;
 
@@ -219,6 +224,8 @@ impl Model {
             Command::RetireBatches(retire) => drop(self.retire_batches(now, retire)),
             Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
+            Command::MeetServer(server) => self.meet_server(now, server),
+            Command::Compare(compare) => drop(self.compare(now, compare)),
         }
     }
 
@@ -270,6 +277,6 @@ impl Model {
 
     fn next_fence(&mut self, nonce: u32) -> Fence {
         self.fence_counter += 1;
-        Fence { epoch: EPOCH, counter: self.fence_counter, nonce }
+        Fence { epoch: self.lineage.epoch, counter: self.fence_counter, nonce }
     }
 }

@@ -168,6 +168,21 @@ impl Entry {
         }
     }
 
+    /// Pending when the store went back in time: it may have been sent what the store no longer knows of.
+    pub fn suspect(&mut self, now: i64, policy: &Policy) {
+        let is_waiting = matches!(self.state, RecipientState::Pending | RecipientState::Deferred);
+        if !is_waiting || self.doubt != Doubt::None {
+            return;
+        }
+        self.doubts += 1;
+        self.doubt = Doubt::Standing;
+        self.reason = Some(UnknownReason::OutcomeNotRecorded);
+        self.intent = 0;
+        if policy.on_unknown == OnUnknown::Hold || policy.cancelled || self.doubts >= DOUBTS_MAX {
+            self.end(now, RecipientState::Unknown);
+        }
+    }
+
     /// The run is cancelled and this one is pending, not in intent.
     pub fn cancel(&mut self, now: i64) {
         let in_doubt = self.reason.is_some();
@@ -175,13 +190,21 @@ impl Entry {
     }
 
     /// What a transaction of an earlier or the present intent became, learned late.
-    pub fn fact(&mut self, now: i64, fence: u64, outcome: &Outcome, policy: &Policy) -> (FactStatus, Effect) {
+    /// `lost`: the fence is from before the store went back, so what was granted to it may be unknown here.
+    pub fn fact(
+        &mut self,
+        now: i64,
+        (fence, lost): (u64, bool),
+        outcome: &Outcome,
+        policy: &Policy,
+    ) -> (FactStatus, Effect) {
         let own_intent = self.state == RecipientState::Intent && self.intent == fence;
+        let unrecorded = lost && self.intent != fence;
         if outcome.kind == OutcomeKind::Accepted {
             if self.state == RecipientState::Accepted {
                 return (FactStatus::Already, Effect::default());
             }
-            self.attempts += u32::from(own_intent);
+            self.attempts += u32::from(own_intent || unrecorded);
             self.clear_standing_doubt();
             self.first_at.get_or_insert(now);
             self.code = outcome.code.clone();
@@ -203,6 +226,11 @@ impl Entry {
             | RecipientState::Suppressed
             | RecipientState::Cancelled => false,
         };
+        if unrecorded && outcome.kind == OutcomeKind::Rejected && self.is_open_to_lost_facts() {
+            self.clear_standing_doubt();
+            self.state = RecipientState::Pending;
+            return (FactStatus::Applied, self.settle(now, outcome, policy));
+        }
         if !from_doubt {
             return (FactStatus::Already, Effect::default());
         }
@@ -215,6 +243,20 @@ impl Entry {
         self.settled_at = None;
         self.state = RecipientState::Pending;
         (FactStatus::Applied, self.settle(now, outcome, policy))
+    }
+
+    /// Nothing is under way for it, and if it is final, then only for a doubt.
+    fn is_open_to_lost_facts(&self) -> bool {
+        match self.state {
+            RecipientState::Pending | RecipientState::Deferred => true,
+            RecipientState::Unknown => self.doubt == Doubt::Standing,
+            RecipientState::Intent
+            | RecipientState::Accepted
+            | RecipientState::Rejected
+            | RecipientState::Exhausted
+            | RecipientState::Suppressed
+            | RecipientState::Cancelled => false,
+        }
     }
 
     fn clear_standing_doubt(&mut self) {

@@ -8,6 +8,9 @@ impl Model {
     pub fn reclaim(&mut self, now: i64, reclaim: Reclaim) -> Reclaimed {
         let hold_ms = i64::try_from(reclaim.ttl_ms + reclaim.doubt_grace_ms).unwrap_or(i64::MAX);
         let gap_ms = i64::try_from(reclaim.outage_gap_ms).unwrap_or(i64::MAX);
+        if !self.lineage.is_met() {
+            return Reclaimed { held_ms: reclaim.ttl_ms + reclaim.doubt_grace_ms, ..Reclaimed::default() };
+        }
         let away = match self.last_sign_ms {
             Some(last) => now < last || now - last > gap_ms,
             None => !self.leased.is_empty(),
@@ -18,6 +21,9 @@ impl Model {
         if away {
             self.hold_until_ms = now.saturating_add(hold_ms);
         }
+        if let Some(until) = self.lineage.sign(now, hold_ms) {
+            self.hold_until_ms = until;
+        }
         if now < self.hold_until_ms {
             let held = self.hold_until_ms - now;
             return Reclaimed { held_ms: u64::try_from(held).unwrap_or(0), ..Reclaimed::default() };
@@ -25,6 +31,8 @@ impl Model {
         let mut reclaimed = Reclaimed::default();
         while reclaimed.leases < reclaim.limit {
             let Some((_, id)) = self.leased.first().filter(|(expiry, _)| *expiry <= now).cloned() else { break };
+            self.suspect(now, &id);
+            self.lineage.grow();
             reclaimed.doubts += self.doubt_intents(now, &id, reclaim.doubt_grace_ms);
             if let (Some(batch), Some(run)) = (self.batches.get_mut(&id), self.runs.get_mut(&id.run)) {
                 batch.expired = true;

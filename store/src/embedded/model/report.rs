@@ -1,7 +1,7 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
 use super::Model;
-use super::batch::Place;
+use super::batch::{Batch, Place};
 use super::recipient::{Entry, Policy};
 use crate::api::{Checkpoint, Finish, Release};
 use postrider_common::ids::BatchId;
@@ -59,13 +59,22 @@ impl Model {
 
     /// Takes the outcomes of a report. Ok: the lease is held, and this sequence was the last one before.
     fn take_report(&mut self, now: i64, report: &LeaseReport, fraction: u32) -> Result<u64, LeaseStatus> {
-        let Some(batch) = self.batches.get_mut(&report.batch) else { return Err(LeaseStatus::Gone) };
-        let Place::Leased(hold) = &mut batch.place else {
-            return Err(self.take_as_facts(now, report, fraction));
-        };
-        if hold.fence != report.fence {
-            return Err(self.take_as_facts(now, report, fraction));
+        if !self.batches.contains_key(&report.batch) {
+            return Err(LeaseStatus::Gone);
         }
+        self.lineage.grow();
+        let suspected = self.suspect(now, &report.batch);
+        let base = self.lineage.base;
+        let hold = match self.batches.get_mut(&report.batch).map(|batch| &mut batch.place) {
+            Some(Place::Leased(hold)) if hold.fence == report.fence && hold.fence.epoch >= base => hold,
+            Some(Place::Leased(_)) => return Err(self.take_as_facts(now, report, fraction)),
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled) | None => {
+                if suspected {
+                    self.put_back(now, &report.batch);
+                }
+                return Err(self.take_as_facts(now, report, fraction));
+            }
+        };
         let seen = hold.sequence;
         hold.sequence = seen.max(report.sequence);
         if report.progress > hold.progress {
@@ -80,7 +89,7 @@ impl Model {
         Ok(seen)
     }
 
-    fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
+    pub(super) fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
         let run = self.runs.get(&id.run)?;
         let (retry, on_unknown) = (run.frozen.retry, run.frozen.on_unknown);
         Some(Policy { retry, on_unknown, cancelled: run.cancelled, fraction })
@@ -157,7 +166,7 @@ impl Model {
         if run.cancelled {
             return Err(RefusalReason::Cancelled);
         }
-        if run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
+        if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
             return Err(RefusalReason::Paused);
         }
         if let Some(reason) = refusal {
@@ -273,18 +282,23 @@ impl Model {
     }
 
     fn fact(&mut self, now: i64, fact: &Fact, fraction: u32) -> FactStatus {
-        let issued = self
-            .batches
-            .get(&fact.batch)
-            .is_some_and(|batch| batch.fences.get(&fact.fence.counter) == Some(&fact.fence));
-        let (true, Some(policy)) = (issued, self.policy(&fact.batch, fraction)) else { return FactStatus::Refused };
-        let status = self.change(now, &fact.batch, fact.outcome.index, |entry| {
-            entry.fact(now, fact.fence.counter, &fact.outcome, &policy)
-        });
+        let suspected = self.suspect(now, &fact.batch);
+        let lost = fact.fence.epoch < self.lineage.base;
+        let granted = |batch: &Batch| batch.fences.get(&fact.fence.counter) == Some(&fact.fence);
+        let issued = lost || self.batches.get(&fact.batch).is_some_and(granted);
+        let status = match self.policy(&fact.batch, fraction) {
+            Some(policy) if issued => self.change(now, &fact.batch, fact.outcome.index, |entry| {
+                entry.fact(now, (fact.fence.counter, lost), &fact.outcome, &policy)
+            }),
+            Some(_) | None => None,
+        };
+        if suspected || status == Some(FactStatus::Applied) {
+            self.lineage.grow();
+        }
         let leased = self.batches.get(&fact.batch).is_some_and(|batch| batch.hold().is_some());
         match leased {
             true => self.recount(&fact.batch, false),
-            false if status == Some(FactStatus::Applied) => self.put_back(now, &fact.batch),
+            false if suspected || status == Some(FactStatus::Applied) => self.put_back(now, &fact.batch),
             false => (),
         }
         status.unwrap_or(FactStatus::Refused)

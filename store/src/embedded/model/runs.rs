@@ -43,8 +43,10 @@ impl Model {
             resent_outcome_not_recorded: 0,
             leases_expired: 0,
             leases_taken_over: 0,
+            epoch: self.lineage.base,
             frozen: new,
         };
+        self.lineage.grow();
         self.runs.insert(run.frozen.id.clone(), run);
         CreatedRun::Created
     }
@@ -75,6 +77,7 @@ impl Model {
         if run.recipients.pending == 0 {
             run.settled_at_ms.get_or_insert(now);
         }
+        self.lineage.grow();
         self.end_split(&id);
         self.park(&id);
         self.runs_to_cancel.insert(id);
@@ -87,6 +90,7 @@ impl Model {
             return Steered::Cancelled;
         }
         act(run);
+        self.lineage.grow();
         self.park(id);
         Steered::Done
     }
@@ -99,6 +103,7 @@ impl Model {
     }
 
     pub fn set_lane_paused(&mut self, _now: i64, (lane, paused): (LaneName, bool)) {
+        self.lineage.grow();
         self.turns.set_paused(&lane, paused);
     }
 }

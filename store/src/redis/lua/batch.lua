@@ -15,6 +15,13 @@ local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
 
+-- Fences of an epoch before it are stale: the shard went back.
+local BASE, STOPPED, STAMP
+do
+  local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp')
+  BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
+end
+
 local run
 local run_settled = false
 -- Recipients of the run that moved, by the name of the counter.
@@ -36,10 +43,11 @@ local function is_final(state)
 end
 
 local function load_run(id, key)
-  local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error')
+  local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error', 'epoch')
   if not f[1] then return false end
   run = { id = id, lane = f[1], hold = f[2] == '1', base = num(f[3], 'retry base'), cap = num(f[4], 'retry cap'),
-    ttl = num(f[5], 'retry ttl'), paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
+    ttl = num(f[5], 'retry ttl'), paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false,
+    epoch = num(f[9] or '1', 'the epoch of a run') }
   run.parked = run.paused or run.cancelled or run.failed
   return true
 end
@@ -51,7 +59,9 @@ local function hold_of(id)
   local fence, worker, hard, progress_at, progress, sequence, counted, entry =
     string.match(text, '^([^|]+)|([^|]+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.+)$')
   if not fence then corrupt('the holder of ' .. id) end
-  return { fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
+  -- Of an epoch before the shard went back: whoever has it lost it, and it ends as if it had expired.
+  local _, epoch = fence_counter(fence)
+  return { is_stale = epoch < BASE, fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
     progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
     expires_at = tonumber(expires), entry = entry }
 end
@@ -256,6 +266,28 @@ local function grant(b, index, r, _, counter)
   end
 end
 
+-- Whoever is pending in a batch of a run from before the shard went back may have been sent what is not known any
+-- more, and comes in doubt, once. True: so it was.
+local function doubt_unrecorded(b, index, r, state)
+  r.doubts = r.doubts + 1
+  r.doubt = 's'
+  r.reason = 'n'
+  r.intent = ''
+  if run.hold or run.cancelled or r.doubts >= DOUBTS_MAX then end_as(b, index, r, U) end
+end
+
+local function suspect(b)
+  if run.epoch >= BASE or num(b.h.e or '1', 'the epoch of a batch') >= BASE then return false end
+  local is_settled = true
+  for index = 0, b.count - 1 do
+    local state = b.st[index + 1]
+    if not is_final(state) then is_settled = false end
+    if (state == P or state == D) and look_at(b, index).doubt == '' then change(b, index, 'suspect', doubt_unrecorded) end
+  end
+  if not is_settled then b.fields.e = int(BASE) end
+  return not is_settled
+end
+
 local function clear_standing_doubt(r)
   if r.doubt == 's' then
     r.doubts = math.max(r.doubts - 1, 0)
@@ -267,9 +299,11 @@ end
 local function fact_of(b, index, r, state, o, about)
   local counter, fraction = about.counter, about.fraction
   local own_intent = state == I and (IGNORE_FENCES or r.intent == counter)
+  -- What was granted to a fence from before the shard went back may be unknown here.
+  local unrecorded = about.lost and r.intent ~= counter
   if o.kind == 'a' then
     if state == A then return 'already' end
-    if own_intent then r.attempts = r.attempts + 1 end
+    if own_intent or unrecorded then r.attempts = r.attempts + 1 end
     clear_standing_doubt(r)
     if r.first_at == '' then r.first_at = NOW end
     r.code = o.code
@@ -279,6 +313,12 @@ local function fact_of(b, index, r, state, o, about)
     return 'applied'
   end
   if own_intent then
+    about.detail = true
+    settle(b, index, r, state, o, fraction)
+    return 'applied'
+  end
+  if unrecorded and o.kind == 'r' and (state == P or state == D or (state == U and r.doubt == 's')) then
+    clear_standing_doubt(r)
     about.detail = true
     settle(b, index, r, state, o, fraction)
     return 'applied'
@@ -300,11 +340,11 @@ end
 
 -- A fact about one recipient: 'applied', 'already' or 'refused'.
 local function fact(b, fence, o, fraction)
-  local counter = fence_counter(fence)
-  local known = b.fields['f' .. counter] or b.h['f' .. counter]
-  if not known or fences_differ(known, fence) then return 'refused' end
+  local counter, epoch = fence_counter(fence)
+  local known, lost = b.fields['f' .. counter] or b.h['f' .. counter], epoch < BASE
+  if not lost and (not known or fences_differ(known, fence)) then return 'refused' end
   if o.index >= b.count then return 'refused' end
-  local about = { counter = counter, fraction = fraction, detail = false }
+  local about = { counter = counter, fraction = fraction, lost = lost, detail = false }
   local status = change(b, o.index, nil, fact_of, o, about)
   if about.detail then take_detail(b, o.index, o) end
   return status
@@ -458,6 +498,7 @@ local function commit(b)
 end
 
 local function write_run()
+  grow()
   for name, by in pairs(moved) do add_count(run.id, name, by) end
   moved = {}
   write_counts()
@@ -486,7 +527,7 @@ local function put_back(b, from)
   local to, due = place_of_rest(b)
   if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
   -- Read before the first write: an unreadable stamp refuses.
-  local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp') + 1
+  local stamp = num(STAMP, 'the stamp') + 1
   commit(b)
   if from == 'leased' then
     call('ZREM', K.lease, b.id)
@@ -506,6 +547,7 @@ local function put_back(b, from)
     call('ZADD', K.dly, int(due), entry_text(b.entry))
   elseif may_retire(b) then
     -- Last among those whose history is to be written, with a stamp that nothing had before.
+    STAMP = stamp
     call('HSET', K.shard, 'stamp', int(stamp))
     call('ZADD', K.to_retire, int(stamp), b.id)
   end

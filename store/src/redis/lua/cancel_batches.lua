@@ -11,7 +11,10 @@ for n = 0, number - 1 do
   local b = load_batch(id .. '.' .. int(first + n), KEYS[OWN + 2 + n * 2], KEYS[OWN + 3 + n * 2])
   if b then
     local from = place_of(b)
-    if from == 'ready' or from == 'delayed' then found[#found + 1] = { b, from } end
+    if from == 'ready' or from == 'delayed' then 
+      suspect(b)
+      found[#found + 1] = { b, from }
+    end
   end
 end
 for _, pair in ipairs(found) do put_back(pair[1], pair[2]) end

@@ -8,7 +8,7 @@
 local ttl, window = num(ARGV[6], 'ttl'), num(ARGV[7], 'window')
 local b = reported_batch()
 if not b then return { 'gone', 0, {}, {} } end
-if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then return { take_as_facts(b), 0, {}, {} } end
+if not is_current(b) then return { take_as_facts(b), 0, {}, {} } end
 
 local fresh = take_outcomes(b)
 local open, counter = in_intent(b), fence_counter(b.hold.fence)
@@ -45,7 +45,7 @@ local function refusal(index)
   if not fresh then return 'repeated' end
   if is_final(state) or state == I then return 'settled' end
   if run.cancelled then return 'cancelled' end
-  if run.parked or lane_paused then return 'paused' end
+  if STOPPED or run.parked or lane_paused then return 'paused' end
   if state == D and look_at(b, index).due_at > now then return 'not_due' end
   if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end
   if open >= window then return 'window' end

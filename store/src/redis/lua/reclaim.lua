@@ -7,7 +7,7 @@
 local id, grace = ARGV[1], num(ARGV[2], 'doubt grace')
 local hold = hold_of(id)
 local held_until = num(call('HGET', K.shard, 'hold_until') or '0', 'hold_until')
-if not hold or hold.expires_at > now or now < held_until then return { 'kept', 0 } end
+if not hold or hold.expires_at > now or now < held_until or STOPPED then return { 'kept', 0 } end
 local b, wrong
 if load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then
   b, wrong = load_batch(id, KEYS[OWN + 1], KEYS[OWN + 2])
@@ -18,6 +18,7 @@ if not b then
   quarantine(id, hold, wrong)
   return { 'dead', 0 }
 end
+suspect(b)
 local doubts = doubt_intents(b, grace)
 b.entry.expired = '1'
 add_count(run.id, 'expired', 1)

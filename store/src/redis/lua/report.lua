@@ -25,13 +25,20 @@ local function reported_batch()
   if not b then
     local hold = hold_of(REPORT.id)
     if hold then quarantine(REPORT.id, hold, wrong) end
+    return nil
   end
+  b.suspected = suspect(b)
   return b
+end
+
+-- The report is that of the lease.
+local function is_current(b)
+  return b.hold and not b.hold.is_stale and not fences_differ(b.hold.fence, REPORT.fence)
 end
 
 -- A report with a fence that is not current: its outcomes are facts. 'settled' or 'lost'.
 local function take_as_facts(b)
-  local from, applied = place_of(b), false
+  local from, applied = place_of(b), b.suspected
   for _, o in ipairs(REPORT.outcomes) do
     if fact(b, REPORT.fence, o, REPORT.fraction) == 'applied' then applied = true end
   end

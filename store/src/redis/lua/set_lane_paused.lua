@@ -10,4 +10,5 @@ elseif call('SREM', K.lanes, ARGV[1]) == 1 then
   call('HSET', K.node, 'P|' .. ARGV[1], int(math.max(pass_of(ARGV[1]), served_of(''))))
   wake_all()
 end
+grow()
 return 1
