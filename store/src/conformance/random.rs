@@ -18,6 +18,7 @@ use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalRe
 use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
+use std::collections::BTreeSet;
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
@@ -500,7 +501,10 @@ async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver)
     }
     driver.requests += 1;
     let segment = format!("segment-{}", driver.requests);
-    let some: Vec<_> = driver.settled.iter().rev().take(20).filter(|_| driver.random.bool()).cloned().collect();
+    let mut some: Vec<_> = driver.settled.iter().rev().take(20).filter(|_| driver.random.bool()).cloned().collect();
+    // A caller names a batch once.
+    let mut named = BTreeSet::new();
+    some.retain(|(id, ..)| named.insert(id.clone()));
     let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
         request: claim.request.clone(),
         segment: segment.clone(),

@@ -1,0 +1,228 @@
+//! A store that has less than somebody saw acknowledged: noticed, and what may have been sent is marked.
+
+use super::Fixture;
+use super::scene::{GRACE_MS, Held, Scene, TTL_MS, new_run, outcome, outcomes};
+use crate::api::{Compare, Compared, Found};
+use postrider_common::campaign::OnUnknown;
+use postrider_common::lease::{FactStatus, LeaseStatus, OutcomeKind, RefusalReason};
+use postrider_common::mark::{Mark, Marks};
+use postrider_common::run::RunState;
+use postrider_common::state::{RecipientState, UnknownReason};
+
+async fn compare<F: Fixture>(scene: &Scene<'_, F>, mark: Mark) -> Compared {
+    let compare = Compare { marks: Marks::from_iter([mark]), confirm: false };
+    scene.fixture.store().compare(compare).await.unwrap()[0]
+}
+
+async fn mark<F: Fixture>(scene: &Scene<'_, F>) -> Mark {
+    scene.confirm().await.mark
+}
+
+/// Somebody saw more than there is.
+async fn go_back<F: Fixture>(scene: &Scene<'_, F>) -> Compared {
+    let at = mark(scene).await;
+    let seen = Mark { sequence: at.sequence + 5, ..at };
+    let compared = compare(scene, seen).await;
+    assert_eq!(compared.found, Found::WentBack { seen, had: at.sequence });
+    assert_eq!((compared.mark.epoch, compared.is_stopped), (at.epoch + 1, true));
+    compared
+}
+
+/// Until workers had the time to report, from the next sign of life on.
+async fn wait_for_reports<F: Fixture>(scene: &Scene<'_, F>) {
+    assert_eq!(scene.reclaim().await.leases, 0);
+    scene.fixture.pass(TTL_MS + GRACE_MS + 1).await;
+    scene.reclaim().await;
+    scene.check().await;
+}
+
+pub async fn compare_moves_with_what_is_acknowledged(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[3]).await;
+    let mut at = mark(&scene).await.sequence;
+    let mut held = scene.claim_one(1).await;
+    let mut moved = async |what: &str, moves: bool| {
+        let now = mark(&scene).await.sequence;
+        assert_eq!(now > at, moves, "{what}: {at} to {now}");
+        at = now;
+    };
+    moved("claim", true).await;
+    assert!(scene.claim(1, 1).await.is_empty());
+    moved("claim of nothing", false).await;
+    scene.intend(&mut held, &[0, 1]).await;
+    moved("checkpoint", true).await;
+    scene.fact(&held, outcome(0, OutcomeKind::Accepted)).await;
+    moved("facts", true).await;
+    scene.fact(&held, outcome(0, OutcomeKind::Accepted)).await;
+    moved("facts that are known", false).await;
+    scene.expire().await;
+    moved("reclaim", true).await;
+    scene.reclaim().await;
+    moved("reclaim of nothing", false).await;
+    let mut again = scene.claim_one(2).await;
+    moved("claim", true).await;
+    scene.finish(&mut again, Vec::new()).await;
+    moved("finish", true).await;
+    fixture.store().create_run(new_run("two")).await.unwrap();
+    moved("create_run", true).await;
+    fixture.store().create_run(new_run("two")).await.unwrap();
+    moved("create_run repeated", false).await;
+    fixture.store().cancel_run(&scene.run).await.unwrap();
+    moved("cancel_run", true).await;
+}
+
+pub async fn compare_finds_nothing_in_what_is_there(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[3]).await;
+    let at = mark(&scene).await;
+    for seen in [at, Mark { sequence: 0, ..at }, Mark { epoch: at.epoch - 1, sequence: 1_000_000, ..at }] {
+        let compared = compare(&scene, seen).await;
+        assert_eq!((compared.found, compared.mark, compared.is_stopped), (Found::Same, at, false), "{seen:?}");
+    }
+    assert_eq!(scene.claim(1, 1).await.len(), 1);
+    let later = Mark { epoch: at.epoch + 3, sequence: 0, ..at };
+    let compared = compare(&scene, later).await;
+    assert_eq!((compared.mark.epoch, compared.rollbacks), (at.epoch + 4, 1), "an epoch that never was");
+    let compared = compare(&scene, later).await;
+    assert_eq!((compared.found, compared.rollbacks), (Found::Same, 1), "the same proof proves it once");
+}
+
+pub async fn compare_gone_back_leases_nothing_until_workers_reported(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[2, 2]).await;
+    let held = scene.claim_one(1).await;
+    go_back(&scene).await;
+    assert!(scene.claim(2, 2).await.is_empty());
+    fixture.pass(TTL_MS + GRACE_MS + 1).await;
+    assert!(scene.claim(2, 2).await.is_empty(), "masters give the time, and none was there");
+    wait_for_reports(&scene).await;
+    let claimed = scene.claim(2, 2).await;
+    assert_eq!(claimed.len(), 2);
+    assert!(claimed.iter().all(|next| next.fence.epoch > held.fence.epoch));
+    assert!(claimed.iter().all(|next| next.fence.counter > held.fence.counter + 1_000_000), "lost fences stay unique");
+    assert!(!scene.confirm().await.is_stopped);
+}
+
+pub async fn compare_gone_back_marks_who_may_have_been_sent_to(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[3]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    fixture.pass(GRACE_MS + 1).await;
+    let mut next = scene.claim_one(2).await;
+    scene.intend(&mut next, &[0, 1]).await;
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 2, "of the third nothing was begun again");
+    scene.finish(&mut next, outcomes([0, 1], OutcomeKind::Accepted)).await;
+    for (index, attempts) in [(0, 2), (1, 1)] {
+        let delivery = scene.delivery(&next, index).await;
+        assert_eq!(delivery.reason, Some(UnknownReason::OutcomeNotRecorded));
+        assert_eq!(delivery.attempts, attempts);
+    }
+    scene.expire().await;
+    let mut last = scene.claim_one(2).await;
+    scene.intend(&mut last, &[2]).await;
+    scene.checkpoint(&mut last, outcomes([2], OutcomeKind::NotWritten), Vec::new()).await;
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 2, "handed back unused");
+    scene.intend(&mut last, &[2]).await;
+    assert_eq!(scene.finish(&mut last, outcomes([2], OutcomeKind::Accepted)).await.status, LeaseStatus::Settled);
+    let record = scene.record().await;
+    assert_eq!((record.resent_outcome_not_recorded, record.state()), (3, RunState::Finished));
+}
+
+pub async fn compare_gone_back_holds_what_must_not_be_sent_twice(fixture: &impl Fixture) {
+    let new = crate::NewRun { on_unknown: OnUnknown::Hold, ..new_run("one") };
+    let scene = Scene::with(fixture, new, &[2]).await;
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    let mut held = scene.claim_one(1).await;
+    let answer = scene.checkpoint(&mut held, Vec::new(), vec![0, 1]).await;
+    assert_eq!(answer.refused, [(0, RefusalReason::Settled), (1, RefusalReason::Settled)]);
+    assert_eq!(scene.finish(&mut held, Vec::new()).await.status, LeaseStatus::Settled);
+    assert_eq!(scene.record().await.recipients.unknown, 2);
+    let lost = of_before(&held);
+    assert_eq!(scene.fact(&lost, outcome(0, OutcomeKind::Accepted)).await, FactStatus::Applied);
+    assert_eq!(scene.fact(&lost, outcome(1, OutcomeKind::Rejected)).await, FactStatus::Applied);
+    let counts = scene.record().await.recipients;
+    assert_eq!((counts.accepted, counts.rejected, counts.unknown), (1, 1, 0));
+}
+
+/// The same batch under a fence that the store gave out and lost.
+fn of_before(held: &Held) -> Held {
+    let mut lost = held.clone();
+    lost.fence.epoch = 1;
+    lost.fence.counter = 77;
+    lost
+}
+
+pub async fn compare_gone_back_takes_facts_of_what_was_lost(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[4]).await;
+    let held = scene.claim_one(1).await;
+    let lost = of_before(&held);
+    assert_eq!(scene.fact(&lost, outcome(0, OutcomeKind::Accepted)).await, FactStatus::Refused, "not issued");
+    go_back(&scene).await;
+    assert_eq!(scene.fact(&lost, outcome(0, OutcomeKind::Accepted)).await, FactStatus::Applied);
+    assert_eq!(scene.fact(&lost, outcome(0, OutcomeKind::Accepted)).await, FactStatus::Already);
+    assert_eq!(scene.fact(&lost, outcome(1, OutcomeKind::Rejected)).await, FactStatus::Applied);
+    for kind in [OutcomeKind::Deferred, OutcomeKind::NotWritten, OutcomeKind::Unknown] {
+        assert_eq!(scene.fact(&lost, outcome(2, kind)).await, FactStatus::Already, "another may have sent it since");
+    }
+    wait_for_reports(&scene).await;
+    let mut next = scene.claim_one(2).await;
+    let answer = scene.checkpoint(&mut next, Vec::new(), vec![0, 1, 2]).await;
+    assert_eq!(answer.granted, [2], "of two it is known what became of them");
+    assert_eq!(scene.fact(&lost, outcome(3, OutcomeKind::Accepted)).await, FactStatus::Applied, "as late as it may be");
+    scene.finish(&mut next, outcomes([2], OutcomeKind::Accepted)).await;
+    let record = scene.record().await;
+    assert_eq!((record.recipients.accepted, record.recipients.rejected), (3, 1));
+    assert_eq!(record.resent_outcome_not_recorded, 1);
+    let known = scene.delivery(&next, 0).await;
+    assert_eq!((known.attempts, known.reason), (1, None));
+}
+
+pub async fn compare_gone_back_makes_every_lease_stale(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[3]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    go_back(&scene).await;
+    // The second was granted in what was lost.
+    let said = vec![outcome(0, OutcomeKind::Deferred), outcome(1, OutcomeKind::Accepted)];
+    let answer = scene.checkpoint(&mut held, said, vec![2]).await;
+    assert_eq!((answer.status, answer.granted.len()), (LeaseStatus::Lost, 0));
+    assert_eq!(scene.delivery(&held, 0).await.state, RecipientState::Deferred);
+    assert_eq!(scene.delivery(&held, 1).await.state, RecipientState::Accepted);
+    assert_eq!(scene.finish(&mut held, Vec::new()).await.status, LeaseStatus::Lost);
+    wait_for_reports(&scene).await;
+    let mut next = scene.claim_one(2).await;
+    scene.intend(&mut next, &[0, 2]).await;
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 1, "what became of the first is known");
+    assert_eq!(scene.delivery(&held, 0).await.reason, None);
+}
+
+pub async fn compare_gone_back_doubts_what_is_split_again_and_not_what_is_new(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[1]).await;
+    let old = new_run("old");
+    fixture.store().create_run(old.clone()).await.unwrap();
+    go_back(&scene).await;
+    let lease = scene.claim_split().await.expect("a split is no lease to send");
+    assert_eq!(lease.run, old.id);
+    fixture.store().add_batches(scene.add(&lease, &[1], 1, true)).await.unwrap();
+    wait_for_reports(&scene).await;
+    let again = Scene { fixture, run: old.id };
+    let fresh = Scene::with(fixture, new_run("fresh"), &[1]).await;
+    let mut held = scene.claim(1, 3).await;
+    assert_eq!(held.len(), 3);
+    for held in &mut held {
+        scene.intend(held, &[0]).await;
+    }
+    for (scene, resent) in [(&scene, 1), (&again, 1), (&fresh, 0)] {
+        assert_eq!(scene.record().await.resent_outcome_not_recorded, resent, "{}", scene.run);
+    }
+}
+
+pub async fn compare_gone_back_leaves_who_is_cancelled_unknown(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[2]).await;
+    go_back(&scene).await;
+    fixture.store().cancel_run(&scene.run).await.unwrap();
+    fixture.store().cancel_batches(&scene.run, 0, 10).await.unwrap();
+    scene.check().await;
+    let counts = scene.record().await.recipients;
+    assert_eq!((counts.unknown, counts.cancelled), (2, 0), "it may have been sent before");
+}
