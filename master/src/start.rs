@@ -8,8 +8,9 @@ use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::http;
 use crate::lease::{Definitions, Turnstile};
+use crate::lineage::Lineage;
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, history, reclaim, split};
+use crate::loops::{cancel, census, compare, history, reclaim, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::storage::Storage;
@@ -83,6 +84,7 @@ pub async fn start(
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),
+        lineage: Lineage::default(),
         split_due: Notify::new(),
     });
     let closing = CancellationToken::new();
@@ -130,6 +132,7 @@ impl RunningMaster {
 
 fn begin_duties(core: &Arc<Core>, draining: Draining) -> JoinSet<()> {
     let mut duties = JoinSet::new();
+    duties.spawn(compare::CompareDuty::new(Arc::clone(core), compare::Config::default()).run());
     let reclaim = reclaim::Config::of(core.lease.ttl_ms(), core.lease.doubt_grace_ms());
     duties.spawn(reclaim::ReclaimDuty::new(Arc::clone(core), reclaim).run());
     duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());

@@ -11,6 +11,7 @@ use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use postrider_common::ids::to_hex;
+use postrider_common::mark::{Mark, Marks};
 use sha2::{Digest as _, Sha256};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,11 @@ pub enum StorageError {
     /// The configured place cannot be used.
     #[error("open the storage {place}: {why}; set [storage] url to a folder that can be written")]
     Open { place: String, why: String },
+    /// The mark of the store, by which it is noticed that the store went back.
+    #[error(
+        "read {MARKS_PATH} in the storage: {0}; bring it back from a copy, or remove it if the store is known to be whole"
+    )]
+    Marks(String),
     /// It did not do what was asked, this time.
     #[error("use the storage: {0}")]
     Failed(#[from] object_store::Error),
@@ -90,6 +96,25 @@ impl Storage {
         }
     }
 
+    /// How far the store is known to have been. None known: no store was ever used with this storage.
+    pub async fn read_marks(&self) -> Result<Marks, StorageError> {
+        let found = match self.objects.get(&Path::from(MARKS_PATH)).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Marks::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let marks: Vec<Mark> =
+            serde_json::from_slice(&found).map_err(|error| StorageError::Marks(error.to_string()))?;
+        Ok(marks.into_iter().collect())
+    }
+
+    pub async fn write_marks(&self, marks: &Marks) -> Result<(), StorageError> {
+        let marks: Vec<Mark> = marks.iter().collect();
+        let text = serde_json::to_vec(&marks).map_err(|error| StorageError::Marks(error.to_string()))?;
+        self.objects.put(&Path::from(MARKS_PATH), text.into()).await?;
+        Ok(())
+    }
+
     /// Begins an upload under a name of its own. `nonce` must differ between uploads.
     pub async fn begin_upload(&self, nonce: u128) -> Result<Upload, StorageError> {
         let path = Path::from(format!("uploads/{nonce:032x}"));
@@ -103,6 +128,9 @@ impl Storage {
         })
     }
 }
+
+/// The highest positions of the store's shards that some master saw acknowledged.
+const MARKS_PATH: &str = "marks.json";
 
 fn audience_path(sha256: &str) -> Path {
     Path::from(format!("audiences/{sha256}"))
@@ -202,6 +230,20 @@ mod tests {
         let empty = storage.begin_upload(4).await.expect("begins").finish().await.expect("finishes");
         let mut bytes = storage.read_audience(&empty).await.expect("reads").expect("is there");
         assert!(bytes.next().await.is_none_or(|chunk| chunk.expect("readable").is_empty()));
+    }
+
+    #[tokio::test]
+    async fn marks_are_read_as_they_were_written_and_damage_is_no_empty_mark() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Storage::open(&folder.path().display().to_string()).expect("opens");
+        assert_eq!(storage.read_marks().await.expect("reads"), Marks::default());
+        let marks: Marks =
+            [Mark { shard: 0, epoch: 3, sequence: 9 }, Mark { shard: 0, epoch: 4, sequence: 12 }].into_iter().collect();
+        storage.write_marks(&marks).await.expect("writes");
+        assert_eq!(storage.read_marks().await.expect("reads"), marks);
+        std::fs::write(folder.path().join(MARKS_PATH), "[{").expect("harms it");
+        let error = storage.read_marks().await.expect_err("unreadable").to_string();
+        assert!(error.contains("marks.json") && error.contains("remove it"), "{error}");
     }
 
     #[test]

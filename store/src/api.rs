@@ -29,7 +29,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn now_ms(&self) -> Result<i64>;
 
     // Whether the store went back in time (section "compare").
-    /// The highest positions that answers to this process carried. Never behind an answer that was given.
+    /// The highest positions that answers to this process carried. Never behind an answer to a
+    /// worker or a client. Empty: nothing it acknowledges is durable, so it cannot go back.
     fn seen(&self) -> Marks;
     /// Compares what others saw acknowledged with what the store has; one answer per shard. A store that went back
     /// begins a new epoch, in which nothing is leased until workers had the time to report.

@@ -2,7 +2,10 @@
 
 mod campaign;
 mod lease;
+mod mark;
 mod run;
+
+pub use mark::{marks, seen};
 
 use crate::ids::{InvalidId, WorkerId};
 use postrider_proto::v1;
@@ -38,6 +41,6 @@ pub fn worker(worker: Option<v1::Worker>) -> Result<WorkerId, InvalidField> {
 
 impl From<&WorkerId> for v1::Worker {
     fn from(id: &WorkerId) -> Self {
-        Self { name: id.name.clone(), instance: id.instance.to_string() }
+        Self { name: id.name.clone(), instance: id.instance.to_string(), seen: Vec::new() }
     }
 }

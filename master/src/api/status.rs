@@ -53,7 +53,8 @@ impl ApiError {
                 Code::Unavailable
             }
             Self::Store(StoreError::Corrupt(_) | StoreError::Url(_)) | Self::Internal(_) => Code::Internal,
-            Self::History(HistoryError::Missing(_) | HistoryError::Damaged { .. }) => Code::Internal,
+            Self::History(HistoryError::Missing(_) | HistoryError::Damaged { .. })
+            | Self::Storage(StorageError::Marks(_)) => Code::Internal,
             Self::History(HistoryError::Storage(_))
             | Self::Storage(StorageError::Open { .. } | StorageError::Failed(_)) => Code::Unavailable,
         }

@@ -231,7 +231,11 @@ impl Store for Embedded {
         // What nothing was found by need not be on disk.
         let changed = |compared: &Compared| matches!(compared.found, Found::Confirmed | Found::WentBack { .. });
         let arguments = Model::comparison(&compare);
-        Ok(vec![self.write_lazily(arguments, Command::Compare, Model::compare, changed).await?])
+        let compared = self.write_lazily(arguments, Command::Compare, Model::compare, changed).await?;
+        if compared.found == Found::Confirmed {
+            self.wake.send_modify(|count| *count += 1);
+        }
+        Ok(vec![compared])
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {

@@ -48,7 +48,10 @@ impl Redis {
         let found = match found.as_str() {
             "same" => Found::Same,
             "new_server" => Found::NewServer,
-            "confirmed" => Found::Confirmed,
+            "confirmed" => {
+                self.wake.bump();
+                Found::Confirmed
+            }
             "went_back" => Found::WentBack { seen, had },
             other => return Err(corrupt(format!("compare answered {other}"))),
         };
