@@ -6,10 +6,13 @@ use futures::stream::{self, StreamExt};
 use postrider_common::SystemClock;
 use postrider_common::ids::{Fence, LaneName};
 use postrider_common::lease::{LeaseReport, LeaseStatus, OutcomeKind};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::{ids::BatchId, payload};
 use postrider_store::conformance::scene::{new_run, outcomes, request, worker};
-use postrider_store::{AddBatches, Checkpoint, Claim, ClaimSplit, Durability, Finish, NewBatch, Options, Store};
+use postrider_store::{
+    AddBatches, Checkpoint, Claim, ClaimSplit, Compare, Durability, Finish, NewBatch, Options, Store,
+};
 use postrider_tests::redis_server::RedisServer;
 use std::process::Command;
 use std::sync::Arc;
@@ -145,6 +148,7 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
     let options = Options { durability, clock: Arc::new(SystemClock::default()) };
     let url = server.process.url().parse().expect("a store URL");
     let store = postrider_store::open(&url, options).await.expect("a store");
+    store.compare(Compare { marks: Marks::default(), confirm: true }).await.expect("a server that is known");
     let all = (batches * COUNT as usize) as f64;
     let empty = server.used_bytes();
     let payload_bytes = add(&mut server, &*store, batches, &mut costs).await;
