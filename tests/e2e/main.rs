@@ -12,6 +12,7 @@ mod redis_outage;
 mod refusals;
 mod relay_down;
 mod reply_lost;
+mod restore;
 mod rolling_restart;
 mod run_cancelled;
 mod run_paused;

@@ -14,6 +14,7 @@ pub mod binary;
 pub mod client;
 pub mod faults;
 pub mod fleet;
+pub mod http;
 pub mod judge;
 pub mod ledger;
 pub mod process;
