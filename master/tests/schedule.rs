@@ -190,8 +190,10 @@ fn every_zone_agrees_with_a_walk_through_its_minutes() {
     assert!(places > 400 && occurrences > 1000);
 }
 
+type Case = (&'static str, &'static str, &'static str, &'static [(&'static str, Note)]);
+
 /// Zone, pattern, from, then each occurrence with its note: what people ask about when clocks change.
-const CASES: &[(&str, &str, &str, &[(&str, Note)])] = &[
+const CASES: &[Case] = &[
     (
         "Europe/Berlin",
         "30 2 * * *",

@@ -4,10 +4,12 @@
 
 mod due;
 mod pattern;
+mod read;
 mod timetable;
 mod zones;
 
 pub use due::{CatchUp, Due, due};
 pub use pattern::{Pattern, WrongPattern};
+pub use read::{WrongSchedule, read};
 pub use timetable::{Note, Occurrence, OnGap, OnOverlap, Timetable, What};
 pub use zones::{Origin, SYSTEM_FOLDER, UnknownZone, Zones};

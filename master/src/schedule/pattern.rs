@@ -16,7 +16,7 @@ const SEARCH_FROM: DateTime = DateTime::constant(2000, 1, 1, 0, 0, 0, 0);
 /// given, as in cron(8) of Vixie and POSIX.
 #[derive(Debug, Clone)]
 pub struct Pattern {
-    cron: Cron,
+    cron: Box<Cron>,
     is_interval: bool,
 }
 
@@ -37,7 +37,7 @@ impl Pattern {
         }
         let parser = CronParser::builder().seconds(Seconds::Optional).year(Year::Disallowed).build();
         let cron = parser.parse(text).map_err(|error| wrong(explained(&error)))?;
-        let pattern = Self { cron, is_interval: is_interval(text) };
+        let pattern = Self { cron: Box::new(cron), is_interval: is_interval(text) };
         match pattern.next(SEARCH_FROM, true) {
             Some(_) => Ok(pattern),
             None => Err(WrongPattern::NeverDue { pattern: shown }),
