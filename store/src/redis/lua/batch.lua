@@ -27,8 +27,7 @@ local KINDS = { a = true, d = true, r = true, u = true, w = true }
 local function outcome_at(at)
   local kind, code, after = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
   if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
-  return { index = num(ARGV[at], 'index'), kind = kind, code = code, detail = ARGV[at + 3], after = num(after, 'retry after'),
-    key = kind .. after .. '|' .. code .. '|' }
+  return { index = num(ARGV[at], 'index'), kind = kind, code = code, detail = ARGV[at + 3], after = num(after, 'retry after') }
 end
 
 local function is_final(state)
@@ -58,8 +57,8 @@ end
 
 local function write_hold(b)
   local h = b.hold
-  call('HSET', K.holder, b.id, h.fence .. '|' .. h.worker .. '|' .. int(h.hard_at) .. '|' .. int(h.progress_at)
-    .. '|' .. int(h.progress) .. '|' .. int(h.sequence) .. '|' .. int(h.counted) .. '|' .. h.entry)
+  call('HSET', K.holder, b.id, string.format('%s|%s|%.0f|%.0f|%.0f|%.0f|%.0f|%s', h.fence, h.worker, h.hard_at,
+    h.progress_at, h.progress, h.sequence, h.counted, h.entry))
   call('ZADD', K.lease, int(h.expires_at), b.id)
 end
 
@@ -92,14 +91,15 @@ local function load_batch(id, key, details)
   call('HLEN', details)
   if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
   local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
-  if not count or count < 1 or #states ~= count or string.find(states, '[^pidarxscu]') then return nil, 'unreadable' end
+  if not count or count < 1 or #states ~= count or string.find(states, '[^apidrxscu]') then return nil, 'unreadable' end
   -- A retired batch has the names of its segments instead of a payload.
   local retired = h.h ~= nil
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
+  local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
-    symbols = { string.byte(symbols, 1, -1) }, parsed = {}, records = {}, changed = {},
+    open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, changed = {}, alone = {},
     ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
@@ -117,20 +117,20 @@ local function record_of(text)
     code = code }
 end
 
-local function record_text(r, state)
-  return r.attempts .. '|' .. r.doubts .. '|' .. r.first_at .. '|' .. (state == D and int(r.due_at) or '') .. '|'
-    .. r.intent .. '|' .. r.doubt .. '|' .. r.reason .. '|' .. r.settled_at .. '|' .. r.code
+local function record_text(r)
+  return string.format('%.0f|%.0f|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
+    r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
 
 local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
 local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
+-- A record made by this script has the next number above all letters for its symbol, until it is written.
+local made = 255
 
 -- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
 local function look_at(b, index)
-  local r = b.records[index]
-  if r then return r end
   local symbol = b.symbols[index + 1]
-  r = b.parsed[symbol]
+  local r = b.parsed[symbol]
   if r then return r end
   if symbol == UNTOUCHED then
     r = { attempts = 0, doubts = 0, first_at = '', due_at = 0, intent = '', doubt = '', reason = '', settled_at = '',
@@ -147,23 +147,31 @@ end
 -- Changes one recipient and moves the counters of its run. `act(b, index, r, state, x, y)` gets a copy.
 --
 -- The recipients of a report mostly start from one record and get one reply, so what `act` made of a
--- record is remembered under `key` and used again. Not with a doubt, which also counts, and not without a key.
+-- record is remembered under `key` (a table or a function) and used again. Not with a doubt, which also counts, and
+-- not without a key.
 local function change(b, index, key, act, x, y)
-  local before, from = b.st[index + 1], look_at(b, index)
-  local known = key and from.doubt == '' and from[key .. before]
-  local r, result = known and known.record, nil
-  if r then
-    b.st[index + 1] = known.state
+  local st, symbols, at = b.st, b.symbols, index + 1
+  local before, symbol = st[at], symbols[at]
+  local from = b.parsed[symbol] or look_at(b, index)
+  local known = key and from[key]
+  local result, after
+  if known and known.before == before then
+    after, symbols[at] = known.after, known.symbol
+    st[at] = after
   else
-    r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
+    local r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
       intent = from.intent, doubt = from.doubt, reason = from.reason, settled_at = from.settled_at, code = from.code }
     result = act(b, index, r, before, x, y)
-    if key then from[key .. before] = { record = r, state = b.st[index + 1] } end
+    after = st[at]
+    if after ~= D then r.due_at = 0 end
+    made = made + 1
+    b.parsed[made], symbols[at] = r, made
+    if key and from.doubt == '' then from[key] = { symbol = made, before = before, after = after } end
   end
-  b.records[index] = r
-  b.changed[index] = true
-  local after = b.st[index + 1]
+  b.changed[#b.changed + 1] = at
+  if symbol == ALONE then b.alone[at] = true end
   if before ~= after then
+    if before == I then b.open = b.open - 1 elseif after == I then b.open = b.open + 1 end
     local out, into = COUNTER[before], COUNTER[after]
     if out ~= into then
       moved[out] = (moved[out] or 0) - 1
@@ -223,8 +231,8 @@ local function hand_back(b, index, r)
 end
 
 -- Keeps what the relay said. The text of an earlier attempt is replaced, if only by nothing.
-local function take_detail(b, index, o)
-  if o.kind ~= 'w' and (o.detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = o.detail end
+local function take_detail(b, index, kind, detail)
+  if kind ~= 'w' and (detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = detail end
 end
 
 -- An outcome `o` for a recipient in intent; its detail is taken apart.
@@ -306,7 +314,7 @@ local function fact(b, fence, o, fraction)
   if o.index >= b.count then return 'refused' end
   local about = { counter = counter, fraction = fraction, detail = false }
   local status = change(b, o.index, nil, fact_of, o, about)
-  if about.detail then take_detail(b, o.index, o) end
+  if about.detail then take_detail(b, o.index, o.kind, o.detail) end
   return status
 end
 
@@ -323,26 +331,18 @@ local function doubt_intents(b, grace)
   local doubts = 0
   for index = 0, b.count - 1 do
     if b.st[index + 1] == I then
-      change(b, index, 'doubt', doubt_not_recorded, grace)
+      change(b, index, doubt_not_recorded, doubt_not_recorded, grace)
       doubts = doubts + 1
     end
   end
   return doubts
 end
 
-local function in_intent(b)
-  local n = 0
-  for index = 1, b.count do
-    if b.st[index] == I then n = n + 1 end
-  end
-  return n
-end
-
 -- Writes a lease that goes on. What was counted against a limit is kept true.
 local function keep_lease(b)
   local before = b.hold.counted
   if before > 0 then
-    b.hold.counted = in_intent(b)
+    b.hold.counted = b.open
     count_flight(b.entry, b.hold.counted - before, b.hold.counted < before)
   end
   write_hold(b)
@@ -385,57 +385,85 @@ local function place_of_rest(b)
   return 'delayed', latest
 end
 
+-- The next symbol that nobody had, after this one; nil: all are taken.
+local function next_free(b, symbol)
+  for other = (symbol or SYMBOL_LAST) + 1, SYMBOL_LAST do
+    if other ~= UNTOUCHED and not string.find(b.symbols_before, string.char(other), 1, true) then return other end
+  end
+  return nil
+end
+
 -- Gives each changed recipient the symbol of its record: one that has it already, or a free one.
 local function write_records(b, set, drop)
-  local used, by_text, free = {}, {}, SYMBOL_FIRST
-  for index = 0, b.count - 1 do
-    if not b.changed[index] then used[b.symbols[index + 1]] = true end
-  end
-  for symbol in pairs(used) do
-    if symbol ~= UNTOUCHED and symbol ~= ALONE then by_text[b.h['g' .. string.char(symbol)]] = symbol end
-  end
-  for index in pairs(b.changed) do
-    local r, is_deferred = b.records[index], b.st[index + 1] == D
-    local symbol = is_deferred == r.written_deferred and r.symbol
-    local text = symbol and '' or record_text(r, b.st[index + 1])
-    symbol = symbol or by_text[text]
-    if not symbol then
-      while used[free] or free == UNTOUCHED do free = free + 1 end
-      symbol = free <= SYMBOL_LAST and free or ALONE
-      local field = symbol == ALONE and int(index) or 'g' .. string.char(symbol)
-      b.h[field] = text
-      b.parsed[symbol] = nil
-      set[#set + 1] = field
-      set[#set + 1] = text
-      if symbol ~= ALONE then
-        used[symbol], by_text[text] = true, symbol
+  -- A symbol that somebody had before this write keeps its record: it is free for another one with the next write.
+  local by_text, free = {}, nil
+  for symbol = SYMBOL_FIRST, SYMBOL_LAST do
+    if symbol ~= UNTOUCHED then
+      local letter = string.char(symbol)
+      local text = b.h['g' .. letter]
+      if not string.find(b.symbols_before, letter, 1, true) then
+        free = free or symbol
+        -- Symbols are given out in this order, so that mostly none follows the first that never had a record.
+        if not text then break end
+      elseif text then
+        by_text[text] = symbol
       end
     end
-    if symbol ~= ALONE then r.symbol, r.written_deferred = symbol, is_deferred end
-    if b.symbols[index + 1] == ALONE and symbol ~= ALONE then drop[#drop + 1] = int(index) end
-    b.symbols[index + 1] = symbol
+  end
+  local symbols, symbol_of = b.symbols, {}
+  for _, at in ipairs(b.changed) do
+    local number = symbols[at]
+    local symbol = symbol_of[number]
+    if number > 255 and not symbol then
+      local text = record_text(b.parsed[number])
+      symbol = by_text[text] or free or ALONE
+      if symbol == free then free = next_free(b, free) end
+      if symbol == ALONE then
+        local field = int(at - 1)
+        b.h[field] = text
+        set[#set + 1] = field
+        set[#set + 1] = text
+      else
+        symbol_of[number] = symbol
+        b.parsed[symbol] = b.parsed[number]
+        if not by_text[text] then
+          local field = 'g' .. string.char(symbol)
+          by_text[text], b.h[field] = symbol, text
+          set[#set + 1] = field
+          set[#set + 1] = text
+        end
+      end
+    end
+    if symbol then
+      symbols[at] = symbol
+      if b.alone[at] and symbol ~= ALONE then drop[#drop + 1] = int(at - 1) end
+    end
   end
 end
 
+-- All of them, as one text.
 local function write_letters(b, set, name, letters)
+  local all = ''
   for piece = 0, floor_div(b.count - 1, PIECE) do
     local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
     local field = name .. piece
+    all = all .. text
     if b.h[field] ~= text then
       b.h[field] = text
       set[#set + 1] = field
       set[#set + 1] = text
     end
   end
+  return all
 end
 
 -- Recipients, fences and counters. Placing the batch is a step of its own, after this.
 local function commit(b)
   local set, gone = {}, {}
-  if next(b.changed) then
+  if #b.changed > 0 then
     write_records(b, set, gone)
     write_letters(b, set, 's', b.st)
-    write_letters(b, set, 'm', b.symbols)
+    b.symbols_before = write_letters(b, set, 'm', b.symbols)
   end
   for field, value in pairs(b.fields) do
     set[#set + 1] = field
@@ -454,14 +482,13 @@ local function commit(b)
   end
   if #keep > 0 then call('HSET', b.details, unpack(keep)) end
   if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
-  b.changed, b.fields, b.detail = {}, {}, {}
+  b.changed, b.alone, b.fields, b.detail = {}, {}, {}, {}
 end
 
 local function write_run()
   for name, by in pairs(moved) do add_count(run.id, name, by) end
   moved = {}
-  write_counts()
-  if run_settled then call('HSET', K.count, run.id .. '|settled_at', NOW) end
+  write_counts(run_settled and run.id .. '|settled_at')
   if woke then wake_all() end
 end
 
@@ -479,7 +506,7 @@ local function put_back(b, from)
   if run.cancelled then
     for index = 0, b.count - 1 do
       if not is_final(b.st[index + 1]) then
-        change(b, index, 'cancel', cancel_pending)
+        change(b, index, cancel_pending, cancel_pending)
       end
     end
   end
