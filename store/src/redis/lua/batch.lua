@@ -11,6 +11,8 @@ local COUNTER = { [P] = 'pending', [I] = 'pending', [D] = 'pending', [A] = 'acce
   [X] = 'exhausted', [S] = 'suppressed', [C] = 'cancelled', [U] = 'unknown' }
 -- States are kept in pieces of this many letters: a longer value would turn the small hash into a large one.
 local PIECE = 50
+local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
+local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
 local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
@@ -37,8 +39,7 @@ end
 local function load_run(id, key)
   local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error')
   if not f[1] then return false end
-  run = { id = id, lane = f[1], hold = f[2] == '1', base = num(f[3], 'retry base'), cap = num(f[4], 'retry cap'),
-    ttl = num(f[5], 'retry ttl'), paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
+  run = { id = id, lane = f[1], hold = f[2] == '1', base = f[3], cap = f[4], ttl = f[5], paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
   run.parked = run.paused or run.cancelled or run.failed
   return true
 end
@@ -99,7 +100,7 @@ local function load_batch(id, key, details)
   if #symbols ~= count then return nil, 'unreadable' end
   local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
-    open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, changed = {}, alone = {},
+    open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
     ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
@@ -122,10 +123,6 @@ local function record_text(r)
     r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
 
-local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
-local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
--- A record made by this script has the next number above all letters for its symbol, until it is written.
-local made = 255
 
 -- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
 local function look_at(b, index)
@@ -138,10 +135,45 @@ local function look_at(b, index)
   elseif symbol == ALONE then
     return record_of(b.h[int(index)] or '')
   else
-    r = record_of(b.h['g' .. string.char(symbol)] or '')
+    local text = b.h['g' .. string.char(symbol)] or ''
+    r = record_of(text)
+    b.symbol_of_text[text] = symbol
   end
   b.parsed[symbol] = r
   return r
+end
+
+-- Keeps a record that is new in this script, and gives it a symbol: one that is known to have the same record, or the
+-- next that nobody has. A symbol that only those had who change now is free with the next write.
+local function keep_record(b, at, r)
+  local text = record_text(r)
+  local symbol = b.symbol_of_text[text]
+  if symbol then return symbol end
+  symbol = b.free
+  repeat
+    symbol = symbol + 1
+  until symbol > SYMBOL_LAST or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
+  if symbol > SYMBOL_LAST then
+    local field = int(at - 1)
+    b.h[field], b.fields[field], b.gone[field] = text, text, nil
+    return ALONE
+  end
+  local field = 'g' .. string.char(symbol)
+  b.h[field], b.fields[field] = text, text
+  b.free, b.symbol_of_text[text], b.parsed[symbol] = symbol, symbol, r
+  return symbol
+end
+
+-- Some have moved from one state to another: the counters of the run, and how many are in intent.
+local function count_moved(b, before, after, number)
+  if before == after then return end
+  if before == I then b.open = b.open - number elseif after == I then b.open = b.open + number end
+  local out, into = COUNTER[before], COUNTER[after]
+  if out ~= into then
+    moved[out] = (moved[out] or 0) - number
+    moved[into] = (moved[into] or 0) + number
+  end
+  if is_final(after) then run_settled = true end
 end
 
 -- Changes one recipient and moves the counters of its run. `act(b, index, r, state, x, y)` gets a copy.
@@ -154,32 +186,47 @@ local function change(b, index, key, act, x, y)
   local before, symbol = st[at], symbols[at]
   local from = b.parsed[symbol] or look_at(b, index)
   local known = key and from[key]
-  local result, after
+  local result
   if known and known.before == before then
-    after, symbols[at] = known.after, known.symbol
-    st[at] = after
+    st[at], symbols[at] = known.after, known.symbol
   else
     local r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
       intent = from.intent, doubt = from.doubt, reason = from.reason, settled_at = from.settled_at, code = from.code }
     result = act(b, index, r, before, x, y)
-    after = st[at]
+    local after = st[at]
     if after ~= D then r.due_at = 0 end
-    made = made + 1
-    b.parsed[made], symbols[at] = r, made
-    if key and from.doubt == '' then from[key] = { symbol = made, before = before, after = after } end
-  end
-  b.changed[#b.changed + 1] = at
-  if symbol == ALONE then b.alone[at] = true end
-  if before ~= after then
-    if before == I then b.open = b.open - 1 elseif after == I then b.open = b.open + 1 end
-    local out, into = COUNTER[before], COUNTER[after]
-    if out ~= into then
-      moved[out] = (moved[out] or 0) - 1
-      moved[into] = (moved[into] or 0) + 1
+    local made = keep_record(b, at, r)
+    symbols[at] = made
+    if symbol == ALONE and made ~= ALONE then
+      local field = int(index)
+      b.fields[field], b.gone[field] = nil, true
     end
-    if is_final(after) then run_settled = true end
+    if key and from.doubt == '' and made ~= ALONE then from[key] = { symbol = made, before = before, after = after } end
   end
+  b.touched[at > PIECE and 1 or 0] = true
+  count_moved(b, before, st[at], 1)
   return result
+end
+
+-- As `change` for `indexes[n]`, and the same for those right after it that have the same record and state, `most` in
+-- all. How many.
+local function change_alike(b, indexes, n, most, key, act, x, y)
+  local st, symbols, at = b.st, b.symbols, indexes[n] + 1
+  local before, symbol = st[at], symbols[at]
+  change(b, indexes[n], key, act, x, y)
+  local known = symbol ~= ALONE and b.parsed[symbol][key]
+  if not known then return 1 end
+  local after, made, number, low, high = known.after, known.symbol, 1, at, at
+  while number < most do
+    at = indexes[n + number] + 1
+    if st[at] ~= before or symbols[at] ~= symbol then break end
+    st[at], symbols[at] = after, made
+    if at < low then low = at elseif at > high then high = at end
+    number = number + 1
+  end
+  b.touched[low > PIECE and 1 or 0], b.touched[high > PIECE and 1 or 0] = true, true
+  count_moved(b, before, after, number - 1)
+  return number
 end
 
 local function end_as(b, index, r, state)
@@ -195,11 +242,11 @@ end
 -- When it is tried again, or nil when the time to live is over: `backoff::retry_in_ms`.
 local function retry_in(attempts, fraction, elapsed, after)
   local doublings = math.min(math.max(attempts - 1, 0), 30)
-  local bound = math.min(run.base * 2 ^ doublings, run.cap)
+  local bound = math.min(num(run.base, 'retry base') * 2 ^ doublings, num(run.cap, 'retry cap'))
   local half = floor_div(bound, 2)
   local jitter = floor_div((bound - half) * math.min(fraction, 1000000), 1000000)
   local delay = math.max(half + jitter, after, 1)
-  if elapsed + delay <= run.ttl then return delay end
+  if elapsed + delay <= num(run.ttl, 'retry ttl') then return delay end
   return nil
 end
 
@@ -385,90 +432,35 @@ local function place_of_rest(b)
   return 'delayed', latest
 end
 
--- The next symbol that nobody had, after this one; nil: all are taken.
-local function next_free(b, symbol)
-  for other = (symbol or SYMBOL_LAST) + 1, SYMBOL_LAST do
-    if other ~= UNTOUCHED and not string.find(b.symbols_before, string.char(other), 1, true) then return other end
-  end
-  return nil
-end
-
--- Gives each changed recipient the symbol of its record: one that has it already, or a free one.
-local function write_records(b, set, drop)
-  -- A symbol that somebody had before this write keeps its record: it is free for another one with the next write.
-  local by_text, free = {}, nil
-  for symbol = SYMBOL_FIRST, SYMBOL_LAST do
-    if symbol ~= UNTOUCHED then
-      local letter = string.char(symbol)
-      local text = b.h['g' .. letter]
-      if not string.find(b.symbols_before, letter, 1, true) then
-        free = free or symbol
-        -- Symbols are given out in this order, so that mostly none follows the first that never had a record.
-        if not text then break end
-      elseif text then
-        by_text[text] = symbol
-      end
-    end
-  end
-  local symbols, symbol_of = b.symbols, {}
-  for _, at in ipairs(b.changed) do
-    local number = symbols[at]
-    local symbol = symbol_of[number]
-    if number > 255 and not symbol then
-      local text = record_text(b.parsed[number])
-      symbol = by_text[text] or free or ALONE
-      if symbol == free then free = next_free(b, free) end
-      if symbol == ALONE then
-        local field = int(at - 1)
+local function write_letters(b, set, name, letters)
+  for piece = 0, floor_div(b.count - 1, PIECE) do
+    if b.touched[piece] then
+      local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
+      local field = name .. piece
+      if b.h[field] ~= text then
         b.h[field] = text
         set[#set + 1] = field
         set[#set + 1] = text
-      else
-        symbol_of[number] = symbol
-        b.parsed[symbol] = b.parsed[number]
-        if not by_text[text] then
-          local field = 'g' .. string.char(symbol)
-          by_text[text], b.h[field] = symbol, text
-          set[#set + 1] = field
-          set[#set + 1] = text
-        end
       end
     end
-    if symbol then
-      symbols[at] = symbol
-      if b.alone[at] and symbol ~= ALONE then drop[#drop + 1] = int(at - 1) end
-    end
   end
-end
-
--- All of them, as one text.
-local function write_letters(b, set, name, letters)
-  local all = ''
-  for piece = 0, floor_div(b.count - 1, PIECE) do
-    local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
-    local field = name .. piece
-    all = all .. text
-    if b.h[field] ~= text then
-      b.h[field] = text
-      set[#set + 1] = field
-      set[#set + 1] = text
-    end
-  end
-  return all
 end
 
 -- Recipients, fences and counters. Placing the batch is a step of its own, after this.
 local function commit(b)
   local set, gone = {}, {}
-  if #b.changed > 0 then
-    write_records(b, set, gone)
+  if next(b.touched) then
     write_letters(b, set, 's', b.st)
-    b.symbols_before = write_letters(b, set, 'm', b.symbols)
+    -- Who had no record before has all letters to write.
+    if not b.h.m0 then b.touched = { [0] = true, true } end
+    write_letters(b, set, 'm', b.symbols)
+    b.symbols_before = b.h.m0 .. (b.h.m1 or '')
   end
   for field, value in pairs(b.fields) do
     set[#set + 1] = field
     set[#set + 1] = value
   end
+  for field in pairs(b.gone) do gone[#gone + 1] = field end
   if #set > 0 then call('HSET', b.key, unpack(set)) end
   if #gone > 0 then call('HDEL', b.key, unpack(gone)) end
   local keep, drop = {}, {}
@@ -482,7 +474,7 @@ local function commit(b)
   end
   if #keep > 0 then call('HSET', b.details, unpack(keep)) end
   if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
-  b.changed, b.alone, b.fields, b.detail = {}, {}, {}, {}
+  b.touched, b.gone, b.fields, b.detail = {}, {}, {}, {}
 end
 
 local function write_run()

@@ -41,13 +41,24 @@ end
 local lane_paused = call('SISMEMBER', K.lanes, run.lane) == 1
 
 -- A late copy of a report must not take back with its outcome what it granted with its intent.
-local settled_here = {}
+local least, most, settled = math.huge, -1, nil
 for _, group in ipairs(REPORT.groups) do
-  for _, index in ipairs(group.indexes) do settled_here[index] = true end
+  least, most = math.min(least, unpack(group.indexes)), math.max(most, unpack(group.indexes))
+end
+local function settled_here(index)
+  -- Mostly the intents are of other recipients than all outcomes.
+  if index < least or index > most then return false end
+  if not settled then
+    settled = {}
+    for _, group in ipairs(REPORT.groups) do
+      for _, other in ipairs(group.indexes) do settled[other] = true end
+    end
+  end
+  return settled[index]
 end
 
 local function refusal(index)
-  if index >= b.count or settled_here[index] then return 'repeated' end
+  if index >= b.count or settled_here(index) then return 'repeated' end
   local state = b.st[index + 1]
   if state == I and look_at(b, index).intent == counter then return nil end
   if not fresh then return 'repeated' end
@@ -61,21 +72,30 @@ local function refusal(index)
   return wait and 'throttled:' .. int(wait)
 end
 
-local granted, refused = {}, {}
-for _, index in ipairs(REPORT.intents) do
+-- Grants the intent at `n` and, where each needs no look of its own, those alike that follow it. How many.
+local granted, refused, intents = {}, {}, REPORT.intents
+local apart = least > math.max(-1, unpack(intents)) or most < math.min(math.huge, unpack(intents))
+local function grant_from(n)
+  if b.st[intents[n] + 1] == I then return 1 end
+  for _, m in ipairs(meters) do
+    m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.rate > 0
+  end
+  local room = apart and #meters == 0 and math.min(#intents - n + 1, window - b.open) or 1
+  return change_alike(b, intents, n, room, grant, grant, counter)
+end
+
+local n = 1
+while n <= #intents do
+  local index, alike = intents[n], 1
   local reason = refusal(index)
   if reason then
     refused[#refused + 1] = index
     refused[#refused + 1] = reason
   else
-    granted[#granted + 1] = index
-    if b.st[index + 1] ~= I then
-      change(b, index, grant, grant, counter)
-      for _, m in ipairs(meters) do
-        m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.rate > 0
-      end
-    end
+    alike = grant_from(n)
+    for at = n, n + alike - 1 do granted[#granted + 1] = intents[at] end
   end
+  n = n + alike
 end
 
 if now - b.hold.progress_at <= TRANSACTION_MS_MAX then

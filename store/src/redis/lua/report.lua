@@ -69,6 +69,15 @@ local function take_as_facts(b)
   return to == 'settled' and 'settled' or 'lost'
 end
 
+-- Keeps the reply texts of some that had this record before, see `take_detail`.
+local function take_details(b, group, n, number, r)
+  if group.kind == 'w' or (r.first_at == '' and not next(REPORT.details)) then return end
+  for at = n, n + number - 1 do
+    local detail = REPORT.details[group.place + at]
+    if detail or r.first_at ~= '' then b.detail[group.indexes[at]] = detail or '' end
+  end
+end
+
 -- Takes the outcomes of a holder. True: the sequence is new.
 local function take_outcomes(b)
   local hold, counter = b.hold, fence_counter(REPORT.fence)
@@ -80,12 +89,19 @@ local function take_outcomes(b)
   end
   if REPORT.sequence >= seen then
     for _, group in ipairs(REPORT.groups) do
-      for n, index in ipairs(group.indexes) do
-        if index < b.count and b.st[index + 1] == I and (IGNORE_FENCES or look_at(b, index).intent == counter) then
-          take_detail(b, index, group.kind, REPORT.details[group.place + n] or '')
-          change(b, index, group, settle, group, REPORT.fraction)
-          hold.progress_at = now
+      local indexes = group.indexes
+      local n, number = 1, #indexes
+      while n <= number do
+        local index, alike = indexes[n], 1
+        if index < b.count and b.st[index + 1] == I then
+          local r = look_at(b, index)
+          if IGNORE_FENCES or r.intent == counter then
+            alike = change_alike(b, indexes, n, number - n + 1, group, settle, group, REPORT.fraction)
+            take_details(b, group, n, alike, r)
+            hold.progress_at = now
+          end
         end
+        n = n + alike
       end
     end
   end
