@@ -82,6 +82,11 @@ pub(super) fn payload(batch: &BatchId, name: &str) -> String {
     format!("{SHARD}p:{batch}:{name}")
 }
 
+/// String that is written before a wait for replicas, so that the wait covers all that was written before.
+pub(super) fn mark(tag: &str) -> String {
+    format!("postrider:{tag}:mark")
+}
+
 pub(super) fn campaign(name: &CampaignName) -> String {
     format!("{GLOBAL}campaign:{name}")
 }

@@ -6,6 +6,7 @@
 //! What is stored in one script and read in another call (payload and states after a claim) is read by the
 //! ids the script answered; a lease taken away in between shows as a fence that is refused later.
 
+mod asking;
 mod campaigns;
 mod failure;
 mod history;
@@ -16,6 +17,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod replicas;
 mod reply;
 mod reports;
 mod runs;
@@ -60,7 +62,7 @@ pub struct Redis {
 impl Redis {
     /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
-        let locator = Locator::new(&Servers::new(url)?, keys::SHARD_TAG);
+        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys::SHARD_TAG);
         let scripts = Arc::new(Scripts::new(ignore_fences()));
         let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), options.durability, options.clock.clone());
         let (swift, bulk) = (link(), link());
