@@ -3,6 +3,7 @@
 
 use super::asking;
 use super::failure::{Failure, classify, into_error};
+use super::keys::Keys;
 use super::locate::Locator;
 use super::preflight::{self, Demands, Topology};
 use super::replicas::Replicas;
@@ -32,6 +33,8 @@ const PAUSE_MS_MAX: u64 = 500;
 pub(super) struct Link {
     locator: Arc<Locator>,
     scripts: Arc<Scripts>,
+    /// Of the shard that is reached through it.
+    keys: Keys,
     clock: Arc<dyn Clock>,
     durability: Durability,
     /// What a write waits for before it is answered.
@@ -60,12 +63,18 @@ struct Line {
 pub(super) type Answers = Vec<Result<Value, StoreError>>;
 
 impl Link {
-    pub fn new(locator: Arc<Locator>, scripts: Arc<Scripts>, durability: Durability, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        locator: Arc<Locator>,
+        scripts: Arc<Scripts>,
+        keys: Keys,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let replicas = match durability {
             Durability::Replicated { replicas } => Some(Replicas::new(Arc::clone(&locator), replicas)),
             Durability::Always | Durability::Relaxed => None,
         };
-        Self { locator, scripts, clock, durability, replicas, slot: Mutex::default() }
+        Self { locator, scripts, keys, clock, durability, replicas, slot: Mutex::default() }
     }
 
     /// Connects and checks the server, once.
@@ -213,7 +222,7 @@ impl Link {
         let mut connection = made.map_err(|error| classify(&error))?;
         let is_first = generation == 1;
         let demands = Demands { durability: self.durability, topology: self.locator.topology(), is_first };
-        let accepted = preflight::check(&mut connection, demands).await?;
+        let accepted = preflight::check(&mut connection, &self.keys, demands).await?;
         for weaker in accepted.warnings.iter().filter(|_| is_first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }

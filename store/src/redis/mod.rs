@@ -35,6 +35,7 @@ use crate::open::Options;
 use ::redis::{Cmd, Pipeline, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
+use keys::Keys;
 use link::Link;
 use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
@@ -50,6 +51,7 @@ use wake::Wake;
 pub struct Redis {
     place: String,
     scripts: Arc<Scripts>,
+    keys: Keys,
     /// For transitions.
     swift: Link,
     /// For what is large (payloads in, listings out), so that transitions do not queue behind it.
@@ -62,18 +64,20 @@ pub struct Redis {
 impl Redis {
     /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
-        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys::SHARD_TAG);
+        let keys = Keys::of_shard(0);
+        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys.tag());
         let scripts = Arc::new(Scripts::new(ignore_fences()));
-        let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), options.durability, options.clock.clone());
+        let (durability, clock) = (options.durability, options.clock);
+        let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), keys.clone(), durability, clock.clone());
         let (swift, bulk) = (link(), link());
         swift.open().await?;
         bulk.open().await?;
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
-        Ok(Self { place, scripts, swift, bulk, wake: Wake::start(locator), set_aside: AtomicU32::new(0) })
+        Ok(Self { place, scripts, keys, swift, bulk, wake: Wake::start(locator), set_aside: AtomicU32::new(0) })
     }
 
     fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
-        self.scripts.call(transition, own_keys, &args.0)
+        self.scripts.call(&self.keys, transition, own_keys, &args.0)
     }
 
     /// One transition.
