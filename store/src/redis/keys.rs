@@ -3,7 +3,7 @@
 //! Keys of one script share one hash tag: `{s0}` for the shard (runs, batches, leases), `{g}` for what is
 //! global (campaigns, definitions, the schema).
 
-use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RunId};
+use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RelayName, RunId};
 
 const SHARD: &str = "postrider:{s0}:";
 const GLOBAL: &str = "postrider:{g}:";
@@ -12,6 +12,7 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of the shard declares first, in the order of `lua/prelude.lua`, with the
 /// type each has.
@@ -54,6 +55,7 @@ pub(super) const WORKER: &str = SHARD_KEYS[16].0;
 pub(super) const DEAD: &str = SHARD_KEYS[19].0;
 pub(super) const DEPTH: &str = SHARD_KEYS[20].0;
 pub(super) const FLIGHT: &str = SHARD_KEYS[22].0;
+pub(super) const PACE: &str = SHARD_KEYS[23].0;
 
 /// Hash: what a run froze, its flags and its split.
 pub(super) fn run(run: &RunId) -> String {
@@ -86,4 +88,9 @@ pub(super) fn campaign(name: &CampaignName) -> String {
 
 pub(super) fn definition(hash: &DefinitionHash) -> String {
     format!("{GLOBAL}definition:{hash}")
+}
+
+/// Hash: the meter of a relay, and the share of each worker.
+pub(super) fn relay(name: &RelayName) -> String {
+    format!("{GLOBAL}relay:{name}")
 }

@@ -33,6 +33,7 @@ pub(super) enum Transition {
     LookAtRun,
     ClaimHistory,
     RetireBatches,
+    ShareRelay,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -67,7 +68,7 @@ const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
 impl Transition {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -92,6 +93,7 @@ impl Transition {
         Self::LookAtRun,
         Self::ClaimHistory,
         Self::RetireBatches,
+        Self::ShareRelay,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -122,6 +124,7 @@ impl Transition {
             Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
             Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
             Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
+            Self::ShareRelay => (Allowed, Nothing, include_str!("lua/share_relay.lua")),
         }
     }
 
