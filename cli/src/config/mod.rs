@@ -18,6 +18,7 @@ mod tests;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
 use postrider_common::pace::Limits;
+use postrider_common::relay::RelayLimit;
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
 use postrider_store::open::Durability;
@@ -84,4 +85,6 @@ pub struct RelayConfig {
     pub lanes: Vec<LaneName>,
     /// Per worker.
     pub connections: u32,
+    /// Of the whole fleet.
+    pub limit: RelayLimit,
 }
