@@ -2,13 +2,15 @@
 //! repeated within a deadline. Every call may be repeated, so a lost answer costs a repeat, not a doubt.
 
 use super::failure::{Failure, classify, into_error};
+use super::keys::Keys;
+use super::locate::Locator;
 use super::preflight;
 use super::scripts::Scripts;
 use crate::error::StoreError;
 use crate::open::Durability;
 use postrider_common::Clock;
 use redis::aio::MultiplexedConnection;
-use redis::{AsyncConnectionConfig, Client, Pipeline, Value};
+use redis::{AsyncConnectionConfig, Pipeline, Value};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -27,8 +29,10 @@ const PAUSE_MS_MAX: u64 = 500;
 
 #[derive(Debug)]
 pub(super) struct Link {
-    client: Client,
+    locator: Arc<Locator>,
     scripts: Arc<Scripts>,
+    /// Of the shard that is reached through it.
+    keys: Keys,
     clock: Arc<dyn Clock>,
     durability: Durability,
     slot: Mutex<Slot>,
@@ -45,8 +49,14 @@ struct Slot {
 pub(super) type Answers = Vec<Result<Value, StoreError>>;
 
 impl Link {
-    pub fn new(client: Client, scripts: Arc<Scripts>, durability: Durability, clock: Arc<dyn Clock>) -> Self {
-        Self { client, scripts, clock, durability, slot: Mutex::default() }
+    pub fn new(
+        locator: Arc<Locator>,
+        scripts: Arc<Scripts>,
+        keys: Keys,
+        durability: Durability,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
+        Self { locator, scripts, keys, clock, durability, slot: Mutex::default() }
     }
 
     /// Connects and checks the server, once.
@@ -141,9 +151,10 @@ impl Link {
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_pipeline_buffer_size(PIPELINE_BUFFER_REQUESTS);
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
+        let client = self.locator.find().await?;
+        let made = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = made.map_err(|error| classify(&error))?;
-        let warnings = preflight::check(&mut connection, self.durability, first).await?;
+        let warnings = preflight::check(&mut connection, &self.keys, self.durability, first).await?;
         for weaker in warnings.iter().filter(|_| first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }

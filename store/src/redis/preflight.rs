@@ -1,7 +1,8 @@
 //! Whether a server can carry the promises: a decision over what it says about itself.
 
 use super::failure::Failure;
-use super::{keys, permissions};
+use super::keys::{self, Keys};
+use super::permissions;
 use crate::error::StoreError;
 use crate::open::Durability;
 use redis::Value;
@@ -32,6 +33,7 @@ impl Said {
 /// a failover that may end. Warnings say which promise is weaker.
 pub(super) async fn check(
     connection: &mut MultiplexedConnection,
+    keys: &Keys,
     durability: Durability,
     first: bool,
 ) -> Result<Vec<String>, Failure> {
@@ -39,8 +41,8 @@ pub(super) async fn check(
     decide_server(&said).map_err(|failure| if first { failure } else { as_failover(failure) })?;
     said.config = config(connection).await?;
     let warnings = decide_settings(&said, durability).map_err(Failure::Fatal)?;
-    permissions::check(connection).await?;
-    check_schema(connection).await?;
+    permissions::check(connection, keys).await?;
+    check_schema(connection, keys).await?;
     Ok(warnings)
 }
 
@@ -146,12 +148,12 @@ fn decide_settings(said: &Said, durability: Durability) -> Result<Vec<String>, S
 }
 
 /// The store is empty, or written by this program; each key has the type the scripts take for granted.
-async fn check_schema(connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+async fn check_schema(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
     let mut pipe = redis::pipe();
     pipe.cmd("SET").arg(keys::SCHEMA).arg(SCHEMA_VERSION).arg("NX").ignore();
-    pipe.cmd("HSETNX").arg(keys::SHARD_KEYS[0].0).arg("epoch").arg("1").ignore();
+    pipe.cmd("HSETNX").arg(keys.shard()).arg("epoch").arg("1").ignore();
     pipe.cmd("GET").arg(keys::SCHEMA);
-    for (key, _) in keys::SHARD_KEYS {
+    for key in keys.all() {
         pipe.cmd("TYPE").arg(key);
     }
     let answer: redis::RedisResult<Vec<Value>> = pipe.query_async(connection).await;
@@ -162,9 +164,9 @@ async fn check_schema(connection: &mut MultiplexedConnection) -> Result<(), Fail
         let message = format!("the store has schema version {version}, this program writes {SCHEMA_VERSION}");
         return Err(Failure::Fatal(unsafe_server(&message, "use the version of postrider that wrote it")));
     }
-    for ((key, kind), value) in keys::SHARD_KEYS.iter().zip(&answers[1..]) {
+    for ((key, (_, kind)), value) in keys.all().iter().zip(keys::SHARD_KEYS).zip(&answers[1..]) {
         let is = text(value);
-        if is != "none" && is != *kind {
+        if is != "none" && is != kind {
             let message = format!("the key {key} is a {is}, not a {kind}");
             return Err(Failure::Fatal(unsafe_server(
                 &message,

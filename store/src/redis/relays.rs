@@ -30,24 +30,25 @@ impl Redis {
         let limited: Vec<_> = lanes.chain(sites).collect();
         let mut pipe = redis::pipe();
         for (_, node, _) in &limited {
-            pipe.cmd("HGET").arg(keys::PACE).arg(node);
-            pipe.cmd("HGET").arg(keys::FLIGHT).arg(node);
+            pipe.cmd("HGET").arg(self.keys.pace()).arg(node);
+            pipe.cmd("HGET").arg(self.keys.flight()).arg(node);
         }
-        pipe.cmd("ZRANGE").arg(keys::RELAYS).arg(0).arg(-1);
         let now = self.clock_ms().await?;
-        let mut answers = self.read_bulk(pipe, "rooms").await?;
+        let mut answers = if limited.is_empty() { Elements::default() } else { self.read_bulk(pipe, "rooms").await? };
         let mut rooms = Vec::with_capacity(limited.len());
         for (of, _, limit) in limited {
             let pace: Option<String> = answers.read()?;
             let in_intent: Option<i64> = answers.read()?;
             rooms.push(room(of, meter(pace.as_deref(), in_intent.unwrap_or(0))?, now, limit));
         }
-        let names: Vec<String> = answers.read()?;
-        rooms.extend(self.relay_rooms(now, names).await?);
+        rooms.extend(self.relay_rooms(now).await?);
         Ok(rooms)
     }
 
-    async fn relay_rooms(&self, now: i64, names: Vec<String>) -> Result<Vec<Room>> {
+    async fn relay_rooms(&self, now: i64) -> Result<Vec<Room>> {
+        let mut pipe = redis::pipe();
+        pipe.cmd("ZRANGE").arg(keys::RELAYS).arg(0).arg(-1);
+        let names: Vec<String> = self.read_bulk(pipe, "relays").await?.read()?;
         if names.is_empty() {
             return Ok(Vec::new());
         }

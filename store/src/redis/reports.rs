@@ -1,9 +1,9 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
+use super::Redis;
 use super::link::Answers;
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition, limits_text};
-use super::{Redis, keys};
 use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
@@ -47,7 +47,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         for report in reports {
             let batch = &report.batch;
-            let own = [keys::batch(batch), keys::details(batch), keys::run(&batch.run)];
+            let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             pipe.add_command(self.script(transition, &own, args(report)));
         }
         self.swift.call(pipe).await
@@ -64,7 +64,7 @@ impl Redis {
             let args = Args::default().text(batch.to_string()).int(retry_fraction).int(group.len() as u64);
             let add = |args: Args, fact: &Fact| outcome_args(args.text(fact.fence.to_string()), &fact.outcome);
             let args = group.iter().fold(args, add);
-            let own = [keys::batch(batch), keys::details(batch), keys::run(&batch.run)];
+            let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             pipe.add_command(self.script(Transition::Facts, &own, args));
             groups.push((batch.clone(), group.len()));
         }

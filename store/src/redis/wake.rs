@@ -1,10 +1,11 @@
 //! Hints that work may have become claimable: a counter that grows, bumped by local calls and by messages
 //! of the server. A hint may be lost; whoever waits also polls.
 
+use super::failure::{Failure, classify};
 use super::keys;
 use super::link::CONNECT_TIMEOUT;
+use super::locate::Locator;
 use futures::StreamExt;
-use redis::Client;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -20,9 +21,9 @@ pub(super) struct Wake {
 }
 
 impl Wake {
-    pub fn start(client: Client) -> Self {
+    pub fn start(locator: Arc<Locator>) -> Self {
         let counter = Arc::new(watch::Sender::new(0));
-        let listener = tokio::spawn(listen(client, Arc::clone(&counter)));
+        let listener = tokio::spawn(listen(locator, Arc::clone(&counter)));
         Self { counter, listener }
     }
 
@@ -45,23 +46,25 @@ fn bump(counter: &watch::Sender<u64>) {
     counter.send_modify(|count| *count = count.wrapping_add(1));
 }
 
-async fn listen(client: Client, counter: Arc<watch::Sender<u64>>) {
+async fn listen(locator: Arc<Locator>, counter: Arc<watch::Sender<u64>>) {
     loop {
-        if let Err(error) = listen_once(&client, &counter).await {
-            tracing::debug!(%error, "store notifications are interrupted");
+        if let Err(failure) = listen_once(&locator, &counter).await {
+            tracing::debug!(?failure, "store notifications are interrupted");
         }
         tokio::time::sleep(RESUBSCRIBE).await;
     }
 }
 
-async fn listen_once(client: &Client, counter: &watch::Sender<u64>) -> redis::RedisResult<()> {
+async fn listen_once(locator: &Locator, counter: &watch::Sender<u64>) -> Result<(), Failure> {
+    let client = locator.find().await?;
     let connect = async {
         let mut subscription = client.get_async_pubsub().await?;
         subscription.subscribe(keys::WAKE_CHANNEL).await?;
         Ok::<_, redis::RedisError>(subscription)
     };
-    let timed_out = || std::io::Error::from(std::io::ErrorKind::TimedOut);
-    let subscription = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(|_| timed_out())??;
+    let late = |_| Failure::Reconnect("no subscription in time".to_owned());
+    let subscription = tokio::time::timeout(CONNECT_TIMEOUT, connect).await.map_err(late)?;
+    let subscription = subscription.map_err(|error| classify(&error))?;
     // Whatever was said while nobody listened is lost, so have everybody look.
     bump(counter);
     // The sink is kept: the connection ends with it.
