@@ -16,6 +16,7 @@ pub mod mark;
 pub mod message;
 pub mod pace;
 pub mod payload;
+pub mod relay;
 pub mod run;
 pub mod site;
 pub mod state;

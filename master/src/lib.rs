@@ -18,6 +18,7 @@ mod lineage;
 pub mod loops;
 mod metered;
 mod metrics;
+pub mod schedule;
 pub mod split;
 mod start;
 pub mod storage;

@@ -8,13 +8,14 @@ use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::duration;
-use postrider_common::ids::LaneName;
+use postrider_common::ids::{LaneName, RelayName};
 use postrider_common::lane::Lane;
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
+use postrider_common::relay::{CONNECTIONS_TOTAL_MAX, RELAYS_LIMITED_MAX, RelayLimit};
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
-use postrider_store::open::Durability;
+use postrider_store::open::{Durability, TlsFiles};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -23,6 +24,7 @@ use std::time::Duration;
 const LEASE_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const DOUBT_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const HARD_CAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+const REPLICAS: RangeInclusive<i64> = 1..=16;
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(900);
 /// Connections to one relay when the configuration does not say.
 const CONNECTIONS: u32 = 32;
@@ -63,6 +65,7 @@ impl Reader<'_> {
         let master = self.master();
         let store = self.store();
         let durability = self.durability();
+        let tls = self.store_tls();
         let storage = self.storage();
         let lease = self.lease();
         let lanes = self.lanes();
@@ -74,6 +77,7 @@ impl Reader<'_> {
             master: master?,
             store: store?,
             durability: durability?,
+            tls: tls?,
             storage: storage?,
             lease: lease?,
             lanes,
@@ -202,20 +206,49 @@ impl Reader<'_> {
 
     fn durability(&mut self) -> Option<Durability> {
         let (text, setting) = self.text("store", "durability")?;
+        let replicas = self.whole("store", "replicas", REPLICAS).map(to_u32);
         match text.as_str() {
             "always" => Some(Durability::Always),
             "relaxed" => Some(Durability::Relaxed),
-            "replicated" => {
-                let why = "\"replicated\" is refused: this version does not wait for replicas; use \"always\" with a \
-                           single server, or \"relaxed\" to accept the weaker promise";
+            "replicated" if self.is_store_embedded() => {
+                let why =
+                    "\"replicated\" waits for replicas of a server, and an embedded store has none: use \"always\"";
                 self.wrong(&setting, "store.durability", why);
                 None
             }
+            "replicated" => replicas.map(|replicas| Durability::Replicated { replicas }),
             _ => {
-                self.wrong(&setting, "store.durability", format!("it must be always or relaxed, not '{text}'"));
+                let why = format!("it must be always, replicated or relaxed, not '{text}'");
+                self.wrong(&setting, "store.durability", why);
                 None
             }
         }
+    }
+
+    fn is_store_embedded(&self) -> bool {
+        let url = self.settings.get("store", "url").map(|setting| &setting.value);
+        matches!(url, Some(Value::Text(text)) if text.trim().starts_with("embedded:"))
+    }
+
+    fn store_tls(&mut self) -> Option<TlsFiles> {
+        let (url, _) = self.text("store", "url")?;
+        let mut file = |key: &str| {
+            let (text, setting) = self.text("store", key)?;
+            if !text.is_empty() && !url.starts_with("rediss") {
+                let why = "it protects nothing: the store URL is without TLS; write rediss://, rediss+sentinel:// or \
+                           rediss+cluster://, or remove the key";
+                self.wrong(&setting, &format!("store.{key}"), why);
+                return None;
+            }
+            Some((!text.is_empty()).then(|| text.into()))
+        };
+        let (ca, certificate, key) = (file("tls_ca"), file("tls_certificate"), file("tls_key"));
+        let files = TlsFiles { ca: ca?, certificate: certificate?, key: key? };
+        if files.certificate.is_some() != files.key.is_some() {
+            self.problems.push("store.tls_certificate and store.tls_key belong together: give both or none".to_owned());
+            return None;
+        }
+        Some(files)
     }
 
     fn storage(&mut self) -> Option<String> {
@@ -479,7 +512,13 @@ impl Reader<'_> {
 
     fn relays(&mut self) -> Vec<RelayConfig> {
         let elements = self.settings.elements("relay").to_vec();
-        elements.iter().filter_map(|element| self.relay(element)).collect()
+        let relays: Vec<RelayConfig> = elements.iter().filter_map(|element| self.relay(element)).collect();
+        let count = relays.iter().filter(|relay| !relay.limit.is_none()).count();
+        if count > RELAYS_LIMITED_MAX {
+            let why = format!("{count} have a rate or connections_total and at most {RELAYS_LIMITED_MAX} may");
+            self.problems.push(format!("relay: {why}; give relays with one limit one name and address"));
+        }
+        relays
     }
 
     fn relay(&mut self, element: &Element) -> Option<RelayConfig> {
@@ -490,6 +529,7 @@ impl Reader<'_> {
             Some(setting) => self.whole_of(setting, &format!("{path}.connections"), 1..=1000),
             None => Some(i64::from(CONNECTIONS)),
         };
+        let limit = self.relay_limit(element);
         let Some(setting) = element.keys.get("url") else {
             self.problems.push(format!("{}: {url_path} is missing: such as smtp://127.0.0.1:2525", element.origin));
             return None;
@@ -497,7 +537,23 @@ impl Reader<'_> {
         let Value::Text(url) = &setting.value else { return None };
         let place = parse_relay(url.trim()).map_err(|why| self.wrong(setting, &url_path, why)).ok();
         let (host, port) = place?;
-        Some(RelayConfig { name: element.name.clone(), host, port, lanes, connections: to_u32(connections?) })
+        Some(RelayConfig { name: element.name.clone(), host, port, lanes, connections: to_u32(connections?), limit })
+    }
+
+    /// What holds for it over all workers.
+    fn relay_limit(&mut self, element: &Element) -> RelayLimit {
+        let path = |key: &str| format!("relay.{}.{key}", element.name);
+        let connections = element.keys.get("connections_total").and_then(|setting| {
+            self.whole_of(setting, &path("connections_total"), 1..=i64::from(CONNECTIONS_TOTAL_MAX)).map(to_u32)
+        });
+        let limit = RelayLimit { pace: self.limit(element, "relay").pace, connections };
+        if !limit.is_none()
+            && let Err(why) = element.name.parse::<RelayName>()
+        {
+            let why = format!("relay.name: {why}; it is how workers know that they share a relay");
+            self.problems.push(format!("{}: {why}", element.origin));
+        }
+        limit
     }
 }
 

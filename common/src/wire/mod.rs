@@ -3,6 +3,7 @@
 mod campaign;
 mod lease;
 mod mark;
+mod relay;
 mod run;
 
 pub use mark::{marks, seen};

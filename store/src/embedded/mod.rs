@@ -12,8 +12,8 @@ pub mod model;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, Found, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus,
-    Steered, Store, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
+    SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::error::StoreError;
 use async_trait::async_trait;
@@ -24,6 +24,8 @@ use postrider_common::Clock;
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, thread};
@@ -342,6 +344,15 @@ impl Store for Embedded {
             self.wake.send_modify(|count| *count += 1);
         }
         Ok(reclaimed)
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        let (limits, now) = (limits.clone(), self.clock.wall_ms());
+        self.read(move |model| model.rooms(now, &limits)).await
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

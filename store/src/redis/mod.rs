@@ -6,6 +6,7 @@
 //! What is stored in one script and read in another call (payload and states after a claim) is read by the
 //! ids the script answered; a lease taken away in between shows as a fence that is refused later.
 
+mod asking;
 mod campaigns;
 mod failure;
 mod history;
@@ -17,6 +18,8 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod relays;
+mod replicas;
 mod reply;
 mod reports;
 mod runs;
@@ -27,8 +30,8 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus,
-    Steered, Store, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
+    SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use ::redis::{Cmd, Pipeline, Value};
@@ -40,6 +43,8 @@ use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use scripts::{Args, Scripts, Transition};
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
@@ -67,7 +72,7 @@ impl Redis {
     /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
         let keys = Keys::of_shard(0);
-        let locator = Locator::new(&Servers::new(url)?, keys.tag());
+        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys.tag());
         let scripts = Arc::new(Scripts::new(ignore_fences()));
         let (durability, clock) = (options.durability, options.clock);
         let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), keys.clone(), durability, clock.clone());
@@ -233,6 +238,14 @@ impl Store for Redis {
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
         self.lease_reclaim(reclaim).await
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.relay_share(share).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        self.rooms_of(limits).await
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

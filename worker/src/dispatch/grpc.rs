@@ -9,6 +9,7 @@ use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport}
 use postrider_common::limits::{GRPC_MESSAGE_BYTES_MAX, KNOWN_DEFINITIONS_MAX};
 use postrider_common::mark::Marks;
 use postrider_common::message::MessageSpec;
+use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::wire::{self, InvalidField};
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_client::DispatchClient;
@@ -242,5 +243,18 @@ impl Dispatch for GrpcDispatch {
         let response = self.call(timeout, request, act).await?;
         self.note(&response.seen);
         response.facts().map(FactStatus::try_from).collect::<Result<_, _>>().map_err(unreadable)
+    }
+
+    async fn share_relays(
+        &self,
+        sequence: u64,
+        wishes: Vec<RelayWish>,
+        timeout: Duration,
+    ) -> Result<Vec<RelayShare>, CallError> {
+        let relays = wishes.into_iter().map(Into::into).collect();
+        let request = v1::ShareRelaysRequest { worker: self.worker(), sequence, relays };
+        let act = |mut client: DispatchClient<Channel>, request| async move { client.share_relays(request).await };
+        let response = self.call(timeout, request, act).await?;
+        Ok(response.relays.into_iter().map(RelayShare::from).collect())
     }
 }

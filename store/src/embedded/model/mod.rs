@@ -10,9 +10,10 @@ mod claim;
 mod history;
 mod lineage;
 mod look;
-mod pace;
+pub(crate) mod pace;
 mod recipient;
 mod reclaim;
+pub(crate) mod relay;
 mod report;
 mod runs;
 mod split;
@@ -20,19 +21,21 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches,
+    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches, ShareRelay,
 };
 use batch::{Batch, Place};
 use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId, SiteName,
+    WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::state::{RecipientState, UnknownReason};
+use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use turns::Turns;
@@ -63,6 +66,7 @@ pub enum Command {
     SetLanePaused((LaneName, bool)),
     MeetServer(String),
     Compare((Vec<Mark>, bool)),
+    ShareRelay(ShareRelay),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -188,6 +192,7 @@ pub struct Model {
     history_hold: Option<(RequestId, i64)>,
     turns: Turns,
     meters: Meters,
+    relays: BTreeMap<RelayName, Relay>,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
@@ -226,6 +231,7 @@ impl Model {
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
             Command::MeetServer(server) => self.meet_server(now, server),
             Command::Compare(compare) => drop(self.compare(now, compare)),
+            Command::ShareRelay(share) => drop(self.share_relay(now, share)),
         }
     }
 
