@@ -144,7 +144,7 @@ async fn a_lease_without_progress_is_not_extended() {
 #[tokio::test]
 async fn random_calls_agree_with_the_model() {
     let mut reached = postrider_store::conformance::random::Reached::default();
-    for seed in 0..20 {
+    for seed in 0..40 {
         postrider_store::conformance::random::compare(&memory().await, seed, 400, &mut reached).await;
     }
     println!("{reached:?}");
@@ -173,8 +173,19 @@ async fn an_old_file_put_back_is_noticed_by_the_mark() {
     assert_eq!(compare(&store, &store.seen()).await.found, Found::Confirmed);
     store.create_run(new_run("kept")).await.unwrap();
     drop(store);
-    let store = open().await;
+    let is_free = || std::fs::File::open(&file).unwrap().try_lock().is_ok();
+    let closed = async || {
+        for _ in 0..1000 {
+            if is_free() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("the file was not let go")
+    };
+    closed().await;
     std::fs::copy(&file, folder.path().join("copy")).unwrap();
+    let store = open().await;
     assert_eq!(compare(&store, &store.seen()).await.found, Found::Confirmed, "the same file in another process");
     store.create_run(new_run("lost")).await.unwrap();
     let marks = store.seen();
@@ -183,7 +194,7 @@ async fn an_old_file_put_back_is_noticed_by_the_mark() {
     assert_eq!(compare(&store, &marks).await.found, Found::Confirmed, "whole");
     let marks = store.seen();
     drop(store);
-    drop(open().await);
+    closed().await;
     std::fs::copy(folder.path().join("copy"), &file).unwrap();
     let store = open().await;
     let compared = compare(&store, &marks).await;

@@ -555,7 +555,7 @@ async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver)
 
 /// Seldom, a mark that is not covered: both go back in time, by their own count of what they acknowledged.
 async fn went_back(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
-    if driver.random.u8(0..4) != 0 {
+    if driver.random.u8(0..8) != 0 {
         return;
     }
     let store = fixture.store();
