@@ -18,7 +18,7 @@ fn share(connections: u32, sends: u32, retry_in_ms: u64) -> RelayShare {
 
 impl Driver {
     fn with_relays(relays: Vec<RelayPlan>) -> Self {
-        let mut driver = Self::new(EngineConfig { relays, ..super::tests::config(16) });
+        let mut driver = Self::new(EngineConfig { relays, ..tests::config(16) });
         driver.tell(Event::Tick);
         driver
     }
