@@ -73,10 +73,6 @@ impl Model {
         if before.is_some_and(|before| sequence <= before.sequence) {
             return RelayShare::default();
         }
-        if wish.wanted == 0 && wish.held == 0 {
-            relay.stakes.remove(&worker);
-            return RelayShare::default();
-        }
         let joined = before.map_or(relay.joined + 1, |before| before.joined);
         relay.joined = relay.joined.max(joined);
         let (held, wanted) = (wish.held, wish.wanted);
