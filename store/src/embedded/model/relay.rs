@@ -171,7 +171,7 @@ mod tests {
                 prop_assert!(sum <= total, "{open:?}");
             }
             let mut mine = [0; 6];
-            for round in 0..4 {
+            for round in 0..10 {
                 now += 1;
                 for at in 0..6 {
                     let sequence = open[at].2 + 1 + round;
