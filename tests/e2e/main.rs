@@ -3,6 +3,7 @@
 mod bad_input;
 mod big;
 mod demo;
+mod failover;
 mod fleet_scale;
 mod happy_path;
 mod history_drained;
