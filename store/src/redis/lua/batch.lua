@@ -58,7 +58,7 @@ end
 
 local function write_hold(b)
   local h = b.hold
-  call('HSET', K.holder, b.id, string.format('%s|%s|%.0f|%.0f|%.0f|%.0f|%.0f|%s', h.fence, h.worker, h.hard_at,
+  call('HSET', K.holder, b.id, string.format('%s|%s|%d|%d|%d|%d|%d|%s', h.fence, h.worker, h.hard_at,
     h.progress_at, h.progress, h.sequence, h.counted, h.entry))
   call('ZADD', K.lease, int(h.expires_at), b.id)
 end
@@ -119,7 +119,7 @@ local function record_of(text)
 end
 
 local function record_text(r)
-  return string.format('%.0f|%.0f|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
+  return string.format('%d|%d|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
     r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
 
