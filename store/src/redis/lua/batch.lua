@@ -504,6 +504,15 @@ local function put_back(b, from)
   end
   local to, due = place_of_rest(b)
   if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
+  if CHECKS_ITSELF then
+    -- Of the keys that the usual way writes, these are not read before.
+    if from == 'leased' and to == 'settled' and b.hold.counted == 0 then
+      check_type('ZCARD', K.to_retire)
+      check_type('HLEN', K.count)
+    else
+      check_types()
+    end
+  end
   -- Read before the first write: an unreadable stamp refuses.
   local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp') + 1
   commit(b)
