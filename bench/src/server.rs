@@ -45,7 +45,7 @@ impl Server {
 
     /// A store on it.
     pub async fn store(&self, durability: Durability) -> Arc<dyn Store> {
-        let options = Options { durability, clock: Arc::new(SystemClock::default()) };
+        let options = Options::new(durability, Arc::new(SystemClock::default()));
         let url = self.process.url().parse().expect("a store URL");
         postrider_store::open(&url, options).await.expect("a store")
     }
