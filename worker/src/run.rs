@@ -79,7 +79,6 @@ pub async fn run_with(
             connections: relay.connections as usize,
             ehlo: config.ehlo.clone(),
             source_address: config.source_address,
-            ignores_deadline: sabotage.ignores_deadline(),
         };
         let pool = Pool::start(pool, config.slots as usize, clock.clone(), told.clone());
         Relay { lanes: relay.lanes.clone(), is_up: false, pool }

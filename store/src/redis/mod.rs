@@ -36,6 +36,7 @@ use bytes::Bytes;
 use link::Link;
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::sabotage::{Fault, planted};
 use scripts::{Args, Scripts, Transition};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -60,7 +61,7 @@ impl Redis {
     /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
         let client = client(url)?;
-        let scripts = Arc::new(Scripts::new(ignore_fences()));
+        let scripts = Arc::new(Scripts::new(planted(Fault::IgnoreFences)));
         let link = || Link::new(client.clone(), Arc::clone(&scripts), options.durability, options.clock.clone());
         let (swift, bulk) = (link(), link());
         swift.open().await?;
@@ -104,16 +105,6 @@ fn client(url: &str) -> Result<Client> {
     // A courtesy to whoever lists clients, which the store's user is not allowed on every server.
     let login = info.redis_settings().clone().set_skip_set_lib_name();
     Client::open(info.set_tcp_settings(tcp).set_redis_settings(login)).map_err(wrong)
-}
-
-#[cfg(feature = "sabotage")]
-fn ignore_fences() -> bool {
-    std::env::var("POSTRIDER_SABOTAGE").is_ok_and(|faults| faults.split(',').any(|fault| fault == "ignore_fences"))
-}
-
-#[cfg(not(feature = "sabotage"))]
-fn ignore_fences() -> bool {
-    false
 }
 
 #[async_trait]

@@ -36,8 +36,6 @@ pub(crate) struct PoolConfig {
     pub(crate) connections: usize,
     pub(crate) ehlo: String,
     pub(crate) source_address: Option<IpAddr>,
-    /// A planted fault, see `sabotage`.
-    pub(crate) ignores_deadline: bool,
 }
 
 /// What a connection tells its pool.
