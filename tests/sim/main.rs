@@ -1,7 +1,8 @@
 //! The whole system in seeded virtual time: real masters, real worker engines and journals, real SMTP sessions on both
 //! ends, and the store's model, in one loop; with whatever can go wrong, and every promise checked after every event.
 //!
-//! `POSTRIDER_SEED` runs one seed; `POSTRIDER_SEEDS` that many, from `POSTRIDER_SEED_FIRST` on.
+//! `POSTRIDER_SEED` runs one seed, and with `POSTRIDER_TRACE` says all that happens; `POSTRIDER_SEEDS` runs that many,
+//! from `POSTRIDER_SEED_FIRST` on.
 
 mod coverage;
 mod judge;

@@ -12,9 +12,9 @@ use postrider_master::{LeaseSettings, Master, MasterConfig, assemble};
 use postrider_proto::v1;
 use postrider_proto::v1::admin_server::Admin;
 use postrider_store::{CreatedRun, Store};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tonic::Request;
 
@@ -55,8 +55,6 @@ pub struct MasterNode {
     pub master: Option<Master>,
     duties: JoinSet<()>,
     pub calls: JoinSet<()>,
-    stop: watch::Sender<bool>,
-    cut: watch::Sender<bool>,
     /// What arrived or was answered while it was stopped.
     pub held_requests: Vec<Envelope>,
     pub held_answers: Vec<Inbound>,
@@ -64,7 +62,7 @@ pub struct MasterNode {
 
 impl MasterNode {
     pub fn is_stopped(&self) -> bool {
-        *self.stop.borrow()
+        self.line.gate.is_stopped()
     }
 
     pub fn end(&mut self) {
@@ -76,16 +74,12 @@ impl MasterNode {
 
 impl World {
     pub fn add_master(&mut self) {
-        let (stop, is_stopped) = watch::channel(false);
-        let (cut, is_cut) = watch::channel(false);
-        let line = Line { world: Arc::clone(&self.store), is_stopped, is_cut };
+        let line = Line { world: Arc::clone(&self.store), gate: Arc::default() };
         self.masters.push(MasterNode {
             line,
             master: None,
             duties: JoinSet::new(),
             calls: JoinSet::new(),
-            stop,
-            cut,
             held_requests: Vec::new(),
             held_answers: Vec::new(),
         });
@@ -135,7 +129,7 @@ impl World {
             self.fault("master stopped");
         }
         let node = &mut self.masters[index];
-        node.stop.send_replace(is_stopped);
+        node.line.gate.stop(is_stopped);
         if !is_stopped {
             let (requests, answers) = (std::mem::take(&mut node.held_requests), std::mem::take(&mut node.held_answers));
             requests.into_iter().for_each(|envelope| self.after(0, Happening::Request(envelope)));
@@ -148,7 +142,7 @@ impl World {
         if is_cut {
             self.fault("master cut off the store");
         }
-        self.masters[index].cut.send_replace(is_cut);
+        self.masters[index].line.gate.is_cut.store(is_cut, Ordering::Relaxed);
     }
 
     fn any_master(&mut self) -> Option<usize> {

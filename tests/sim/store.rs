@@ -15,9 +15,10 @@ use postrider_store::{
     Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
     StoreError, WorkerRecord,
 };
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 /// The store's clock at the start of the world.
@@ -55,7 +56,8 @@ pub struct StoreWorld {
     pub rules: Rules,
     pub calls: u64,
     pub faults: u64,
-    wake: watch::Sender<u64>,
+    /// One for every call that waits: receivers of one channel are woken in no order.
+    wakes: Vec<watch::Sender<u64>>,
 }
 
 impl StoreWorld {
@@ -72,7 +74,7 @@ impl StoreWorld {
             rules: Rules::new(mix),
             calls: 0,
             faults: 0,
-            wake: watch::Sender::new(0),
+            wakes: Vec::new(),
         }))
     }
 
@@ -93,6 +95,11 @@ impl StoreWorld {
         self.rules.coverage.reach(Point::StoreRestarted);
         self.log = Some((model.clone(), Vec::new()));
         self.model = model;
+    }
+
+    fn hint(&mut self) {
+        self.wakes.retain(|wake| !wake.is_closed());
+        self.wakes.iter().for_each(|wake| wake.send_modify(|count| *count += 1));
     }
 
     fn apply<A: Clone, T>(
@@ -116,14 +123,34 @@ impl StoreWorld {
     }
 }
 
+/// What holds a line up.
+#[derive(Debug, Default)]
+pub struct Gate {
+    is_stopped: AtomicBool,
+    goes_on: Notify,
+    /// Nothing gets through.
+    pub is_cut: AtomicBool,
+}
+
+impl Gate {
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    pub fn stop(&self, is_stopped: bool) {
+        self.is_stopped.store(is_stopped, Ordering::Relaxed);
+        if !is_stopped {
+            self.goes_on.notify_waiters();
+        }
+    }
+}
+
 /// The line from one master to the store.
 #[derive(Debug, Clone)]
 pub struct Line {
     pub world: Arc<Mutex<StoreWorld>>,
     /// The master does not run (SIGSTOP): nothing of it leaves or arrives.
-    pub is_stopped: watch::Receiver<bool>,
-    /// Nothing gets through.
-    pub is_cut: watch::Receiver<bool>,
+    pub gate: Arc<Gate>,
 }
 
 /// What happens to one call.
@@ -166,9 +193,13 @@ impl Line {
     }
 
     async fn runs(&self) {
-        let mut stopped = self.is_stopped.clone();
-        // The world ends before its masters do.
-        let _ = stopped.wait_for(|stopped| !stopped).await;
+        loop {
+            let goes_on = self.gate.goes_on.notified();
+            if !self.gate.is_stopped() {
+                return;
+            }
+            goes_on.await;
+        }
     }
 
     async fn lost(&self, why: &str) -> StoreError {
@@ -183,7 +214,7 @@ impl Line {
         if fate.delay_ms > 0 {
             tokio::time::sleep(Duration::from_millis(fate.delay_ms)).await;
         }
-        if fate.is_lost || *self.is_cut.borrow() {
+        if fate.is_lost || self.gate.is_cut.load(Ordering::Relaxed) {
             return Err(self.lost("the call was lost").await);
         }
         if fate.is_repeated {
@@ -195,7 +226,7 @@ impl Line {
         if fate.delay_back_ms > 0 {
             tokio::time::sleep(Duration::from_millis(fate.delay_back_ms)).await;
         }
-        if fate.is_answer_lost || *self.is_cut.borrow() {
+        if fate.is_answer_lost || self.gate.is_cut.load(Ordering::Relaxed) {
             return Err(self.lost("the answer was lost").await);
         }
         self.runs().await;
@@ -226,7 +257,7 @@ impl Line {
         act: fn(&mut Model, i64, A) -> T,
     ) -> Result<T> {
         let answer = self.write(arguments, command, act).await;
-        self.world().wake.send_modify(|count| *count += 1);
+        self.world().hint();
         answer
     }
 }
@@ -238,7 +269,9 @@ impl Store for Line {
     }
 
     fn wake(&self) -> watch::Receiver<u64> {
-        self.world().wake.subscribe()
+        let (sender, receiver) = watch::channel(0);
+        self.world().wakes.push(sender);
+        receiver
     }
 
     async fn now_ms(&self) -> Result<i64> {
@@ -374,8 +407,8 @@ impl Store for Line {
             .await?,
         );
         if reclaimed.leases > 0 {
-            let world = world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            world.wake.send_modify(|count| *count += 1);
+            let mut world = world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            world.hint();
         }
         Ok(reclaimed)
     }

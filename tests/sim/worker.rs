@@ -392,7 +392,7 @@ impl World {
         self.reach(Point::WorkerDrained);
         self.ends(worker);
         let host = self.workers[worker].host;
-        if !self.is_healed && (host as u64) < self.mix.workers {
+        if !self.is_ending && (host as u64) < self.mix.workers {
             self.after(ROLLING_MS, Happening::StartWorker(host));
         }
     }

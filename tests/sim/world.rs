@@ -98,7 +98,9 @@ pub struct World {
     pub submissions: Vec<Submission>,
     pub is_relay_down: bool,
     pub is_healed: bool,
-    is_ending: bool,
+    pub is_ending: bool,
+    /// All that happens is printed.
+    is_traced: bool,
     pub inbox: mpsc::UnboundedSender<Inbound>,
     arrivals: mpsc::UnboundedReceiver<Inbound>,
     pub broken: Option<String>,
@@ -135,6 +137,7 @@ impl World {
             is_relay_down: false,
             is_healed: false,
             is_ending: false,
+            is_traced: std::env::var_os("POSTRIDER_TRACE").is_some(),
             inbox,
             arrivals,
             broken: None,
@@ -201,6 +204,9 @@ impl World {
             self.events += 1;
             self.print.add(at);
             self.print.add(id);
+            if self.is_traced {
+                eprintln!("{at} {happening:?}");
+            }
             self.handle(happening);
         }
     }
@@ -208,6 +214,9 @@ impl World {
     fn arrived(&mut self, inbound: Inbound) {
         self.events += 1;
         self.print.add(self.now_ms);
+        if self.is_traced {
+            eprintln!("{} {inbound:?}", self.now_ms);
+        }
         self.answered(inbound);
     }
 
