@@ -45,7 +45,6 @@ points! {
     PausedRefused = "an intent was refused by a pause",
     CancelledRefused = "an intent was refused by a cancel",
     HardCapRefused = "an intent was refused by the hard cap",
-    WindowFull = "an intent was refused by the window",
     DeadlineMet = "a final dot was not written because the lease was over",
     ReplyLost = "the reply to a final dot was lost",
     ConnectionCut = "a connection was cut in the middle",

@@ -1,13 +1,12 @@
 //! Masters: the real ones, from the calls they serve to the duties they have, as tasks in virtual time.
 
 use crate::network::{Answer, Envelope};
-use crate::people::lanes;
+use crate::people::{lanes, sites};
 use crate::random::Random;
 use crate::rules::limits;
 use crate::store::{EPOCH_MS, Line, Time};
 use crate::world::{Happening, Steer, World};
 use postrider_common::clock::Clock;
-use postrider_common::site::SiteTable;
 use postrider_master::{LeaseSettings, Master, MasterConfig, assemble};
 use postrider_proto::v1;
 use postrider_proto::v1::admin_server::Admin;
@@ -102,7 +101,7 @@ impl World {
                 hard_cap: Duration::from_millis(mix.hard_cap_ms),
             },
             lanes: lanes(mix.retry_ttl_ms),
-            sites: SiteTable::default(),
+            sites: sites(),
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
         };

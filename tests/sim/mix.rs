@@ -24,6 +24,8 @@ pub struct Mix {
     pub connections: u64,
     /// Of the large run.
     pub recipients: u64,
+    /// Many destinations, so that a split takes several steps.
+    pub is_wide: bool,
     pub holds_unknown: bool,
     pub is_limited: bool,
     pub retry_ttl_ms: u64,
@@ -77,6 +79,7 @@ impl Mix {
             slots: random.between(4, 48),
             connections: random.between(2, 16),
             recipients: random.between(120, 420),
+            is_wide: random.below(4) == 0,
             holds_unknown: random.below(3) == 0,
             is_limited: random.below(4) == 0,
             retry_ttl_ms: random.one_of(&[3_600_000, 3_600_000, 4_000]),

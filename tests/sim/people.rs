@@ -8,12 +8,25 @@ use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::{Audience, OnBadRow, OnUnknown, Source};
 use postrider_common::ids::{LaneName, RunId};
 use postrider_common::lane::Lane;
+use postrider_common::site::SiteTable;
 use postrider_master::campaign::submit::{Wish, fingerprint, message_run_id};
 use postrider_store::NewRun;
 use std::collections::BTreeSet;
 
 /// Small, so that several are in a run of a few hundred.
 const DOMAINS: [&str; 4] = ["gmail.com", "outlook.com", "acme.example", "other.example"];
+
+/// More than batches of one step of a split.
+const WIDE_SITES: u64 = 45;
+
+pub fn sites() -> SiteTable {
+    let mut sites = SiteTable::default();
+    for site in 0..WIDE_SITES {
+        let domains = [format!("site{site}.example")];
+        sites.add(&format!("site{site}"), &domains).expect("the name is good");
+    }
+    sites
+}
 
 #[derive(Debug)]
 pub struct Submission {
@@ -52,8 +65,11 @@ impl World {
         let mut keys = BTreeSet::new();
         let mut rows = Vec::new();
         for number in 0..count {
-            let domain = self.random.one_of(&DOMAINS);
-            let address = format!("{name}{number}@{domain}");
+            let site = self.random.below(WIDE_SITES);
+            let address = match self.mix.is_wide && name == "big" {
+                true => format!("{name}{number}@site{site}.example"),
+                false => format!("{name}{number}@{}", self.random.one_of(&DOMAINS)),
+            };
             rows.push(format!("{{\"email\":\"{address}\"}}"));
             if count > 1 && self.random.below(30) == 0 {
                 rows.push(format!("{{\"email\":\"{address}\"}}"));

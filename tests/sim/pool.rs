@@ -5,6 +5,7 @@ use crate::relay::Bytes;
 use crate::worker::WorkerEvent;
 use crate::world::{Happening, TxId, World};
 use postrider_common::lease::OutcomeKind;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_mail::smtp::client::{Event as SmtpEvent, Lost, Outgoing};
 use postrider_worker::engine::{Event, LeaseKey};
 
@@ -253,6 +254,9 @@ impl World {
     /// And what has no final dot written yet is closed.
     pub fn cut_sends(&mut self, worker: usize, lease: LeaseKey) {
         self.recall(worker, lease);
+        if planted(Fault::IgnoreDeadline) {
+            return;
+        }
         let conns: Vec<u64> = self.workers[worker].conns.iter().copied().collect();
         for id in conns {
             let Some(conn) = self.conns.get_mut(&id) else { continue };

@@ -132,9 +132,11 @@ impl World {
                 None => break,
                 Some(Action::Recipient { .. }) => {
                     let answer = self.judge_recipient();
+                    let is_slow = self.is_hostile() && self.random.permille(self.mix.slow_replies / 2);
+                    let late_ms = if is_slow { self.random.below(SLOW_REPLY_MS / 4) } else { 0 };
                     if let Some(conn) = self.conns.get_mut(&id) {
                         let action = conn.server.answer(answer);
-                        self.act(id, action, 0);
+                        self.act(id, action, late_ms);
                     }
                 }
                 Some(Action::Message(received)) => {

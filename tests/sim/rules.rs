@@ -306,10 +306,10 @@ impl Rules {
                     RefusalReason::Paused => self.coverage.reach(Point::PausedRefused),
                     RefusalReason::Cancelled => self.coverage.reach(Point::CancelledRefused),
                     RefusalReason::HardCap => self.coverage.reach(Point::HardCapRefused),
-                    RefusalReason::Window => self.coverage.reach(Point::WindowFull),
                     RefusalReason::Repeated => self.coverage.reach(Point::CheckpointRepeated),
                     RefusalReason::Throttled { .. } => self.coverage.reach(Point::Throttled),
-                    RefusalReason::Settled | RefusalReason::NotDue => {}
+                    // No worker of ours asks for more than the window.
+                    RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Window => {}
                 }
             }
         }

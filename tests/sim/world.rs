@@ -17,6 +17,9 @@ use std::collections::{BTreeMap, BinaryHeap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::mpsc;
 
+/// Of one seed; a healthy one ends after some thousands.
+const EVENTS_MAX: u64 = 1_000_000;
+
 pub type TxId = usize;
 
 /// One transmission: a send that was started.
@@ -176,6 +179,9 @@ impl World {
     /// Until everything has come to its end, or a rule is broken.
     pub async fn run(&mut self) {
         while self.broken.is_none() && !self.is_over() {
+            if self.events > EVENTS_MAX {
+                self.fail("it never comes to rest".to_owned());
+            }
             let Some(Reverse((at, _))) = self.queue.peek().copied() else { break };
             let arrived = tokio::select! {
                 biased;
