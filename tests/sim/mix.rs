@@ -5,7 +5,7 @@ use crate::random::Random;
 /// Faults happen until here, in milliseconds of virtual time; then everything heals.
 pub const FAULTS_END_MS: u64 = 12_000;
 /// Most of the sending happens until here, so faults begin by then.
-pub const BUSY_MS: u64 = 6_000;
+pub const BUSY_MS: u64 = 4_000;
 /// From the end of the faults until every run has ended, everybody has drained and all history is written: a lost
 /// reply alone may take the ten minutes that RFC 5321 gives the final dot.
 pub const CONVERGE_MS: u64 = 1_800_000;
@@ -29,6 +29,8 @@ pub struct Mix {
     pub holds_unknown: bool,
     pub is_limited: bool,
     pub retry_ttl_ms: u64,
+    /// Bytes on a connection to the relay take up to this long.
+    pub lag_ms: u64,
     // Calls between workers and masters.
     pub lose: u64,
     pub repeat: u64,
@@ -82,6 +84,7 @@ impl Mix {
             is_wide: random.below(4) == 0,
             holds_unknown: random.below(3) == 0,
             is_limited: random.below(4) == 0,
+            lag_ms: random.one_of(if is_calm { &[4, 10] } else { &[4, 10, 40, 80] }),
             retry_ttl_ms: random.one_of(&[3_600_000, 3_600_000, 4_000]),
             ..Self::default()
         };

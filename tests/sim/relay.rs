@@ -44,7 +44,7 @@ impl World {
     pub fn connect(&mut self, worker: usize) -> u64 {
         self.last_conn += 1;
         let id = self.last_conn;
-        let lag_ms = 1 + self.random.below(8);
+        let lag_ms = 1 + self.random.below(self.mix.lag_ms);
         let cuts = if self.is_hostile() { self.mix.cuts } else { 0 };
         let cut = |random: &mut crate::random::Random| random.permille(cuts).then(|| random.below(CUT_BYTES));
         let (cut_to_server, cut_to_client) = (cut(&mut self.random), cut(&mut self.random));
