@@ -9,6 +9,7 @@ use crate::loops::census::Draining;
 use crate::loops::{cancel, census, history, reclaim, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
+use crate::schedule::Zones;
 use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_store::Store;
@@ -34,6 +35,7 @@ pub fn assemble(
     store: Arc<dyn Store>,
     storage: Storage,
     clock: Arc<dyn Clock>,
+    zones: Zones,
 ) -> Result<Master, StartError> {
     config.check()?;
     let metrics = Metrics::default();
@@ -44,6 +46,7 @@ pub fn assemble(
         lease: config.lease,
         lanes: config.lanes.clone(),
         sites: Arc::new(config.sites.clone()),
+        zones,
         limits: config.limits.clone(),
         audience_bytes_max: config.audience_bytes_max,
         metrics,

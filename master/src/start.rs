@@ -8,6 +8,7 @@ use crate::assemble::{Master, assemble};
 use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::http;
+use crate::schedule::{SYSTEM_FOLDER, Zones};
 use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_common::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -18,6 +19,7 @@ use postrider_proto::v1::messages_server::MessagesServer;
 use postrider_store::Store;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -58,7 +60,9 @@ pub async fn start(
 ) -> Result<RunningMaster, StartError> {
     let storage = Storage::open(&config.storage)?;
     let place = store.describe();
-    let master = assemble(&config, store, storage, clock)?;
+    let zones = Zones::newest(Path::new(SYSTEM_FOLDER));
+    tracing::info!(version = zones.version(), origin = ?zones.origin(), "time zone database");
+    let master = assemble(&config, store, storage, clock, zones)?;
     let grpc = bind("grpc_listen", config.grpc_listen).await?;
     let http = match config.http_listen {
         Some(address) => Some(bind("http_listen", address).await?),

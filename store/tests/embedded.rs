@@ -4,10 +4,12 @@
 
 use async_trait::async_trait;
 use postrider_common::Clock;
+use postrider_common::lease::LeaseReport;
+use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_store::conformance::Fixture;
-use postrider_store::conformance::scene::{Scene, outcomes};
+use postrider_store::conformance::scene::{Held, Scene, outcomes};
 use postrider_store::embedded::Embedded;
-use postrider_store::{Store, StoreError};
+use postrider_store::{Checkpoint, Claim, Store, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -105,6 +107,36 @@ async fn a_folder_serves_one_process_at_a_time() {
     let folder = fixture.folder.as_ref().expect("a folder").path();
     let error = Embedded::open(folder, clock()).await.unwrap_err().to_string();
     assert!(error.contains("in use by another process"), "{error}");
+}
+
+/// A worker that renews for ever without an outcome or a phase of SMTP loses its lease all the same.
+#[tokio::test]
+async fn a_lease_without_progress_is_not_extended() {
+    const TTL_MS: u64 = 60_000;
+    let fixture = memory().await;
+    let scene = Scene::of(&fixture, &[3]).await;
+    let claim = Claim { ttl_ms: TTL_MS, ..scene.claim_call(1, 1, &[("bulk", 10)]) };
+    let lease = fixture.store.claim(claim).await.unwrap().leases.remove(0);
+    let mut held = Held { batch: lease.batch, fence: lease.fence, count: 3, sequence: 0 };
+    let mut renew = async |progress: u64| {
+        let report = LeaseReport { progress, ..held.report(Vec::new(), Vec::new()) };
+        let checkpoint = Checkpoint { ttl_ms: TTL_MS, ..scene.checkpoint_call(vec![report]) };
+        fixture.store.checkpoint(checkpoint).await.unwrap().remove(0).ttl_ms
+    };
+    for _ in 0..TRANSACTION_MS_MAX / (TTL_MS / 2) {
+        fixture.pass(TTL_MS / 2).await;
+        assert_eq!(renew(0).await, TTL_MS);
+    }
+    assert_eq!(renew(1).await, TTL_MS, "a phase of SMTP is progress");
+    for _ in 0..TRANSACTION_MS_MAX / (TTL_MS / 2) {
+        fixture.pass(TTL_MS / 2).await;
+        assert_eq!(renew(1).await, TTL_MS);
+    }
+    fixture.pass(TTL_MS / 2).await;
+    assert_eq!(renew(1).await, TTL_MS / 2, "it runs out");
+    assert_eq!(scene.expire().await.leases, 0);
+    fixture.pass(TTL_MS / 2).await;
+    assert_eq!(scene.expire().await.leases, 1);
 }
 
 /// Against itself: shows that the comparison asks for nothing that time alone decides.

@@ -275,6 +275,28 @@ async fn an_expired_lease_on_a_broken_batch_does_not_keep_others_from_coming_bac
     assert_eq!(scene.claim_one(2).await.batch.sequence, 2);
 }
 
+/// The server's clock cannot be moved by eleven minutes, so the lease is made that old.
+#[tokio::test]
+async fn a_lease_without_progress_is_not_extended() {
+    let fixture = fault().await;
+    let scene = Scene::of(&fixture, &[3]).await;
+    let held = scene.claim_one(1).await;
+    let id = held.batch.to_string();
+    let holder: String = fixture.server.command(&["HGET", "postrider:{s0}:holder", &id]);
+    let mut parts: Vec<String> = holder.split('|').map(str::to_owned).collect();
+    let idle_ms = postrider_common::limits::TRANSACTION_MS_MAX as i64 + 1;
+    parts[3] = (parts[3].parse::<i64>().unwrap() - idle_ms).to_string();
+    fixture.server.command::<()>(&["HSET", "postrider:{s0}:holder", &id, &parts.join("|")]);
+    let renew = async |sequence: u64, progress: u64| {
+        let report =
+            postrider_common::lease::LeaseReport { progress, sequence, ..held.same_report(Vec::new(), Vec::new()) };
+        let checkpoint = postrider_store::Checkpoint { ttl_ms: 600_000, ..scene.checkpoint_call(vec![report]) };
+        fixture.store.checkpoint(checkpoint).await.unwrap().remove(0).ttl_ms
+    };
+    assert!(renew(1, 0).await < 600_000 / 2, "it is not extended");
+    assert_eq!(renew(2, 1).await, 600_000, "a phase of SMTP is progress");
+}
+
 #[tokio::test]
 async fn payloads_live_as_long_as_their_batch_and_no_longer_than_a_refused_call() {
     let fixture = fault().await;

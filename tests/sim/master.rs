@@ -7,6 +7,7 @@ use crate::rules::limits;
 use crate::store::{EPOCH_MS, Line, Time};
 use crate::world::{Happening, Steer, World};
 use postrider_common::clock::Clock;
+use postrider_master::schedule::Zones;
 use postrider_master::{LeaseSettings, Master, MasterConfig, assemble};
 use postrider_proto::v1;
 use postrider_proto::v1::admin_server::Admin;
@@ -109,7 +110,8 @@ impl World {
         let clock = Arc::new(MasterClock { time: self.time, random });
         let node = &mut self.masters[index];
         let store: Arc<dyn Store> = Arc::new(node.line.clone());
-        let master = assemble(&config, store, self.storage.clone(), clock).expect("the settings are good");
+        let master =
+            assemble(&config, store, self.storage.clone(), clock, Zones::bundled()).expect("the settings are good");
         node.duties = master.begin_duties();
         node.master = Some(master);
     }

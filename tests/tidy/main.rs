@@ -271,6 +271,42 @@ fn every_script_says_what_it_takes_and_refuses() {
 }
 
 #[test]
+fn scripts_use_only_what_is_bounded() {
+    // JSON loses digits, a pattern walks all keys, a blocking read outlives its caller.
+    let banned = ["cjson", "'KEYS'", "BLPOP", "BZPOP", "BRPOP", "BLMOVE", "'SMEMBERS'", "math.random"];
+    let mut broken = Vec::new();
+    for script in sources(&["lua"]) {
+        for (index, line) in script.text.lines().enumerate() {
+            let line = line.split("--").next().unwrap_or_default();
+            if let Some(name) = banned.iter().find(|name| line.contains(**name)) {
+                broken.push(format!("{}:{}: {name}", script.path, index + 1));
+            }
+        }
+    }
+    assert_none("scripts use nothing that loses digits, blocks or walks everything", &broken);
+}
+
+#[test]
+fn every_known_failure_has_its_tests() {
+    let page = read("docs/known-failures.md");
+    let code: String = sources(&["rs"]).into_iter().map(|source| source.text).collect();
+    let mut broken = Vec::new();
+    let mut rows = 0;
+    for line in page.lines().filter(|line| line.starts_with("| ") && !line.contains("| tests |")) {
+        rows += 1;
+        let tests = line.trim_end_matches(" |").rsplit(" | ").next().unwrap_or_default();
+        let named: Vec<&str> = tests.split('`').skip(1).step_by(2).collect();
+        if named.is_empty() {
+            broken.push(format!("no test: {line}"));
+        }
+        let missing = named.iter().filter(|name| !code.contains(&format!("fn {name}(")));
+        broken.extend(missing.map(|name| format!("no such test: {name}")));
+    }
+    assert!(rows > 20, "the page was not understood");
+    assert_none("every row of docs/known-failures.md names tests that exist", &broken);
+}
+
+#[test]
 fn the_changelog_says_something() {
     let text = read("CHANGELOG.md");
     assert!(

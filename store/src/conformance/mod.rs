@@ -7,6 +7,7 @@
 
 pub mod doubt;
 pub mod history;
+pub mod known_failures;
 pub mod lease;
 pub mod pace;
 pub mod random;
@@ -128,6 +129,12 @@ macro_rules! conformance_tests {
             runs_are_listed_newest_first,
             workers_are_listed_with_what_they_hold,
             drain_worker_marks_by_name
+        );
+        $crate::conformance_tests!(@module $fixture, known_failures,
+            delayed_batches_due_together_all_return,
+            a_process_is_not_its_name,
+            one_lost_lease_does_not_stop_the_others_of_its_call,
+            large_numbers_come_back_whole
         );
     };
     (@module $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {

@@ -1,8 +1,8 @@
 //! What settled batches leave behind: handed to a writer of history, then replaced by tombstones.
 
+use super::Redis;
 use super::reply::{Elements, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
 use crate::api::{ClaimHistory, ClaimedHistory, Result, RetireBatches, SettledBatch};
 use postrider_common::ids::BatchId;
 
@@ -37,7 +37,7 @@ impl Redis {
         let ids: Vec<BatchId> = retire.batches.iter().map(|(id, _)| id.clone()).collect();
         let mut pipe = redis::pipe();
         for id in &ids {
-            pipe.cmd("HGET").arg(keys::batch(id)).arg("payload");
+            pipe.cmd("HGET").arg(self.keys.batch(id)).arg("payload");
         }
         let mut names = self.read_bulk(pipe, "a batch").await?;
         let mut pipe = redis::pipe();
@@ -46,7 +46,7 @@ impl Redis {
             let (mut args, mut own) = (args, Vec::with_capacity(step.len() * 3));
             for (id, stamp) in step {
                 let name = names.read::<Option<String>>()?.unwrap_or_default();
-                own.extend([keys::batch(id), keys::details(id), keys::payload(id, &name)]);
+                own.extend([self.keys.batch(id), self.keys.details(id), self.keys.payload(id, &name)]);
                 args = args.text(id.to_string()).int(*stamp).text(name);
             }
             pipe.add_command(self.script(Transition::RetireBatches, &own, args));

@@ -1,83 +1,163 @@
 //! Every key, spelled once. docs/redis-keys.md says what each holds.
 //!
-//! Keys of one script share one hash tag: `{s0}` for the shard (runs, batches, leases), `{g}` for what is
-//! global (campaigns, definitions, the schema).
+//! Keys of one script share one hash tag: `{s0}` for the first shard (its runs, batches, leases), `{s1}` for the next,
+//! and `{g}` for what is global (campaigns, definitions, the schema).
 
 use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RunId};
+use std::fmt::Display;
 
-const SHARD: &str = "postrider:{s0}:";
 const GLOBAL: &str = "postrider:{g}:";
 
 /// Published whenever work may have become claimable.
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+/// Nothing is ever stored under it.
+pub(super) const GLOBAL_UNUSED: &str = "postrider:{g}:permission";
 
-/// The keys that every script of the shard declares first, in the order of `lua/prelude.lua`, with the
-/// type each has.
+/// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
+/// the type each has.
 pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
-    ("postrider:{s0}:shard", "hash"),
-    ("postrider:{s0}:rdy", "zset"),
-    ("postrider:{s0}:dly", "zset"),
-    ("postrider:{s0}:lease", "zset"),
-    ("postrider:{s0}:holder", "hash"),
-    ("postrider:{s0}:turns", "zset"),
-    ("postrider:{s0}:node", "hash"),
-    ("postrider:{s0}:count", "hash"),
-    ("postrider:{s0}:lanes", "set"),
-    ("postrider:{s0}:parked", "set"),
-    ("postrider:{s0}:splits", "zset"),
-    ("postrider:{s0}:splits_parked", "zset"),
-    ("postrider:{s0}:split", "hash"),
-    ("postrider:{s0}:split_request", "hash"),
-    ("postrider:{s0}:runs", "zset"),
-    ("postrider:{s0}:to_cancel", "zset"),
-    ("postrider:{s0}:worker", "hash"),
-    ("postrider:{s0}:seen", "zset"),
-    ("postrider:{s0}:last_claim", "hash"),
-    ("postrider:{s0}:dead", "hash"),
-    ("postrider:{s0}:depth", "hash"),
-    ("postrider:{s0}:to_retire", "zset"),
-    ("postrider:{s0}:flight", "hash"),
-    ("postrider:{s0}:pace", "hash"),
-    ("postrider:{s0}:throttled", "zset"),
+    ("shard", "hash"),
+    ("rdy", "zset"),
+    ("dly", "zset"),
+    ("lease", "zset"),
+    ("holder", "hash"),
+    ("turns", "zset"),
+    ("node", "hash"),
+    ("count", "hash"),
+    ("lanes", "set"),
+    ("parked", "set"),
+    ("splits", "zset"),
+    ("splits_parked", "zset"),
+    ("split", "hash"),
+    ("split_request", "hash"),
+    ("runs", "zset"),
+    ("to_cancel", "zset"),
+    ("worker", "hash"),
+    ("seen", "zset"),
+    ("last_claim", "hash"),
+    ("dead", "hash"),
+    ("depth", "hash"),
+    ("to_retire", "zset"),
+    ("flight", "hash"),
+    ("pace", "hash"),
+    ("throttled", "zset"),
 ];
 
-pub(super) const DELAYED: &str = SHARD_KEYS[2].0;
-pub(super) const LEASE: &str = SHARD_KEYS[3].0;
-pub(super) const HOLDER: &str = SHARD_KEYS[4].0;
-pub(super) const COUNT: &str = SHARD_KEYS[7].0;
-pub(super) const LANES: &str = SHARD_KEYS[8].0;
-pub(super) const RUNS: &str = SHARD_KEYS[14].0;
-pub(super) const TO_CANCEL: &str = SHARD_KEYS[15].0;
-pub(super) const WORKER: &str = SHARD_KEYS[16].0;
-pub(super) const DEAD: &str = SHARD_KEYS[19].0;
-pub(super) const DEPTH: &str = SHARD_KEYS[20].0;
-pub(super) const FLIGHT: &str = SHARD_KEYS[22].0;
-
-/// Hash: what a run froze, its flags and its split.
-pub(super) fn run(run: &RunId) -> String {
-    format!("{SHARD}run:{run}")
+/// The keys of one shard. All of them have its tag.
+#[derive(Debug, Clone)]
+pub(super) struct Keys {
+    /// What each key begins with: `postrider:{s0}:`.
+    prefix: String,
+    /// `SHARD_KEYS`, in full.
+    all: Vec<String>,
 }
 
-/// List: rows of the audience that could not be used.
-pub(super) fn bad_rows(run: &RunId) -> String {
-    format!("{SHARD}bad:{run}")
+impl Keys {
+    /// Of the shard with this number, counted from 0.
+    pub fn of_shard(number: u16) -> Self {
+        let prefix = format!("postrider:{{s{number}}}:");
+        let all = SHARD_KEYS.iter().map(|(name, _)| format!("{prefix}{name}")).collect();
+        Self { prefix, all }
+    }
+
+    fn one(&self, kind: &str, name: impl Display) -> String {
+        format!("{}{kind}:{name}", self.prefix)
+    }
+
+    /// What the keys of one script have in common, with its braces; its hash is the slot.
+    pub fn tag(&self) -> &str {
+        self.prefix.trim_matches(|c| c != '{' && c != '}')
+    }
+
+    /// Those of `SHARD_KEYS`, in that order.
+    pub fn all(&self) -> &[String] {
+        &self.all
+    }
+
+    /// Nothing is ever stored under it.
+    pub fn unused(&self) -> String {
+        format!("{}permission", self.prefix)
+    }
+
+    pub fn shard(&self) -> &str {
+        &self.all[0]
+    }
+
+    pub fn delayed(&self) -> &str {
+        &self.all[2]
+    }
+
+    pub fn lease(&self) -> &str {
+        &self.all[3]
+    }
+
+    pub fn holder(&self) -> &str {
+        &self.all[4]
+    }
+
+    pub fn count(&self) -> &str {
+        &self.all[7]
+    }
+
+    pub fn lanes(&self) -> &str {
+        &self.all[8]
+    }
+
+    pub fn runs(&self) -> &str {
+        &self.all[14]
+    }
+
+    pub fn to_cancel(&self) -> &str {
+        &self.all[15]
+    }
+
+    pub fn worker(&self) -> &str {
+        &self.all[16]
+    }
+
+    pub fn dead(&self) -> &str {
+        &self.all[19]
+    }
+
+    pub fn depth(&self) -> &str {
+        &self.all[20]
+    }
+
+    pub fn flight(&self) -> &str {
+        &self.all[22]
+    }
+
+    /// Hash: what a run froze, its flags and its split.
+    pub fn run(&self, run: &RunId) -> String {
+        self.one("run", run)
+    }
+
+    /// List: rows of the audience that could not be used.
+    pub fn bad_rows(&self, run: &RunId) -> String {
+        self.one("bad", run)
+    }
+
+    /// Hash: states and records of the recipients of a batch.
+    pub fn batch(&self, batch: &BatchId) -> String {
+        self.one("o", batch)
+    }
+
+    /// Hash: reply texts of recipients; apart from the batch so that its hash stays small.
+    pub fn details(&self, batch: &BatchId) -> String {
+        self.one("d", batch)
+    }
+
+    /// String: the payload. `name` is derived from its content, so that nobody can replace it.
+    pub fn payload(&self, batch: &BatchId, name: &str) -> String {
+        format!("{}p:{batch}:{name}", self.prefix)
+    }
 }
 
-/// Hash: states and records of the recipients of a batch.
-pub(super) fn batch(batch: &BatchId) -> String {
-    format!("{SHARD}o:{batch}")
-}
-
-/// Hash: reply texts of recipients; apart from the batch so that its hash stays small.
-pub(super) fn details(batch: &BatchId) -> String {
-    format!("{SHARD}d:{batch}")
-}
-
-/// String: the payload. `name` is derived from its content, so that nobody can replace it.
-pub(super) fn payload(batch: &BatchId, name: &str) -> String {
-    format!("{SHARD}p:{batch}:{name}")
+/// String that is written before a wait for replicas, so that the wait covers all that was written before.
+pub(super) fn mark(tag: &str) -> String {
+    format!("postrider:{tag}:mark")
 }
 
 pub(super) fn campaign(name: &CampaignName) -> String {
@@ -86,4 +166,31 @@ pub(super) fn campaign(name: &CampaignName) -> String {
 
 pub(super) fn definition(hash: &DefinitionHash) -> String {
     format!("{GLOBAL}definition:{hash}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_key_is_taken_by_its_name() {
+        let keys = Keys::of_shard(12);
+        let named = [
+            ("shard", keys.shard()),
+            ("dly", keys.delayed()),
+            ("lease", keys.lease()),
+            ("holder", keys.holder()),
+            ("count", keys.count()),
+            ("lanes", keys.lanes()),
+            ("runs", keys.runs()),
+            ("to_cancel", keys.to_cancel()),
+            ("worker", keys.worker()),
+            ("dead", keys.dead()),
+            ("depth", keys.depth()),
+            ("flight", keys.flight()),
+        ];
+        for (name, key) in named {
+            assert_eq!(key, format!("postrider:{{s12}}:{name}"));
+        }
+    }
 }

@@ -1,9 +1,9 @@
 //! Claiming and reclaiming.
 
+use super::Redis;
 use super::looking::{self, Place};
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition, limits_text};
-use super::{Redis, keys};
 use crate::api::{Claim, Claimed, ClaimedBatch, Reclaim, Reclaimed, Result};
 use postrider_common::ids::{BatchId, Fence};
 use postrider_common::lease::Progress;
@@ -52,9 +52,9 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for Granted { batch, place, .. } in &granted {
-            pipe.cmd("HMGET").arg(keys::run(&batch.run)).arg(&["campaign", "definition"]);
-            pipe.cmd("HGETALL").arg(keys::batch(batch));
-            pipe.cmd("GET").arg(keys::payload(batch, &place.payload));
+            pipe.cmd("HMGET").arg(self.keys.run(&batch.run)).arg(&["campaign", "definition"]);
+            pipe.cmd("HGETALL").arg(self.keys.batch(batch));
+            pipe.cmd("GET").arg(self.keys.payload(batch, &place.payload));
         }
         let mut answers = self.swift.call(pipe).await?.into_iter();
         let mut leases = Vec::with_capacity(granted.len());
@@ -118,7 +118,7 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for batch in &expired {
-            let own = [keys::batch(batch), keys::details(batch), keys::run(&batch.run)];
+            let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             let args = Args::default().text(batch.to_string()).int(reclaim.doubt_grace_ms);
             pipe.add_command(self.script(Transition::Reclaim, &own, args));
         }

@@ -1,8 +1,8 @@
 //! Reading: batches, workers, lanes, the clock. Nothing here changes what is stored, but draining and pausing.
 
+use super::Redis;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
 use crate::api::{BatchRecord, BatchState, Delivery, LaneRecord, Result, WorkerRecord};
 use postrider_common::ids::{BatchId, LaneName, RunId, SiteName, WorkerId};
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -191,7 +191,7 @@ impl Redis {
 
     pub(super) async fn batches_after(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
         let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(keys::run(run)).arg(&["sequence", "lane"]);
+        pipe.cmd("HMGET").arg(self.keys.run(run)).arg(&["sequence", "lane"]);
         let (last, lane): (Option<u64>, Option<String>) =
             read(self.only(self.bulk.call(pipe).await?)?, "the sequence of a run")?;
         let (Some(last), Some(lane)) = (last, lane) else { return Ok(Vec::new()) };
@@ -212,7 +212,7 @@ impl Redis {
             for group in step.chunk_by(|a, b| a.run == b.run) {
                 let Some(BatchId { run, .. }) = group.first() else { continue };
                 let mut pipe = redis::pipe();
-                pipe.cmd("HGET").arg(keys::run(run)).arg("lane");
+                pipe.cmd("HGET").arg(self.keys.run(run)).arg("lane");
                 let lane: Option<String> = read(self.only(self.bulk.call(pipe).await?)?, "the lane of a run")?;
                 records.extend(self.batch_records(group.to_vec(), &lane.unwrap_or_default()).await?);
             }
@@ -226,8 +226,8 @@ impl Redis {
     async fn batch_records(&self, ids: Vec<BatchId>, lane: &str) -> Result<Vec<BatchRecord>> {
         let mut pipe = redis::pipe();
         for id in &ids {
-            pipe.cmd("HMGET").arg(keys::batch(id)).arg(&["payload", "site", "n", "expired"]);
-            pipe.cmd("HGET").arg(keys::DEAD).arg(id.to_string());
+            pipe.cmd("HMGET").arg(self.keys.batch(id)).arg(&["payload", "site", "n", "expired"]);
+            pipe.cmd("HGET").arg(self.keys.dead()).arg(id.to_string());
         }
         let mut answers = self.read_bulk(pipe, "a batch").await?;
         let mut heads = Vec::with_capacity(ids.len());
@@ -239,11 +239,11 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for head in &heads {
-            pipe.cmd("GET").arg(keys::payload(&head.id, &head.payload));
-            pipe.cmd("HGETALL").arg(keys::details(&head.id));
-            pipe.cmd("HGETALL").arg(keys::batch(&head.id));
-            pipe.cmd("ZSCORE").arg(keys::LEASE).arg(head.id.to_string());
-            pipe.cmd("ZSCORE").arg(keys::DELAYED).arg(&head.entry);
+            pipe.cmd("GET").arg(self.keys.payload(&head.id, &head.payload));
+            pipe.cmd("HGETALL").arg(self.keys.details(&head.id));
+            pipe.cmd("HGETALL").arg(self.keys.batch(&head.id));
+            pipe.cmd("ZSCORE").arg(self.keys.lease()).arg(head.id.to_string());
+            pipe.cmd("ZSCORE").arg(self.keys.delayed()).arg(&head.entry);
         }
         let mut answers = self.read_bulk(pipe, "a batch").await?;
         let mut records = Vec::with_capacity(heads.len());
@@ -255,8 +255,8 @@ impl Redis {
 
     pub(super) async fn workers_seen(&self) -> Result<Vec<WorkerRecord>> {
         let mut pipe = redis::pipe();
-        pipe.cmd("HGETALL").arg(keys::WORKER);
-        pipe.cmd("HGETALL").arg(keys::HOLDER);
+        pipe.cmd("HGETALL").arg(self.keys.worker());
+        pipe.cmd("HGETALL").arg(self.keys.holder());
         let mut answers = self.read_bulk(pipe, "workers").await?;
         let workers: BTreeMap<String, String> = answers.read()?;
         let holders: BTreeMap<String, String> = answers.read()?;
@@ -289,7 +289,7 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for id in holders.keys() {
-            pipe.cmd("HMGET").arg(keys::batch(&parse(id, "a batch id")?)).arg(&["s0", "s1"]);
+            pipe.cmd("HMGET").arg(self.keys.batch(&parse(id, "a batch id")?)).arg(&["s0", "s1"]);
         }
         let mut answers = self.read_bulk(pipe, "states").await?;
         for holder in holders.values() {
@@ -315,9 +315,9 @@ impl Redis {
         }
         let mut pipe = redis::pipe();
         for lane in lanes {
-            pipe.cmd("SISMEMBER").arg(keys::LANES).arg(lane.as_str());
-            pipe.cmd("HGET").arg(keys::DEPTH).arg(lane.as_str());
-            pipe.cmd("HGET").arg(keys::FLIGHT).arg(format!("L|{lane}"));
+            pipe.cmd("SISMEMBER").arg(self.keys.lanes()).arg(lane.as_str());
+            pipe.cmd("HGET").arg(self.keys.depth()).arg(lane.as_str());
+            pipe.cmd("HGET").arg(self.keys.flight()).arg(format!("L|{lane}"));
         }
         let mut answers = self.read_bulk(pipe, "lanes").await?;
         let mut records = Vec::with_capacity(lanes.len());

@@ -6,15 +6,18 @@
 //! What is stored in one script and read in another call (payload and states after a claim) is read by the
 //! ids the script answered; a lease taken away in between shows as a fence that is refused later.
 
+mod asking;
 mod campaigns;
 mod failure;
 mod history;
 mod keys;
 mod leases;
 mod link;
+mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod replicas;
 mod reply;
 mod reports;
 mod runs;
@@ -28,12 +31,13 @@ use crate::api::{
     Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
     WorkerRecord,
 };
-use crate::error::StoreError;
 use crate::open::Options;
-use ::redis::{Client, Cmd, IntoConnectionInfo, Pipeline, Value};
+use ::redis::{Cmd, Pipeline, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
+use keys::Keys;
 use link::Link;
+use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::sabotage::{Fault, planted};
@@ -48,6 +52,7 @@ use wake::Wake;
 pub struct Redis {
     place: String,
     scripts: Arc<Scripts>,
+    keys: Keys,
     /// For transitions.
     swift: Link,
     /// For what is large (payloads in, listings out), so that transitions do not queue behind it.
@@ -60,18 +65,20 @@ pub struct Redis {
 impl Redis {
     /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
-        let client = client(url)?;
+        let keys = Keys::of_shard(0);
+        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys.tag());
         let scripts = Arc::new(Scripts::new(planted(Fault::IgnoreFences)));
-        let link = || Link::new(client.clone(), Arc::clone(&scripts), options.durability, options.clock.clone());
+        let (durability, clock) = (options.durability, options.clock);
+        let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), keys.clone(), durability, clock.clone());
         let (swift, bulk) = (link(), link());
         swift.open().await?;
         bulk.open().await?;
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
-        Ok(Self { place, scripts, swift, bulk, wake: Wake::start(client), set_aside: AtomicU32::new(0) })
+        Ok(Self { place, scripts, keys, swift, bulk, wake: Wake::start(locator), set_aside: AtomicU32::new(0) })
     }
 
     fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
-        self.scripts.call(transition, own_keys, &args.0)
+        self.scripts.call(&self.keys, transition, own_keys, &args.0)
     }
 
     /// One transition.
@@ -96,15 +103,6 @@ impl Redis {
         let values = answers.into_iter().collect::<Result<Vec<_>>>()?;
         reply::Elements::of(Value::Array(values), what)
     }
-}
-
-fn client(url: &str) -> Result<Client> {
-    let wrong = |error: ::redis::RedisError| StoreError::Url(error.to_string());
-    let info = url.into_connection_info().map_err(wrong)?;
-    let tcp = info.tcp_settings().clone().set_nodelay(true);
-    // A courtesy to whoever lists clients, which the store's user is not allowed on every server.
-    let login = info.redis_settings().clone().set_skip_set_lib_name();
-    Client::open(info.set_tcp_settings(tcp).set_redis_settings(login)).map_err(wrong)
 }
 
 #[async_trait]

@@ -5,18 +5,20 @@
 //! checks permissions as it queues, and carries nothing out.
 
 use super::failure::{Failure, classify};
-use super::keys;
+use super::keys::{self, Keys};
 use crate::error::StoreError;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value};
 
-/// A key that nothing is ever stored under.
-const NO_KEY: &str = "postrider:{s0}:permission";
-const NO_GLOBAL_KEY: &str = "postrider:{g}:permission";
+/// Stands for a key of the shard that nothing is ever stored under, and for one of those that are global.
+const NO_KEY: &str = "KEY";
+const NO_GLOBAL_KEY: &str = "GLOBAL KEY";
 
 /// Every command the store sends and its scripts call, with arguments a server accepts for queueing. The user of
 /// docs/operations.md is allowed these and no others; tests keep the two and the sources equal.
-const NEEDED: [&[&str]; 39] = [
+const NEEDED: [&[&str]; 43] = [
+    &["ASKING"],
+    &["CLUSTER", "SLOTS"],
     &["CONFIG", "GET", "appendonly"],
     &["DEL", NO_GLOBAL_KEY],
     &["DISCARD"],
@@ -37,6 +39,7 @@ const NEEDED: [&[&str]; 39] = [
     &["LRANGE", NO_KEY, "0", "0"],
     &["MULTI"],
     &["PERSIST", NO_KEY],
+    &["PING"],
     &["PUBLISH", keys::WAKE_CHANNEL, "1"],
     &["RPUSH", NO_KEY, "x"],
     &["SADD", NO_KEY, "x"],
@@ -48,6 +51,7 @@ const NEEDED: [&[&str]; 39] = [
     &["SUBSCRIBE", keys::WAKE_CHANNEL],
     &["TIME"],
     &["TYPE", NO_KEY],
+    &["WAIT", "0", "1"],
     &["ZADD", NO_KEY, "0", "x"],
     &["ZCARD", NO_KEY],
     &["ZRANGE", NO_KEY, "0", "0"],
@@ -59,21 +63,31 @@ const NEEDED: [&[&str]; 39] = [
 ];
 
 /// Fails with the first permission that is missing.
-pub(super) async fn check(connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+pub(super) async fn check(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
     // Those of transactions by themselves: without MULTI the others would be carried out.
-    refused(connection, &[&["EXEC"], &["DISCARD"], &["MULTI"], &["DISCARD"]]).await?;
+    refused(connection, keys, &[&["EXEC"], &["DISCARD"], &["MULTI"], &["DISCARD"]]).await?;
     let is_queued = |words: &&&[&str]| !matches!(words[0], "EXEC" | "DISCARD" | "MULTI");
-    let mut probe: Vec<&[&str]> = vec![&["MULTI"]];
+    let mut probe: Vec<&[&'static str]> = vec![&["MULTI"]];
     probe.extend(NEEDED.iter().filter(is_queued));
     probe.push(&["DISCARD"]);
-    refused(connection, &probe).await
+    refused(connection, keys, &probe).await
 }
 
-async fn refused(connection: &mut MultiplexedConnection, commands: &[&[&str]]) -> Result<(), Failure> {
+async fn refused(
+    connection: &mut MultiplexedConnection,
+    keys: &Keys,
+    commands: &[&[&'static str]],
+) -> Result<(), Failure> {
     let mut pipe = Pipeline::new();
     pipe.ignore_errors();
+    let key = keys.unused();
+    let spelled = |word: &&'static str| match *word {
+        NO_KEY => key.clone(),
+        NO_GLOBAL_KEY => keys::GLOBAL_UNUSED.to_owned(),
+        word => word.to_owned(),
+    };
     for words in commands {
-        pipe.cmd(words[0]).arg(&words[1..]);
+        pipe.cmd(words[0]).arg(words[1..].iter().map(spelled).collect::<Vec<_>>());
     }
     let answers: RedisResult<Vec<Value>> = pipe.query_async(connection).await;
     for answer in answers.map_err(|error| classify(&error))? {
@@ -107,7 +121,7 @@ mod tests {
     /// `+get` for GET, `+config|get` for CONFIG GET.
     fn grant(words: &[&str]) -> String {
         let name = match words[0] {
-            "CONFIG" | "SCRIPT" => format!("{}|{}", words[0], words[1]),
+            "CLUSTER" | "CONFIG" | "SCRIPT" => format!("{}|{}", words[0], words[1]),
             name => name.to_owned(),
         };
         format!("+{}", name.to_lowercase())
@@ -145,8 +159,11 @@ mod tests {
         }
         // Sent by the client library.
         found.extend(["MULTI", "EXEC", "SUBSCRIBE"].map(str::to_owned));
+        found.insert("PING".to_owned());
         // Only here.
         found.insert("DISCARD".to_owned());
+        // Of sentinels, whose users are others.
+        found.remove("SENTINEL");
         found.remove("");
         let needed: BTreeSet<String> = NEEDED.iter().map(|words| words[0].to_owned()).collect();
         assert_eq!(needed, found);

@@ -1,8 +1,8 @@
 //! Runs: created, steered and read.
 
+use super::Redis;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
 use crate::api::{CancelledBatches, CreatedRun, NewRun, Result, RunRecord, Steered};
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
@@ -61,7 +61,7 @@ impl Redis {
         let args = args.text("hold").flag(hold).text("base").int(run.retry.base_ms).text("cap").int(run.retry.cap_ms);
         let args = args.text("ttl").int(run.retry.ttl_ms).text("definition").text(run.definition.as_str());
         let args = args.text("sender_domain").text(&run.sender_domain).text("audience").text(&run.audience);
-        let answer = self.run_script(Transition::CreateRun, &[keys::run(&run.id)], args).await?;
+        let answer = self.run_script(Transition::CreateRun, &[self.keys.run(&run.id)], args).await?;
         self.wake.bump();
         match read::<String>(answer, "create_run")?.as_str() {
             "created" => Ok(CreatedRun::Created),
@@ -74,7 +74,7 @@ impl Redis {
     }
 
     pub(super) async fn run_steer(&self, transition: Transition, run: &RunId) -> Result<Steered> {
-        let answer = self.run_script(transition, &[keys::run(run)], Args::default().text(run.as_str())).await?;
+        let answer = self.run_script(transition, &[self.keys.run(run)], Args::default().text(run.as_str())).await?;
         self.wake.bump();
         match read::<String>(answer, "steering a run")?.as_str() {
             "done" => Ok(Steered::Done),
@@ -86,7 +86,7 @@ impl Redis {
 
     pub(super) async fn run_cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
         let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(keys::run(run)).arg(&["sequence", "cancelled"]);
+        pipe.cmd("HMGET").arg(self.keys.run(run)).arg(&["sequence", "cancelled"]);
         let (last, cancelled): (Option<u64>, Option<String>) =
             read(self.only(self.swift.call(pipe).await?)?, "the sequence of a run")?;
         let mut done = CancelledBatches { recipients: 0, next: None };
@@ -95,10 +95,10 @@ impl Redis {
         let mut from = after.saturating_add(1);
         loop {
             let step = (until + 1).saturating_sub(from).min(CANCEL_STEP_BATCHES_MAX);
-            let mut own = vec![keys::run(run)];
+            let mut own = vec![self.keys.run(run)];
             for sequence in from..from + step {
                 let batch = BatchId { run: run.clone(), sequence };
-                own.extend([keys::batch(&batch), keys::details(&batch)]);
+                own.extend([self.keys.batch(&batch), self.keys.details(&batch)]);
             }
             let ends = from + step > last;
             let args = Args::default().text(run.as_str()).int(from).int(step).flag(ends);
@@ -116,7 +116,7 @@ impl Redis {
     pub(super) async fn runs_cancelled(&self, limit: usize) -> Result<Vec<RunId>> {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
         let mut pipe = redis::pipe();
-        pipe.cmd("ZRANGE").arg(keys::TO_CANCEL).arg(0).arg(last);
+        pipe.cmd("ZRANGE").arg(self.keys.to_cancel()).arg(0).arg(last);
         let ids: Vec<String> = read(self.only(self.swift.call(pipe).await?)?, "runs to cancel")?;
         ids.iter().map(|id| parse(id, "runs to cancel")).collect()
     }
@@ -126,14 +126,14 @@ impl Redis {
         if let Some((at, than)) = &before {
             // Those of the very same millisecond are in order of their id.
             let mut pipe = redis::pipe();
-            pipe.cmd("ZREVRANGEBYSCORE").arg(keys::RUNS).arg(*at).arg(*at);
+            pipe.cmd("ZREVRANGEBYSCORE").arg(self.keys.runs()).arg(*at).arg(*at);
             let same: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "runs")?;
             ids.extend(same.into_iter().filter(|id| id.as_str() < than.as_str()).take(limit));
         }
         let mut pipe = redis::pipe();
         let below = before.map_or("+inf".to_owned(), |(at, _)| format!("({at}"));
         let room = limit - ids.len();
-        pipe.cmd("ZREVRANGEBYSCORE").arg(keys::RUNS).arg(below).arg("-inf").arg("LIMIT").arg(0).arg(room);
+        pipe.cmd("ZREVRANGEBYSCORE").arg(self.keys.runs()).arg(below).arg("-inf").arg("LIMIT").arg(0).arg(room);
         let older: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "runs")?;
         let ids = ids.iter().chain(&older).map(|id| parse(id, "runs")).collect::<Result<Vec<_>>>()?;
         self.run_records(&ids).await
@@ -147,7 +147,11 @@ impl Redis {
         let mut pipe = redis::pipe();
         for id in ids {
             let args = COUNTERS.iter().fold(Args::default(), |args, counter| args.text(format!("{id}|{counter}")));
-            pipe.add_command(self.script(Transition::LookAtRun, &[keys::run(id), keys::COUNT.to_owned()], args));
+            pipe.add_command(self.script(
+                Transition::LookAtRun,
+                &[self.keys.run(id), self.keys.count().to_owned()],
+                args,
+            ));
         }
         let mut answers = self.read_bulk(pipe, "runs").await?;
         let mut records = Vec::with_capacity(ids.len());

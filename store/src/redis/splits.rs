@@ -1,8 +1,8 @@
 //! The split of a run: claimed, moved on, given back.
 
+use super::Redis;
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
 use crate::api::{AddBatches, BadRow, ClaimSplit, ReleaseSplit, Result, SplitLease, SplitStatus};
 use postrider_common::ids::{BatchId, RunId, to_hex};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
@@ -26,7 +26,7 @@ impl Redis {
         let fence = answer.parse()?;
         let ttl_ms = ms(answer.read()?);
         let mut pipe = redis::pipe();
-        pipe.cmd("HMGET").arg(keys::run(&run)).arg(&["cursor", "sequence", "open", "bad", "repeated"]);
+        pipe.cmd("HMGET").arg(self.keys.run(&run)).arg(&["cursor", "sequence", "open", "bad", "repeated"]);
         let value = self.only(self.swift.call(pipe).await?)?;
         let mut fields = Elements::of(value, "the split of a run")?;
         Ok(Some(SplitLease {
@@ -44,15 +44,15 @@ impl Redis {
     pub(super) async fn split_add_batches(&self, add: AddBatches) -> Result<SplitStatus> {
         let mut pipe = redis::pipe();
         pipe.atomic();
-        let mut own = vec![keys::run(&add.run), keys::bad_rows(&add.run)];
+        let mut own = vec![self.keys.run(&add.run), self.keys.bad_rows(&add.run)];
         let mut named = Vec::with_capacity(add.batches.len());
         for new in &add.batches {
             let batch = BatchId { run: add.run.clone(), sequence: new.sequence };
             let name = to_hex(&Sha256::digest(&new.payload)[..PAYLOAD_NAME_BYTES]);
-            let payload = keys::payload(&batch, &name);
+            let payload = self.keys.payload(&batch, &name);
             // NX: a payload that a batch has taken must not get a time to live again.
             pipe.cmd("SET").arg(&payload).arg(&new.payload).arg("EX").arg(ORPHAN_PAYLOAD_SECONDS).arg("NX");
-            own.extend([keys::batch(&batch), payload]);
+            own.extend([self.keys.batch(&batch), payload]);
             named.push((new, name));
         }
         let args = Args::default().text(add.run.as_str()).text(add.fence.to_string()).int(add.cursor);
@@ -79,14 +79,14 @@ impl Redis {
             Some(error) => args.text(error.code).text(error.message).text(error.mend),
             None => args.text("").text("").text(""),
         };
-        let answer = self.run_script(Transition::ReleaseSplit, &[keys::run(&release.run)], args).await?;
+        let answer = self.run_script(Transition::ReleaseSplit, &[self.keys.run(&release.run)], args).await?;
         self.wake.bump();
         split_status(answer)
     }
 
     pub(super) async fn split_bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {
         let mut pipe = redis::pipe();
-        pipe.cmd("LRANGE").arg(keys::bad_rows(run)).arg(0).arg(-1);
+        pipe.cmd("LRANGE").arg(self.keys.bad_rows(run)).arg(0).arg(-1);
         let rows: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "bad rows")?;
         let bad_row = |text: &String| {
             let (row, reason) = text.split_once('|').ok_or_else(|| corrupt("a bad row"))?;
