@@ -4,6 +4,7 @@ use crate::master::Inbound;
 use crate::worker::WorkerEvent;
 use crate::world::{Happening, World};
 use postrider_common::lease::{FactStatus, Lease, LeaseAnswer};
+use postrider_common::relay::RelayShare;
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_server::Dispatch;
 use postrider_worker::engine::{Call, CallId};
@@ -19,6 +20,7 @@ pub enum Body {
     Finish(v1::FinishRequest),
     Release(v1::ReleaseRequest),
     Facts(v1::FactsRequest),
+    Share(v1::ShareRelaysRequest),
 }
 
 #[derive(Debug, Clone)]
@@ -44,6 +46,7 @@ pub enum Answer {
         drain: bool,
     },
     Facts(Vec<FactStatus>),
+    Shared(Vec<RelayShare>),
     /// The contents were refused.
     Refused,
 }
@@ -110,6 +113,9 @@ impl World {
                     .release(Request::new(request))
                     .await
                     .map(|answer| reported(answer.into_inner().leases, false)),
+                Body::Share(request) => dispatch.share_relays(Request::new(request)).await.map(|answer| {
+                    Answer::Shared(answer.into_inner().relays.into_iter().map(RelayShare::from).collect())
+                }),
                 Body::Facts(request) => dispatch.facts(Request::new(request)).await.map(|answer| {
                     let statuses = answer.get_ref().facts().map(FactStatus::try_from).collect::<Result<_, _>>();
                     Answer::Facts(statuses.expect("a master's answer can be read"))
@@ -160,6 +166,10 @@ impl World {
             Call::Finish(reports) => Body::Finish(v1::FinishRequest { worker: id, leases: wire(reports) }),
             Call::Release { reports, abandon } => {
                 Body::Release(v1::ReleaseRequest { worker: id, leases: wire(reports), abandon })
+            }
+            Call::ShareRelays { sequence, wishes } => {
+                let relays = wishes.into_iter().map(Into::into).collect();
+                Body::Share(v1::ShareRelaysRequest { worker: id, sequence, relays })
             }
             Call::Facts(facts) => {
                 Body::Facts(v1::FactsRequest { worker: id, facts: facts.into_iter().map(Into::into).collect() })

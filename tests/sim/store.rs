@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
-    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
-    StoreError, WorkerRecord,
+    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease, SplitStatus,
+    Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -426,6 +428,15 @@ impl Store for Line {
 
     async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
         self.read(|model| model.batches(run, after, limit)).await
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        let now = self.world().now();
+        self.read(|model| model.rooms(now, limits)).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>> {

@@ -8,7 +8,7 @@ use postrider_common::lease::{Fact, LeaseStatus, Outcome, OutcomeKind};
 use postrider_common::limits::FACTS_PER_CALL_MAX;
 use postrider_common::message::Recipient;
 use postrider_common::payload;
-use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
+use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer, RelayPlan};
 use postrider_worker::journal::{self, Notes, Record};
 use postrider_worker::trust::Trust;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -103,7 +103,7 @@ impl World {
             slots,
             lanes: Vec::new(),
             reserve: BTreeMap::from([(LaneName::transactional(), 2)]),
-            relays: vec![Vec::new()],
+            relays: vec![RelayPlan { connections: self.mix.connections as u32, ..RelayPlan::default() }],
             drain_timeout_ms: DRAIN_MS,
         });
         let boot = format!("boot-{}", self.hosts[host].boot);
@@ -308,6 +308,7 @@ impl World {
                 }
                 Event::Answered { call, sent_at_ms, answers, drain }
             }
+            Answer::Shared(shares) => Event::Shared { call, sent_at_ms, shares },
             Answer::Facts(statuses) => Event::FactsAnswered { call, statuses },
             Answer::Refused => return,
         };
@@ -343,7 +344,9 @@ impl World {
                     held.trust.set(until_ms);
                 }
             }
-            Effect::StartSend { lease, index } => self.start_send(worker, lease, index),
+            // No relay of the world has a limit that workers share.
+            Effect::Allow { .. } => {}
+            Effect::StartSend { lease, index, relay: _ } => self.start_send(worker, lease, index),
             Effect::Recall { lease } => self.recall(worker, lease),
             Effect::Cut { lease } => self.cut_sends(worker, lease),
             Effect::Forget { lease, owed } => {
@@ -370,7 +373,7 @@ impl World {
         match &call {
             Call::Checkpoint(reports) => self.note(worker, |notes| notes.asked(reports)),
             Call::Release { abandon: true, .. } => self.reach(Point::DrainAbandoned),
-            Call::Lease(_) | Call::Finish(_) | Call::Release { .. } | Call::Facts(_) => {}
+            Call::Lease(_) | Call::Finish(_) | Call::Release { .. } | Call::Facts(_) | Call::ShareRelays { .. } => {}
         }
         let in_ms = (timeout_ms * 1_000).div_ceil(self.workers[worker].pace);
         self.after(in_ms, Happening::Worker(worker, WorkerEvent::CallTimeout(id)));

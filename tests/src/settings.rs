@@ -15,6 +15,8 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// Connections of one worker to the relay.
     pub connections: u32,
+    /// Further lines of the relay's section.
+    pub relay: String,
     /// The sink answers every command this much later.
     pub sink_latency_ms: u64,
     /// `--fail` rules of the sink.
@@ -38,6 +40,7 @@ impl Default for Settings {
             doubt_grace_ms: 1_000,
             drain_timeout_ms: 10_000,
             connections: 16,
+            relay: String::new(),
             sink_latency_ms: 10,
             sink_rules: Vec::new(),
             sites: Vec::new(),
@@ -61,7 +64,10 @@ impl Settings {
             ),
             format!("[worker]\nslots = {}\ndrain_timeout = \"{}ms\"\n", self.slots, self.drain_timeout_ms),
             format!("[[lane]]\nname = \"bulk\"\nretry = {}\n", self.retry),
-            format!("[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n", self.connections),
+            format!(
+                "[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n{}\n",
+                self.connections, self.relay
+            ),
         ];
         for part in parts {
             let _ = writeln!(text, "{part}");
