@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub const BASELINE_CALLS: usize = 100_000;
+const REPLICA_BOUND: Duration = Duration::from_secs(60);
 
 /// What a kind of call cost.
 #[derive(Debug, Clone)]
@@ -31,7 +32,8 @@ impl Cost {
 pub struct Server {
     pub process: RedisServer,
     pub connection: redis::Connection,
-    _folder: tempfile::TempDir,
+    replica: Option<RedisServer>,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -40,7 +42,30 @@ impl Server {
         let process = RedisServer::start_with(&folder.path().join("redis"), folder.path(), appendfsync);
         let client = redis::Client::open(process.url()).expect("the server's URL");
         let connection = client.get_connection().expect("a connection");
-        Self { process, connection, _folder: folder }
+        Self { process, connection, replica: None, folder }
+    }
+
+    /// Has a second server follow, with the same settings, and waits until it is in step.
+    pub fn attach_replica(&mut self) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("some port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        drop(listener);
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("port").arg(port).arg("repl-diskless-sync-delay").arg(0);
+        set.query::<()>(&mut self.connection).expect("a port");
+        let replica = RedisServer::start_with(&self.folder.path().join("replica"), self.folder.path(), "always");
+        let client = redis::Client::open(replica.url()).expect("the replica's URL");
+        let mut connection = client.get_connection().expect("a connection");
+        redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).query::<()>(&mut connection).expect("REPLICAOF");
+        let begun = Instant::now();
+        let info = |connection: &mut redis::Connection| {
+            redis::cmd("INFO").arg("replication").query::<String>(connection).expect("INFO")
+        };
+        while !info(&mut self.connection).contains("state=online") {
+            assert!(begun.elapsed() < REPLICA_BOUND, "the replica does not get in step");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.replica = Some(replica);
     }
 
     /// A store on it.
@@ -95,14 +120,17 @@ impl Server {
     /// Begins to count the calls of one command.
     pub fn begin(&mut self, name: &'static str, command: &'static str) -> Phase {
         let (calls, usec) = self.command(command);
-        Phase { name, command, calls, usec, cpu: self.cpu_seconds(), begun: Instant::now() }
+        let (waits, _) = self.command("wait");
+        Phase { name, command, calls, usec, waits, cpu: self.cpu_seconds(), begun: Instant::now() }
     }
 
     pub fn end(&mut self, phase: Phase) -> Cost {
         let seconds = phase.begun.elapsed().as_secs_f64();
         let cpu = self.cpu_seconds() - phase.cpu;
         let (calls, usec) = self.command(phase.command);
-        let calls = calls - phase.calls;
+        // Before each WAIT there is a script that is no transition.
+        let waits = self.command("wait").0 - phase.waits;
+        let calls = calls - phase.calls - waits;
         Cost { name: phase.name, calls, seconds, command_us: (usec - phase.usec) / calls, cpu_us: cpu * 1e6 / calls }
     }
 
@@ -130,6 +158,7 @@ pub struct Phase {
     command: &'static str,
     calls: f64,
     usec: f64,
+    waits: f64,
     cpu: f64,
     begun: Instant,
 }

@@ -12,6 +12,8 @@ use postrider_store::{Durability, Store};
 
 const BASELINE_BYTES: usize = 100;
 const BASELINE_SCRIPT: &str = "return redis.call('SET', KEYS[1], ARGV[1])";
+/// The first costs are those of redis-benchmark.
+const BASELINES: usize = 2;
 /// The flow that the share of a core is told for.
 const PACE_RECIPIENTS_PER_SECOND: f64 = 10_000.0;
 
@@ -20,9 +22,15 @@ pub fn measure(batches: usize, callers: usize) {
     println!("{batches} batches of {COUNT}, windows of {WINDOW}, {callers} calls under way");
     let always = runtime.block_on(one_server("always", Durability::Always, batches, callers));
     let everysec = runtime.block_on(one_server("everysec", Durability::Relaxed, batches, callers));
+    let one_replica = Durability::Replicated { replicas: 1 };
+    let replicated = runtime.block_on(one_server("always", one_replica, batches, callers));
     println!("\nalways against everysec, calls per second");
     for (always, everysec) in always.iter().zip(&everysec) {
         println!("{:42} {:6.2}", always.name, always.per_second() / everysec.per_second());
+    }
+    println!("\nreplicated (one replica on this machine) against always, calls per second");
+    for (replicated, always) in replicated.iter().zip(&always).skip(BASELINES) {
+        println!("{:42} {:6.2}", always.name, replicated.per_second() / always.per_second());
     }
 }
 
@@ -40,6 +48,10 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
             callers,
         ),
     ];
+    assert_eq!(costs.len(), BASELINES);
+    if matches!(durability, Durability::Replicated { .. }) {
+        server.attach_replica();
+    }
     let store = server.store(durability).await;
     let all = (batches * COUNT as usize) as f64;
     let empty = server.used_bytes();
@@ -57,16 +69,20 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
     finish_all(&*store, &held, callers, 1).await;
     costs.push(server.end(phase));
 
-    print(appendfsync, &costs, batches);
+    let label = match durability {
+        Durability::Replicated { .. } => "replicated",
+        Durability::Always | Durability::Relaxed => appendfsync,
+    };
+    print(label, &costs, batches);
     println!("queued, bytes a recipient                  {:6.1}  (payload {:.1})", queued / all, payload_bytes / all);
     println!("settled, bytes a recipient                 {:6.1}", (server.used_bytes() - empty) / all);
     println!("append-only file, bytes a recipient        {:6.1}", server.process.info_number("aof_current_size") / all);
     costs
 }
 
-fn print(appendfsync: &str, costs: &[Cost], batches: usize) {
+fn print(label: &str, costs: &[Cost], batches: usize) {
     let script = &costs[1];
-    let head = format!("appendfsync {appendfsync}");
+    let head = format!("durability {label}");
     println!("\n{head:42}      calls/s   of script  in call   server cpu  of script");
     for cost in costs {
         println!(

@@ -25,6 +25,8 @@ pub struct Settings {
     pub sites: Vec<String>,
     /// Retry policy of the bulk lane.
     pub retry: &'static str,
+    /// Lines of `[store]`, instead of those for the fleet's own Redis.
+    pub store: Option<String>,
     /// Further lines of the configuration file, whole tables.
     pub extra: String,
 }
@@ -45,6 +47,7 @@ impl Default for Settings {
             sink_rules: Vec::new(),
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
+            store: None,
             extra: String::new(),
         }
     }
@@ -56,7 +59,10 @@ impl Settings {
         let mut text = String::new();
         let dir = dir.display();
         let parts = [
-            format!("[store]\nurl = \"{store}\"\n"),
+            match &self.store {
+                Some(lines) => format!("[store]\n{lines}\n"),
+                None => format!("[store]\nurl = \"{store}\"\n"),
+            },
             format!("[storage]\nurl = \"{dir}/storage\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",
