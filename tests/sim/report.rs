@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Failures that are printed in full.
-const FAILURES_SHOWN: usize = 5;
+const FAILURES_SHOWN: usize = 12;
 const DAY_MS: f64 = 86_400_000.0;
 
 #[derive(Debug, Default)]
