@@ -141,7 +141,7 @@ impl fmt::Display for Report {
             "SIMULATION {} recipients, {} messages; lost {}, duplicates {} (reply lost) and {} (outcome not recorded), without a reason {}, not converged {}",
             v.recipients,
             v.messages,
-            self.count("lost:"),
+            self.count("P1: lost"),
             v.duplicates_reply_lost,
             v.duplicates_not_recorded,
             self.count("without a reason"),
