@@ -16,6 +16,7 @@ pub mod message;
 pub mod pace;
 pub mod payload;
 pub mod run;
+pub mod seal;
 pub mod site;
 pub mod state;
 pub mod wire;

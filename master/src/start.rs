@@ -12,6 +12,7 @@ use crate::loops::census::Draining;
 use crate::loops::{cancel, census, history, reclaim, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
+use crate::seal::{Sealed, Vault};
 use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_common::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -62,7 +63,9 @@ pub async fn start(
     clock: Arc<dyn Clock>,
 ) -> Result<RunningMaster, StartError> {
     config.check()?;
-    let storage = Storage::open(&config.storage)?;
+    let vault = config.key_file.as_deref().map(Vault::read).transpose()?.unwrap_or_default();
+    let storage = Storage::open(&config.storage, vault.clone())?;
+    storage.check(&config.storage).await?;
     let grpc = bind("grpc_listen", config.grpc_listen).await?;
     let http = match config.http_listen {
         Some(address) => Some(bind("http_listen", address).await?),
@@ -72,7 +75,7 @@ pub async fn start(
     let metrics = Metrics::default();
     let place = store.describe();
     let core = Arc::new(Core {
-        store: Arc::new(Metered::new(store, metrics.clone())),
+        store: Arc::new(Sealed::new(Arc::new(Metered::new(store, metrics.clone())), vault)),
         storage,
         clock,
         lease: config.lease,

@@ -93,6 +93,7 @@ pub const SECTIONS: &[Section] = &[
         keys: &[key("url", Kind::Text), key("durability", Kind::Text), key("shards", Kind::Integer)],
     },
     Section { name: "storage", shape: Shape::Table, keys: &[key("url", Kind::Text)] },
+    Section { name: "encryption", shape: Shape::Table, keys: &[key("key_file", Kind::Text)] },
     Section {
         name: "lease",
         shape: Shape::Table,

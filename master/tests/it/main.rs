@@ -6,5 +6,7 @@ mod dispatch;
 mod harness;
 mod history;
 mod lifecycle;
+#[cfg(feature = "encryption")]
+mod sealed;
 mod split;
 mod submit;
