@@ -17,6 +17,7 @@ pub mod lease;
 pub mod loops;
 mod metered;
 mod metrics;
+pub mod schedule;
 pub mod seal;
 pub mod split;
 mod start;
