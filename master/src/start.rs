@@ -9,7 +9,7 @@ use crate::core::Core;
 use crate::http;
 use crate::lease::{Definitions, Turnstile};
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, history, reclaim, split};
+use crate::loops::{cancel, census, history, reclaim, split, sweep};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::{SYSTEM_FOLDER, Zones};
@@ -143,6 +143,7 @@ fn begin_duties(core: &Arc<Core>, draining: Draining) -> JoinSet<()> {
     duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
     duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
     duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());
+    duties.spawn(sweep::SweepDuty::new(Arc::clone(core), sweep::Config::default()).run());
     duties.spawn(census::CensusDuty::new(Arc::clone(core), census::Config::default(), draining).run());
     duties
 }

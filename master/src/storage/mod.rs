@@ -6,9 +6,11 @@
 
 mod audience;
 mod place;
+mod sweep;
 mod upload;
 
 pub use audience::AudienceBytes;
+pub use sweep::OlderThan;
 pub use upload::Upload;
 
 use crate::seal::{SealError, Vault, What};
