@@ -1,11 +1,13 @@
 //! Measures a whole Postrider: real processes, a real Redis with every write on disk, the SMTP sink.
 //!
 //! `memory` asks what a queued recipient costs in Redis; `throughput` how many messages a second arrive;
+//! `seal` what encryption at rest costs a master;
 //! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server.
 //! The program measured is `POSTRIDER_BIN`, which `scripts/bench` sets to a release build.
 
 mod memory;
 mod people;
+mod seal;
 mod throughput;
 mod transitions;
 
@@ -40,6 +42,12 @@ enum What {
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
     },
+    /// What sealing payloads with a key costs a master.
+    Seal {
+        /// Batches of 100 recipients.
+        #[arg(long, default_value_t = 1_000)]
+        batches: usize,
+    },
     /// Calls per second and server time of add_batches, claim, checkpoint and finish, against redis-benchmark on
     /// the same server, with appendfsync always and everysec.
     Transitions {
@@ -58,6 +66,7 @@ fn main() {
         What::Throughput { recipients, masters, workers, connections, latency_ms } => {
             throughput::measure(&throughput::Load { recipients, masters, workers, connections, latency_ms });
         }
+        What::Seal { batches } => seal::measure(batches),
         What::Transitions { batches, callers } => transitions::measure(batches, callers),
     }
 }

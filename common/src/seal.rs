@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 const MAGIC: [u8; 3] = *b"PRS";
-/// AES-256-GCM over the whole.
+/// AES-256-GCM over the whole, with a key drawn from the named one for each thing.
 const VERSION: u8 = 1;
 /// Bytes of a key's id.
 pub const KEY_ID_BYTES_MAX: usize = 32;
