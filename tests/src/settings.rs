@@ -15,6 +15,8 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// Connections of one worker to the relay.
     pub connections: u32,
+    /// Further lines of the relay's section.
+    pub relay: String,
     /// The sink answers every command this much later.
     pub sink_latency_ms: u64,
     /// `--fail` rules of the sink.
@@ -29,6 +31,8 @@ pub struct Settings {
     pub environment: Vec<(String, String)>,
     /// Another build than `binary::postrider`.
     pub program: Option<PathBuf>,
+    /// Lines of `[store]`, instead of those for the fleet's own Redis.
+    pub store: Option<String>,
     /// Further lines of the configuration file, whole tables.
     pub extra: String,
 }
@@ -44,6 +48,7 @@ impl Default for Settings {
             doubt_grace_ms: 1_000,
             drain_timeout_ms: 10_000,
             connections: 16,
+            relay: String::new(),
             sink_latency_ms: 10,
             sink_rules: Vec::new(),
             sites: Vec::new(),
@@ -51,6 +56,7 @@ impl Default for Settings {
             storage: None,
             environment: Vec::new(),
             program: None,
+            store: None,
             extra: String::new(),
         }
     }
@@ -62,7 +68,10 @@ impl Settings {
         let mut text = String::new();
         let storage = self.storage.clone().unwrap_or_else(|| format!("{}/storage", dir.display()));
         let parts = [
-            format!("[store]\nurl = \"{store}\"\n"),
+            match &self.store {
+                Some(lines) => format!("[store]\n{lines}\n"),
+                None => format!("[store]\nurl = \"{store}\"\n"),
+            },
             format!("[storage]\nurl = \"{storage}\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",
@@ -70,7 +79,10 @@ impl Settings {
             ),
             format!("[worker]\nslots = {}\ndrain_timeout = \"{}ms\"\n", self.slots, self.drain_timeout_ms),
             format!("[[lane]]\nname = \"bulk\"\nretry = {}\n", self.retry),
-            format!("[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n", self.connections),
+            format!(
+                "[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n{}\n",
+                self.connections, self.relay
+            ),
         ];
         for part in parts {
             let _ = writeln!(text, "{part}");

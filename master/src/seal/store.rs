@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, LaneName, RunId, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun,
-    Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered,
-    Store, StoreError, WorkerRecord,
+    Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
+    SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -233,6 +235,8 @@ passed_on! {
     runs_to_cancel(limit: usize) -> Vec<RunId>;
     release_split(release: ReleaseSplit) -> SplitStatus;
     reclaim(reclaim: Reclaim) -> Reclaimed;
+    share_relay(share: ShareRelay) -> RelayShare;
+    rooms(limits: &Limits) -> Vec<Room>;
     retire_batches(retire: RetireBatches) -> u64;
     workers() -> Vec<WorkerRecord>;
     drain_worker(name_or_instance: &str) -> usize;

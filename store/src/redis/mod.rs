@@ -17,6 +17,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod relays;
 mod replicas;
 mod reply;
 mod reports;
@@ -28,8 +29,8 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
-    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
-    WorkerRecord,
+    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease, SplitStatus,
+    Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use ::redis::{Cmd, Pipeline, Value};
@@ -40,6 +41,8 @@ use link::Link;
 use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use scripts::{Args, Scripts, Transition};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -222,6 +225,14 @@ impl Store for Redis {
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
         self.lease_reclaim(reclaim).await
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.relay_share(share).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        self.rooms_of(limits).await
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

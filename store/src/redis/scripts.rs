@@ -33,6 +33,7 @@ pub(super) enum Transition {
     LookAtRun,
     ClaimHistory,
     RetireBatches,
+    ShareRelay,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -89,7 +90,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -114,6 +115,7 @@ impl Transition {
         Self::LookAtRun,
         Self::ClaimHistory,
         Self::RetireBatches,
+        Self::ShareRelay,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -144,6 +146,7 @@ impl Transition {
             Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
             Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
             Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
+            Self::ShareRelay => (Allowed, Nothing, include_str!("lua/share_relay.lua")),
         }
     }
 
