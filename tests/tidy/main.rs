@@ -225,6 +225,7 @@ const LOOKS: &[&str] = &[
     "batches",
     "workers",
     "lanes",
+    "rooms",
 ];
 
 #[test]
