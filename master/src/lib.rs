@@ -7,6 +7,7 @@
 //! is stored; `loops` are the duties that run by themselves.
 
 pub mod api;
+mod assemble;
 pub mod audience;
 pub mod campaign;
 mod config;
@@ -23,5 +24,6 @@ pub mod split;
 mod start;
 pub mod storage;
 
+pub use assemble::{Master, assemble};
 pub use config::{LeaseSettings, MasterConfig, StartError};
 pub use start::{RunningMaster, start};

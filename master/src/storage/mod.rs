@@ -15,6 +15,7 @@ pub use upload::Upload;
 
 use crate::seal::{SealError, Vault, What};
 use bytes::Bytes;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use place::Place;
@@ -49,6 +50,11 @@ impl Storage {
     pub fn open(place: &str, vault: Vault) -> Result<Self, StorageError> {
         let Place { objects, folder } = place::open(place)?;
         Ok(Self { objects, folder: folder.map(Arc::new), vault })
+    }
+
+    /// Gone with the process; for tests. Copies share it.
+    pub fn in_memory() -> Self {
+        Self { objects: Arc::new(InMemory::new()), folder: None, vault: Vault::default() }
     }
 
     /// Whether the place answers and lets itself be listed. A folder was seen when it was opened.

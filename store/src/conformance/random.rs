@@ -3,6 +3,9 @@
 //! The two cannot read the same clock at the same instant, so the model runs a call at the store's time
 //! before it and, if the answers differ, at the store's time after it: a difference that only the instant makes
 //! is no divergence.
+//!
+//! Some answers are lost: the call is made, what it answered is thrown away, and the very same call is made again, at
+//! once or after others.
 
 use super::Fixture;
 use super::scene::{lane, new_run, outcome, worker};
@@ -32,6 +35,7 @@ const KINDS: [OutcomeKind; 5] = [
 ];
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
+#[derive(Clone)]
 struct Driver {
     random: fastrand::Rng,
     requests: u64,
@@ -41,6 +45,7 @@ struct Driver {
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
+    retried: u64,
     shared: u64,
 }
 
@@ -136,6 +141,29 @@ impl Driver {
     }
 }
 
+/// A call whose answer was lost: what it was made from, so that the same is made again.
+struct Unanswered {
+    before: Driver,
+    pick: u8,
+    salt: u64,
+}
+
+impl Driver {
+    /// Goes on after a call whose answer was lost: no call is numbered like it, and nothing is known of what it did.
+    fn forget(&mut self, after: Self) {
+        (self.random, self.requests) = (after.random, after.requests);
+    }
+
+    /// What the call made again has answered.
+    fn learn(&mut self, before: &Self, after: Self) {
+        self.leases.extend(after.leases.into_iter().skip(before.leases.len()));
+        self.splits.extend(after.splits.into_iter().skip(before.splits.len()));
+        self.settled.extend(after.settled.into_iter().skip(before.settled.len()));
+        self.throttled += after.throttled - before.throttled;
+        self.retried += 1;
+    }
+}
+
 type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
 
 async fn counts(store: &dyn crate::Store) -> Counts {
@@ -198,6 +226,8 @@ pub struct Reached {
     /// Batches that a fact corrected after they were retired.
     pub corrected: u64,
     pub throttled: u64,
+    /// Calls that were made again because their answer was lost.
+    pub retried: u64,
     /// Shares of a relay with connections and with sends refused.
     pub shared: u64,
 }
@@ -231,6 +261,7 @@ impl Reached {
             self.retired,
             self.corrected,
             self.throttled,
+            self.retried,
             self.shared,
         ];
         all.iter().all(|count| *count > 0)
@@ -249,8 +280,10 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         last: None,
         settled: Vec::new(),
         throttled: 0,
+        retried: 0,
         shared: 0,
     };
+    let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
     for number in 0..RUNS {
         let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
@@ -263,7 +296,23 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     }
     for step in 0..steps {
         let pick = driver.random.u8(0..100);
-        one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
+        let salt = seed + step as u64;
+        if driver.random.u8(0..8) == 0 {
+            let before = driver.clone();
+            let mut deaf = driver.clone();
+            one(fixture, &mut model, &mut deaf, pick, salt).await;
+            driver.forget(deaf);
+            unanswered.push(Unanswered { before, pick, salt });
+        } else {
+            one(fixture, &mut model, &mut driver, pick, salt).await;
+        }
+        if !unanswered.is_empty() && driver.random.u8(0..3) == 0 {
+            let at = driver.random.usize(0..unanswered.len());
+            let Unanswered { before, pick, salt } = unanswered.swap_remove(at);
+            let mut again = before.clone();
+            one(fixture, &mut model, &mut again, pick, salt).await;
+            driver.learn(&before, again);
+        }
         if step % 8 == 0 {
             share(fixture, &mut model, &mut driver).await;
         }
@@ -300,6 +349,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
     }
     reached.throttled += driver.throttled;
+    reached.retried += driver.retried;
     reached.shared += driver.shared;
 }
 
