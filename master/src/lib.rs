@@ -4,9 +4,10 @@
 //! storage, so any of them may die at any time. In reading order: what is submitted comes in through
 //! `api` and is checked in `campaign`; `audience` reads rows, `split` makes batches of them; `lease` hands
 //! those to workers; `history` is what settled batches leave behind; `lineage` notices a store that went back in time;
-//! `loops` are the duties that run by themselves.
+//! `seal` is between them and what is stored; `loops` are the duties that run by themselves.
 
 pub mod api;
+mod assemble;
 pub mod audience;
 pub mod campaign;
 mod config;
@@ -19,9 +20,11 @@ pub mod loops;
 mod metered;
 mod metrics;
 pub mod schedule;
+pub mod seal;
 pub mod split;
 mod start;
 pub mod storage;
 
+pub use assemble::{Master, assemble};
 pub use config::{LeaseSettings, MasterConfig, StartError};
 pub use start::{RunningMaster, start};

@@ -9,7 +9,7 @@ use crate::lineage;
 use postrider_common::mark::Marks;
 use postrider_store::{Compared, Found, StoreError};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// The storage is written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(3);
@@ -40,19 +40,22 @@ pub struct CompareDuty {
     core: Arc<Core>,
     config: Config,
     written: Marks,
-    written_at: Option<Instant>,
+    /// By the clock of the machine that goes on while it sleeps.
+    written_at_ms: Option<u64>,
 }
 
 impl CompareDuty {
     pub fn new(core: Arc<Core>, config: Config) -> Self {
-        Self { core, config, written: Marks::default(), written_at: None }
+        Self { core, config, written: Marks::default(), written_at_ms: None }
     }
 
     pub async fn run(mut self) {
         let (mut comparing, mut writing) = (Trouble::new("compare"), Trouble::new("mark"));
         loop {
             comparing.note(self.run_once().await);
-            if self.written_at.is_none_or(|at| at.elapsed() >= self.config.write_every) {
+            let elapsed_ms = |at| self.core.clock.boot_ms().saturating_sub(at);
+            if self.written_at_ms.map(elapsed_ms).is_none_or(|ms| u128::from(ms) >= self.config.write_every.as_millis())
+            {
                 writing.note(self.write().await);
             }
             if !self.core.pause(self.config.tick).await {
@@ -89,7 +92,7 @@ impl CompareDuty {
         marks.merge(&seen);
         self.core.storage.write_marks(&marks).await?;
         self.written = marks;
-        self.written_at = Some(Instant::now());
+        self.written_at_ms = Some(self.core.clock.boot_ms());
         Ok(())
     }
 }

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod history;
 pub mod reclaim;
 pub mod split;
+pub mod sweep;
 
 use std::fmt;
 

@@ -11,6 +11,7 @@ pub mod known_failures;
 pub mod lease;
 pub mod pace;
 pub mod random;
+mod reached;
 pub mod relay;
 pub mod rollback;
 pub mod scene;

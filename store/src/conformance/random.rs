@@ -3,8 +3,12 @@
 //! The two cannot read the same clock at the same instant, so the model runs a call at the store's time
 //! before it and, if the answers differ, at the store's time after it: a difference that only the instant makes
 //! is no divergence.
+//!
+//! Some answers are lost: the call is made, what it answered is thrown away, and the very same call is made again, at
+//! once or after others.
 
 use super::Fixture;
+pub use super::reached::Reached;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Compare, Compared, Finish, Found,
@@ -34,6 +38,7 @@ const KINDS: [OutcomeKind; 5] = [
 ];
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
+#[derive(Clone)]
 struct Driver {
     random: fastrand::Rng,
     requests: u64,
@@ -44,6 +49,7 @@ struct Driver {
     settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
     rollbacks: u64,
+    retried: u64,
     shared: u64,
 }
 
@@ -139,6 +145,29 @@ impl Driver {
     }
 }
 
+/// A call whose answer was lost: what it was made from, so that the same is made again.
+struct Unanswered {
+    before: Driver,
+    pick: u8,
+    salt: u64,
+}
+
+impl Driver {
+    /// Goes on after a call whose answer was lost: no call is numbered like it, and nothing is known of what it did.
+    fn forget(&mut self, after: Self) {
+        (self.random, self.requests) = (after.random, after.requests);
+    }
+
+    /// What the call made again has answered.
+    fn learn(&mut self, before: &Self, after: Self) {
+        self.leases.extend(after.leases.into_iter().skip(before.leases.len()));
+        self.splits.extend(after.splits.into_iter().skip(before.splits.len()));
+        self.settled.extend(after.settled.into_iter().skip(before.settled.len()));
+        self.throttled += after.throttled - before.throttled;
+        self.retried += 1;
+    }
+}
+
 type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
 
 async fn counts(store: &dyn crate::Store) -> Counts {
@@ -184,64 +213,6 @@ macro_rules! both {
     }};
 }
 
-/// What random calls got to, summed over runs; a comparison that reaches nothing shows nothing.
-#[derive(Debug, Default)]
-pub struct Reached {
-    pub accepted: u64,
-    pub rejected: u64,
-    pub exhausted: u64,
-    pub cancelled: u64,
-    pub unknown: u64,
-    pub settled: u64,
-    pub resent_reply_lost: u64,
-    pub resent_outcome_not_recorded: u64,
-    pub leases_expired: u64,
-    pub leases_taken_over: u64,
-    pub retired: u64,
-    /// Batches that a fact corrected after they were retired.
-    pub corrected: u64,
-    pub throttled: u64,
-    pub rollbacks: u64,
-    /// Shares of a relay with connections and with sends refused.
-    pub shared: u64,
-}
-
-impl Reached {
-    fn add(&mut self, run: &crate::RunRecord) {
-        self.accepted += run.recipients.accepted;
-        self.rejected += run.recipients.rejected;
-        self.exhausted += run.recipients.exhausted;
-        self.cancelled += run.recipients.cancelled;
-        self.unknown += run.recipients.unknown;
-        self.settled += run.batches.settled;
-        self.resent_reply_lost += run.resent_reply_lost;
-        self.resent_outcome_not_recorded += run.resent_outcome_not_recorded;
-        self.leases_expired += run.leases_expired;
-        self.leases_taken_over += run.leases_taken_over;
-    }
-
-    pub fn is_everything(&self) -> bool {
-        let all = [
-            self.accepted,
-            self.rejected,
-            self.exhausted,
-            self.cancelled,
-            self.unknown,
-            self.settled,
-            self.resent_reply_lost,
-            self.resent_outcome_not_recorded,
-            self.leases_expired,
-            self.leases_taken_over,
-            self.retired,
-            self.corrected,
-            self.throttled,
-            self.rollbacks,
-            self.shared,
-        ];
-        all.iter().all(|count| *count > 0)
-    }
-}
-
 /// Makes `steps` random calls and adds what they got to. Panics, naming the seed, at the first answer that
 /// differs.
 pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &mut Reached) {
@@ -255,8 +226,10 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         settled: Vec::new(),
         throttled: 0,
         rollbacks: 0,
+        retried: 0,
         shared: 0,
     };
+    let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
     // Both begin on a server that is known.
     fixture.store().compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
@@ -271,7 +244,23 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     }
     for step in 0..steps {
         let pick = driver.random.u8(0..100);
-        one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
+        let salt = seed + step as u64;
+        if driver.random.u8(0..8) == 0 {
+            let before = driver.clone();
+            let mut deaf = driver.clone();
+            one(fixture, &mut model, &mut deaf, pick, salt).await;
+            driver.forget(deaf);
+            unanswered.push(Unanswered { before, pick, salt });
+        } else {
+            one(fixture, &mut model, &mut driver, pick, salt).await;
+        }
+        if !unanswered.is_empty() && driver.random.u8(0..3) == 0 {
+            let at = driver.random.usize(0..unanswered.len());
+            let Unanswered { before, pick, salt } = unanswered.swap_remove(at);
+            let mut again = before.clone();
+            one(fixture, &mut model, &mut again, pick, salt).await;
+            driver.learn(&before, again);
+        }
         if step % 8 == 0 {
             share(fixture, &mut model, &mut driver).await;
         }
@@ -309,6 +298,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     }
     reached.throttled += driver.throttled;
     reached.rollbacks += driver.rollbacks;
+    reached.retried += driver.retried;
     reached.shared += driver.shared;
 }
 

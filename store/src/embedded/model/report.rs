@@ -1,13 +1,14 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
 use super::Model;
-use super::batch::{Batch, Place};
+use super::batch::{Batch, Hold, Place};
 use super::recipient::{Entry, Policy};
 use crate::api::{Checkpoint, Finish, Release};
 use postrider_common::ids::BatchId;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::pace::Limits;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
 
 /// What a checkpoint was called with, beside its reports.
@@ -16,6 +17,13 @@ struct Terms<'a> {
     window: u32,
     fraction: u32,
     limits: &'a Limits,
+}
+
+impl Hold {
+    /// `base`: fences of epochs before it are stale, because the store went back.
+    fn is_of(&self, report: &LeaseReport, base: u64) -> bool {
+        (self.fence == report.fence && self.fence.epoch >= base) || planted(Fault::IgnoreFences)
+    }
 }
 
 impl Model {
@@ -66,7 +74,7 @@ impl Model {
         let suspected = self.suspect(now, &report.batch);
         let base = self.lineage.base;
         let hold = match self.batches.get_mut(&report.batch).map(|batch| &mut batch.place) {
-            Some(Place::Leased(hold)) if hold.fence == report.fence && hold.fence.epoch >= base => hold,
+            Some(Place::Leased(hold)) if hold.is_of(report, base) => hold,
             Some(Place::Leased(_)) => return Err(self.take_as_facts(now, report, fraction)),
             Some(Place::Ready | Place::Delayed(_) | Place::Settled) | None => {
                 if suspected {
@@ -119,7 +127,8 @@ impl Model {
     fn settle(&mut self, now: i64, id: &BatchId, fence: u64, outcome: &Outcome, fraction: u32) {
         let Some(policy) = self.policy(id, fraction) else { return };
         let applied = self.change(now, id, outcome.index, |entry| {
-            if entry.state == RecipientState::Intent && entry.intent == fence {
+            let in_intent = entry.state == RecipientState::Intent && entry.intent == fence;
+            if in_intent || planted(Fault::RepeatCountsTwice) {
                 (true, entry.settle(now, outcome, &policy))
             } else {
                 (false, Default::default())
@@ -163,7 +172,7 @@ impl Model {
         if let Some(RefusalReason::Settled) = refusal {
             return Err(RefusalReason::Settled);
         }
-        if run.cancelled {
+        if run.cancelled && !planted(Fault::CancelSendsOn) {
             return Err(RefusalReason::Cancelled);
         }
         if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
@@ -172,14 +181,15 @@ impl Model {
         if let Some(reason) = refusal {
             return Err(reason);
         }
-        if u64::try_from(hard_left).unwrap_or(0) < TRANSACTION_MS_MAX {
+        if u64::try_from(hard_left).unwrap_or(0) < TRANSACTION_MS_MAX && !planted(Fault::HardCapIgnored) {
             return Err(RefusalReason::HardCap);
         }
-        if batch.in_intent() >= terms.window as usize {
+        if batch.in_intent() >= terms.window as usize && !planted(Fault::WindowIgnored) {
             return Err(RefusalReason::Window);
         }
         let of = (&run.frozen.lane, &batch.site);
-        if let Some(retry_in_ms) = self.meters.wait_ms(now, terms.limits, of, waiting) {
+        let wait_ms = self.meters.wait_ms(now, terms.limits, of, waiting);
+        if let Some(retry_in_ms) = wait_ms.filter(|_| !planted(Fault::LimitIgnored)) {
             return Err(RefusalReason::Throttled { retry_in_ms });
         }
         self.meters.grant(now, terms.limits, of);
@@ -229,7 +239,7 @@ impl Model {
             self.doubt_intents(now, &id, grace);
         }
         let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
-        if batch.in_intent() > 0 {
+        if batch.in_intent() > 0 && !planted(Fault::FinishInIntent) {
             self.recount(&id, false);
             return LeaseAnswer::plain(id, LeaseStatus::InIntent);
         }
