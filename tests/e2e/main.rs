@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod big;
+mod bucket;
 mod demo;
 mod failover;
 mod fleet_scale;

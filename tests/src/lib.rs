@@ -11,6 +11,7 @@
 
 pub mod audience;
 pub mod binary;
+pub mod bucket;
 pub mod client;
 pub mod faults;
 pub mod fleet;
@@ -25,6 +26,7 @@ pub mod wait;
 pub mod watcher;
 
 pub use audience::{Audience, Campaign};
+pub use bucket::Bucket;
 pub use client::{Client, RecipientLine, Run};
 pub use faults::{Fault, FaultLog, Role};
 pub use fleet::Fleet;

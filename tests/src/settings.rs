@@ -2,7 +2,7 @@
 //! an operator has.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -25,6 +25,12 @@ pub struct Settings {
     pub sites: Vec<String>,
     /// Retry policy of the bulk lane.
     pub retry: &'static str,
+    /// `[storage] url`; none: a folder of the fleet.
+    pub storage: Option<String>,
+    /// For every process of the fleet.
+    pub environment: Vec<(String, String)>,
+    /// Another build than `binary::postrider`.
+    pub program: Option<PathBuf>,
     /// Lines of `[store]`, instead of those for the fleet's own Redis.
     pub store: Option<String>,
     /// Further lines of the configuration file, whole tables.
@@ -47,6 +53,9 @@ impl Default for Settings {
             sink_rules: Vec::new(),
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
+            storage: None,
+            environment: Vec::new(),
+            program: None,
             store: None,
             extra: String::new(),
         }
@@ -57,13 +66,13 @@ impl Settings {
     /// `postrider.toml` for every process of the fleet; what differs between them comes by environment.
     pub fn to_toml(&self, store: &str, relay: &str, dir: &Path) -> String {
         let mut text = String::new();
-        let dir = dir.display();
+        let storage = self.storage.clone().unwrap_or_else(|| format!("{}/storage", dir.display()));
         let parts = [
             match &self.store {
                 Some(lines) => format!("[store]\n{lines}\n"),
                 None => format!("[store]\nurl = \"{store}\"\n"),
             },
-            format!("[storage]\nurl = \"{dir}/storage\"\n"),
+            format!("[storage]\nurl = \"{storage}\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",
                 self.lease_ttl_ms, self.window, self.doubt_grace_ms

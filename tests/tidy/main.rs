@@ -228,6 +228,7 @@ const LOOKS: &[&str] = &[
     "batches",
     "workers",
     "lanes",
+    "rooms",
 ];
 
 #[test]

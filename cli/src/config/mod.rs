@@ -37,8 +37,10 @@ pub struct Config {
     pub durability: Durability,
     /// For stores that are reached with TLS.
     pub tls: TlsFiles,
-    /// A folder, or a `file://` URL.
+    /// A folder, a `file://` URL, or `s3://BUCKET/PREFIX`.
     pub storage: String,
+    /// None: what is stored is not sealed.
+    pub key_file: Option<PathBuf>,
     pub lease: LeaseConfig,
     pub lanes: Vec<Lane>,
     pub sites: SiteTable,

@@ -67,6 +67,7 @@ impl Reader<'_> {
         let durability = self.durability();
         let tls = self.store_tls();
         let storage = self.storage();
+        let key_file = self.text("encryption", "key_file").map(|(path, _)| path);
         let lease = self.lease();
         let lanes = self.lanes();
         let sites = self.sites();
@@ -79,6 +80,7 @@ impl Reader<'_> {
             durability: durability?,
             tls: tls?,
             storage: storage?,
+            key_file: key_file.filter(|path| !path.is_empty()).map(Into::into),
             lease: lease?,
             lanes,
             sites,
@@ -256,13 +258,15 @@ impl Reader<'_> {
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
             None if !text.is_empty() => Some(text),
-            Some("file") => Some(text),
+            Some("file" | "s3") => Some(text),
             None => {
                 self.wrong(&setting, "storage.url", "it is empty: give a folder");
                 None
             }
             Some(scheme) => {
-                let why = format!("{scheme}:// is not part of this version: give a folder that all masters share");
+                let why = format!(
+                    "{scheme}:// is none of this version: give a folder that all masters share, or s3://BUCKET/PREFIX"
+                );
                 self.wrong(&setting, "storage.url", why);
                 None
             }

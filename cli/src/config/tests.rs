@@ -195,7 +195,7 @@ fn values_out_of_range_name_the_range() {
         ("[worker]\nmaster = \"\"", "worker.master: it is empty"),
         ("[worker]\nmaster = \"127.0.0.1:7400\"", "write http://HOST:PORT"),
         ("[master]\ngrpc_listen = \"7400\"", "'7400' is not an address and a port"),
-        ("[storage]\nurl = \"s3://bucket\"", "s3:// is not part of this version"),
+        ("[storage]\nurl = \"gs://bucket\"", "gs:// is none of this version"),
         ("[store]\ndurability = \"best\"", "it must be always, replicated or relaxed, not 'best'"),
         ("[store]\nurl = \"mysql://x\"", "store.url: it must begin with redis://"),
         ("[[lane]]\nweight = 1", "lane.name is missing"),
