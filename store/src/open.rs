@@ -2,6 +2,7 @@
 
 use crate::{Result, Store, StoreUrl, embedded, redis};
 use postrider_common::Clock;
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 /// What an OK is worth.
@@ -17,7 +18,17 @@ pub enum Durability {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub durability: Durability,
+    /// Parts that the runs are spread over, on a server; said at the first start, and the same for ever. An embedded
+    /// store has one.
+    pub shards: NonZeroU16,
     pub clock: Arc<dyn Clock>,
+}
+
+impl Options {
+    /// With one shard.
+    pub fn new(durability: Durability, clock: Arc<dyn Clock>) -> Self {
+        Self { durability, shards: NonZeroU16::MIN, clock }
+    }
 }
 
 /// Opens the store and checks that it can carry the promises.

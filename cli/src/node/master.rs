@@ -17,7 +17,7 @@ pub async fn open_store(url: &StoreUrl, durability: Durability, clock: &Arc<dyn 
     let begun = Instant::now();
     let mut told = false;
     loop {
-        let options = Options { durability, clock: clock.clone() };
+        let options = Options::new(durability, clock.clone());
         let error = match postrider_store::open(url, options).await {
             Ok(store) => return Ok(store),
             Err(error) => error,

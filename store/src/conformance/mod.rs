@@ -27,10 +27,31 @@ pub trait Fixture: Send + Sync {
     async fn pass(&self, ms: u64);
 }
 
-/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`.
+/// Cases that hold within a shard: turns are taken there, and the backlog is that of one.
+pub mod one_shard {
+    pub use super::history::claim_stops_while_the_backlog_is_full;
+    pub use super::lease::{
+        claim_keeps_a_small_run_from_waiting, claim_of_a_resumed_lane_does_not_catch_up,
+        claim_takes_turns_by_weight_and_run,
+    };
+    pub use super::pace::checkpoint_paces_a_site_over_lanes;
+}
+
+/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`. For a store that
+/// may have several shards: `conformance_tests!($fixture, of_shards)`.
 #[macro_export]
 macro_rules! conformance_tests {
     ($fixture:ident) => {
+        $crate::conformance_tests!($fixture, of_shards);
+        $crate::conformance_tests!(@module $fixture, one_shard,
+            claim_takes_turns_by_weight_and_run,
+            claim_keeps_a_small_run_from_waiting,
+            claim_of_a_resumed_lane_does_not_catch_up,
+            claim_stops_while_the_backlog_is_full,
+            checkpoint_paces_a_site_over_lanes
+        );
+    };
+    ($fixture:ident, of_shards) => {
         $crate::conformance_tests!(@module $fixture, split,
             apply_campaign_counts_versions_and_keeps_pause,
             apply_campaign_repeated_by_key_does_not_go_back,
@@ -49,14 +70,11 @@ macro_rules! conformance_tests {
         $crate::conformance_tests!(@module $fixture, lease,
             claim_gives_each_batch_to_one_worker,
             claim_repeated_returns_the_same_leases,
-            claim_takes_turns_by_weight_and_run,
-            claim_keeps_a_small_run_from_waiting,
             claim_skips_what_is_paused,
             claim_of_a_draining_worker_is_empty,
             checkpoint_grants_a_window_and_no_more,
             checkpoint_repeated_answers_the_same,
             checkpoint_late_copy_takes_no_intent_back,
-            claim_of_a_resumed_lane_does_not_catch_up,
             checkpoint_takes_each_outcome_once,
             checkpoint_with_an_old_fence_is_lost,
             checkpoint_of_no_batch_is_gone,
@@ -93,7 +111,6 @@ macro_rules! conformance_tests {
         $crate::conformance_tests!(@module $fixture, history,
             claim_history_gives_what_settled_in_order,
             claim_history_serves_one_caller_at_a_time,
-            claim_stops_while_the_backlog_is_full,
             retire_batches_leaves_states_and_fences,
             retire_batches_repeated_answers_the_same,
             retire_batches_refuses_what_changed,
@@ -106,7 +123,6 @@ macro_rules! conformance_tests {
         );
         $crate::conformance_tests!(@module $fixture, pace,
             checkpoint_paces_a_lane,
-            checkpoint_paces_a_site_over_lanes,
             checkpoint_tells_when_to_ask_again,
             checkpoint_caps_a_lane_over_workers,
             checkpoint_repeated_pays_once,

@@ -1,16 +1,18 @@
 //! Campaigns and message definitions: global, under the tag `{g}`.
 
+use super::global::Global;
+use super::keys;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
-use crate::api::{AppliedCampaign, ApplyCampaign, CampaignRecord, Result};
+use super::shard::only;
+use crate::api::{AppliedCampaign, ApplyCampaign, CampaignRecord, NewRun, Result};
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DefinitionHash, IdempotencyKey};
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use redis::Value;
 use std::collections::HashMap;
 
-impl Redis {
+impl Global {
     pub(super) async fn campaign_apply(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
         self.keep_definition(&apply.definition, &apply.definition_bytes).await?;
         let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned()];
@@ -32,15 +34,28 @@ impl Redis {
     pub(super) async fn keep_definition(&self, hash: &DefinitionHash, encoded: &[u8]) -> Result<()> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg(keys::definition(hash)).arg(encoded).arg("NX");
-        self.only(self.bulk.call(pipe).await?).map(drop)
+        only(self.links.bulk.call(pipe).await?).map(drop)
     }
 
     pub(super) async fn definition_of(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET").arg(keys::definition(hash));
-        let value = self.only(self.bulk.call(pipe).await?)?;
+        let value = only(self.links.bulk.call(pipe).await?)?;
         let bytes: Option<Vec<u8>> = read(value, "a definition")?;
         Ok(bytes.map(Bytes::from))
+    }
+
+    /// What is known of the campaign that a run needs: ok, none or paused.
+    pub(super) async fn campaign_of(&self, run: &NewRun) -> Result<&'static str> {
+        Ok(match run.campaign.parse::<CampaignName>() {
+            _ if !run.requires_campaign => "ok",
+            Err(_) => "none",
+            Ok(name) => match self.campaign_named(&name).await? {
+                None => "none",
+                Some(campaign) if campaign.paused => "paused",
+                Some(_) => "ok",
+            },
+        })
     }
 
     pub(super) async fn campaign_named(&self, name: &CampaignName) -> Result<Option<CampaignRecord>> {
@@ -55,7 +70,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         let from = after.map_or("-".to_owned(), |name| format!("({name}"));
         pipe.cmd("ZRANGEBYLEX").arg(keys::CAMPAIGNS).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit);
-        let names: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "campaigns")?;
+        let names: Vec<String> = read(only(self.links.bulk.call(pipe).await?)?, "campaigns")?;
         let names = names.iter().map(|name| parse(name, "campaigns")).collect::<Result<_>>()?;
         self.campaign_records(names).await
     }
@@ -68,7 +83,7 @@ impl Redis {
         for name in &names {
             pipe.cmd("HGETALL").arg(keys::campaign(name));
         }
-        let mut answers = self.read_bulk(pipe, "campaigns").await?;
+        let mut answers = self.links.read_bulk(pipe, "campaigns").await?;
         let mut records = Vec::with_capacity(names.len());
         for name in names {
             records.extend(campaign_record(name, answers.value()?)?);

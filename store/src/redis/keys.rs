@@ -5,6 +5,7 @@
 
 use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RunId};
 use std::fmt::Display;
+use std::num::NonZeroU16;
 
 const GLOBAL: &str = "postrider:{g}:";
 
@@ -12,8 +13,8 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
-/// Nothing is ever stored under it.
-pub(super) const GLOBAL_UNUSED: &str = "postrider:{g}:permission";
+/// The number of shards, which never changes.
+pub(super) const SHARDS: &str = "postrider:{g}:shards";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
@@ -45,6 +46,30 @@ pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
     ("throttled", "zset"),
 ];
 
+/// Whose keys are reached through one connection.
+#[derive(Debug)]
+pub(super) struct Tags {
+    /// The global ones too; with the number of shards, which is kept there.
+    pub global: Option<NonZeroU16>,
+    pub shards: Vec<Keys>,
+}
+
+impl Tags {
+    /// One of them, with its braces: where they are is where this one is.
+    pub fn tag(&self) -> &str {
+        match &self.global {
+            Some(_) => "{g}",
+            None => self.shards.first().map_or("{g}", Keys::tag),
+        }
+    }
+
+    /// A key of each that nothing is ever stored under.
+    pub fn unused(&self) -> Vec<String> {
+        let global = self.global.map(|_| format!("{GLOBAL}permission"));
+        global.into_iter().chain(self.shards.iter().map(|keys| format!("{}permission", keys.prefix))).collect()
+    }
+}
+
 /// The keys of one shard. All of them have its tag.
 #[derive(Debug, Clone)]
 pub(super) struct Keys {
@@ -74,11 +99,6 @@ impl Keys {
     /// Those of `SHARD_KEYS`, in that order.
     pub fn all(&self) -> &[String] {
         &self.all
-    }
-
-    /// Nothing is ever stored under it.
-    pub fn unused(&self) -> String {
-        format!("{}permission", self.prefix)
     }
 
     pub fn shard(&self) -> &str {

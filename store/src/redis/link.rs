@@ -2,7 +2,7 @@
 //! repeated within a deadline. Every call may be repeated, so a lost answer costs a repeat, not a doubt.
 
 use super::failure::{Failure, classify, into_error};
-use super::keys::Keys;
+use super::keys::Tags;
 use super::locate::Locator;
 use super::preflight;
 use super::scripts::Scripts;
@@ -31,8 +31,8 @@ const PAUSE_MS_MAX: u64 = 500;
 pub(super) struct Link {
     locator: Arc<Locator>,
     scripts: Arc<Scripts>,
-    /// Of the shard that is reached through it.
-    keys: Keys,
+    /// Whose keys are reached through it.
+    tags: Arc<Tags>,
     clock: Arc<dyn Clock>,
     durability: Durability,
     slot: Mutex<Slot>,
@@ -52,11 +52,11 @@ impl Link {
     pub fn new(
         locator: Arc<Locator>,
         scripts: Arc<Scripts>,
-        keys: Keys,
+        tags: Arc<Tags>,
         durability: Durability,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { locator, scripts, keys, clock, durability, slot: Mutex::default() }
+        Self { locator, scripts, tags, clock, durability, slot: Mutex::default() }
     }
 
     /// Connects and checks the server, once.
@@ -154,7 +154,7 @@ impl Link {
         let client = self.locator.find().await?;
         let made = client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = made.map_err(|error| classify(&error))?;
-        let warnings = preflight::check(&mut connection, &self.keys, self.durability, first).await?;
+        let warnings = preflight::check(&mut connection, &self.tags, self.durability, first).await?;
         for weaker in warnings.iter().filter(|_| first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }

@@ -1,6 +1,6 @@
 //! The scripts: one per transition, each put together from a prelude and its own file.
 
-use super::keys::{self, Keys};
+use super::keys;
 use postrider_common::pace::Limits;
 use redis::{Cmd, Script};
 use std::fmt::Write as _;
@@ -197,10 +197,10 @@ impl Scripts {
     }
 
     /// The call of a transition: the shard's keys, its own keys, its arguments.
-    pub fn call(&self, keys: &Keys, transition: Transition, own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
+    pub fn call(&self, transition: Transition, shard_keys: &[String], own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(self.all[transition as usize].1.get_hash());
-        let shard: &[String] = if transition.takes_shard_keys() { keys.all() } else { &[] };
+        let shard = if transition.takes_shard_keys() { shard_keys } else { &[] };
         cmd.arg(shard.len() + own_keys.len());
         for key in shard.iter().chain(own_keys) {
             cmd.arg(key);

@@ -93,8 +93,13 @@ impl Server {
     }
 
     pub async fn store_with(&self, durability: Durability) -> Result<Redis, StoreError> {
-        let options = Options { durability, clock: Arc::new(SystemClock::default()) };
+        let options = Options::new(durability, Arc::new(SystemClock::default()));
         Redis::connect(&self.url(), options).await
+    }
+
+    pub async fn store_of_shards(&self, shards: u16) -> Result<Redis, StoreError> {
+        let options = Options::new(Durability::Always, Arc::new(SystemClock::default()));
+        Redis::connect(&self.url(), Options { shards: shards.try_into().unwrap(), ..options }).await
     }
 
     pub async fn store(&self) -> Redis {
@@ -122,7 +127,7 @@ impl Server {
     }
 
     pub async fn store_of_least_user(&self) -> Result<Redis, StoreError> {
-        let options = Options { durability: Durability::Always, clock: Arc::new(SystemClock::default()) };
+        let options = Options::new(Durability::Always, Arc::new(SystemClock::default()));
         Redis::connect(&self.least_user_url(), options).await
     }
 }
