@@ -6,6 +6,7 @@
 //! What is stored in one script and read in another call (payload and states after a claim) is read by the
 //! ids the script answered; a lease taken away in between shows as a fence that is refused later.
 
+mod asking;
 mod campaigns;
 mod failure;
 mod global;
@@ -17,6 +18,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod replicas;
 mod reply;
 mod reports;
 mod route;
@@ -43,6 +45,7 @@ use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
+use preflight::Topology;
 use scripts::{Scripts, Transition};
 use shard::{Links, Shard};
 use std::sync::Arc;
@@ -63,7 +66,7 @@ pub struct Redis {
 impl Redis {
     /// Connects once and checks every server. `StoreError::Unavailable` when one is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
-        let servers = Servers::new(url)?;
+        let servers = Servers::new(url, &options.tls)?;
         let scripts = Arc::new(Scripts::new(ignore_fences()));
         let shards: Vec<Keys> = (0..options.shards.get()).map(Keys::of_shard).collect();
         let links = |tags: Tags| {
@@ -75,7 +78,9 @@ impl Redis {
             Links { swift: link(), bulk: link() }
         };
         // On one server all share two connections; in a cluster each tag may move to another node.
-        let (global, shard_links) = if is_cluster(url) {
+        let heard = Locator::new(&servers, shards[0].tag());
+        let is_cluster = heard.topology() == Topology::Cluster;
+        let (global, shard_links) = if is_cluster {
             let global = links(Tags { global: Some(options.shards), shards: Vec::new() });
             (global, shards.iter().map(|keys| links(Tags { global: None, shards: vec![keys.clone()] })).collect())
         } else {
@@ -83,7 +88,7 @@ impl Redis {
             (all.clone(), vec![all; shards.len()])
         };
         let mut opened: Vec<&Links> = vec![&global];
-        if is_cluster(url) {
+        if is_cluster {
             opened.extend(&shard_links);
         }
         for links in opened {
@@ -92,7 +97,7 @@ impl Redis {
         }
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
         // Every node of a cluster passes messages on, so that one listener hears all shards.
-        let wake = Arc::new(Wake::start(Locator::new(&servers, shards[0].tag())));
+        let wake = Arc::new(Wake::start(heard));
         let shard = |(keys, links): (Keys, Links)| {
             let (scripts, wake) = (Arc::clone(&scripts), Arc::clone(&wake));
             Shard { keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
@@ -135,10 +140,6 @@ impl Redis {
         });
         route::join(join_all(parts).await)
     }
-}
-
-fn is_cluster(url: &str) -> bool {
-    url.split("://").next().is_some_and(|scheme| scheme.ends_with("+cluster"))
 }
 
 fn run_of(report: &LeaseReport) -> &RunId {
