@@ -38,7 +38,8 @@ pub mod one_shard {
 }
 
 /// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`. For a store that
-/// may have several shards: `conformance_tests!($fixture, of_shards)`.
+/// may have several shards: `conformance_tests!($fixture, of_shards)`, or `conformance_tests!($fixture, in_turn)` within a
+/// test that runs all cases, where a server is too dear to have one for each.
 #[macro_export]
 macro_rules! conformance_tests {
     ($fixture:ident) => {
@@ -52,7 +53,13 @@ macro_rules! conformance_tests {
         );
     };
     ($fixture:ident, of_shards) => {
-        $crate::conformance_tests!(@module $fixture, split,
+        $crate::conformance_tests!(@groups module, $fixture);
+    };
+    ($fixture:ident, in_turn) => {
+        $crate::conformance_tests!(@groups turn, $fixture);
+    };
+    (@groups $how:ident, $fixture:ident) => {
+        $crate::conformance_tests!(@$how $fixture, split,
             apply_campaign_counts_versions_and_keeps_pause,
             apply_campaign_repeated_by_key_does_not_go_back,
             create_run_is_one_run_per_submit,
@@ -67,7 +74,7 @@ macro_rules! conformance_tests {
             release_split_with_an_error_fails_the_run_until_resumed,
             bad_rows_are_kept_and_counted
         );
-        $crate::conformance_tests!(@module $fixture, lease,
+        $crate::conformance_tests!(@$how $fixture, lease,
             claim_gives_each_batch_to_one_worker,
             claim_repeated_returns_the_same_leases,
             claim_skips_what_is_paused,
@@ -90,7 +97,7 @@ macro_rules! conformance_tests {
             deferred_recipients_exhaust_their_time,
             batches_show_every_delivery
         );
-        $crate::conformance_tests!(@module $fixture, doubt,
+        $crate::conformance_tests!(@$how $fixture, doubt,
             reclaim_puts_intents_in_doubt_and_resends_them,
             reclaim_holds_what_must_not_be_sent_twice,
             reclaim_leaves_a_living_lease_alone,
@@ -108,7 +115,7 @@ macro_rules! conformance_tests {
             facts_of_an_older_intent_do_not_decide,
             finish_with_an_old_fence_keeps_its_facts
         );
-        $crate::conformance_tests!(@module $fixture, history,
+        $crate::conformance_tests!(@$how $fixture, history,
             claim_history_gives_what_settled_in_order,
             claim_history_serves_one_caller_at_a_time,
             retire_batches_leaves_states_and_fences,
@@ -121,7 +128,7 @@ macro_rules! conformance_tests {
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
         );
-        $crate::conformance_tests!(@module $fixture, pace,
+        $crate::conformance_tests!(@$how $fixture, pace,
             checkpoint_paces_a_lane,
             checkpoint_tells_when_to_ask_again,
             checkpoint_caps_a_lane_over_workers,
@@ -135,7 +142,7 @@ macro_rules! conformance_tests {
             claim_skips_a_throttled_site,
             claim_takes_no_more_than_has_room
         );
-        $crate::conformance_tests!(@module $fixture, steer,
+        $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,
             pause_lane_stops_its_runs,
             cancel_run_ends_pending_and_keeps_what_was_sent,
@@ -146,12 +153,19 @@ macro_rules! conformance_tests {
             workers_are_listed_with_what_they_hold,
             drain_worker_marks_by_name
         );
-        $crate::conformance_tests!(@module $fixture, known_failures,
+        $crate::conformance_tests!(@$how $fixture, known_failures,
             delayed_batches_due_together_all_return,
             a_process_is_not_its_name,
             one_lost_lease_does_not_stop_the_others_of_its_call,
             large_numbers_come_back_whole
         );
+    };
+    (@turn $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
+        $({
+            println!("{}", stringify!($case));
+            let fixture = $fixture().await;
+            $crate::conformance::$module::$case(&fixture).await;
+        })*
     };
     (@module $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
         mod $module {
