@@ -1,5 +1,6 @@
 //! Campaigns and message definitions: global, under the tag `{g}`.
 
+use super::effects::{self, Effect};
 use super::global::Global;
 use super::keys;
 use super::reply::{Elements, corrupt, parse, read};
@@ -12,10 +13,23 @@ use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use redis::Value;
 use std::collections::HashMap;
 
+/// Later than every version: nothing that was steered concerns a run without a campaign.
+const MAX_VERSION: u64 = 1 << 53;
+
+/// The campaign that a run needs, as it was read before the run is created.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needed {
+    /// ok, none or paused.
+    pub word: &'static str,
+    /// Of what was steered last. A shard that knows a newer one knows better.
+    pub version: u64,
+}
+
 impl Global {
     pub(super) async fn campaign_apply(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
         self.keep_definition(&apply.definition, &apply.definition_bytes).await?;
-        let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned()];
+        let [outbox, version] = [keys::OUTBOX, keys::VERSION].map(str::to_owned);
+        let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned(), outbox, version];
         let args = Args::default().text(apply.name.as_str()).text(&apply.spec).text(apply.definition.as_str());
         let args = args.text(apply.key.as_ref().map_or("", IdempotencyKey::as_str)).text(&apply.fingerprint);
         let args = args.int(APPLY_KEYS_KEPT_MAX as u64);
@@ -45,16 +59,23 @@ impl Global {
         Ok(bytes.map(Bytes::from))
     }
 
-    /// What is known of the campaign that a run needs: ok, none or paused.
-    pub(super) async fn campaign_of(&self, run: &NewRun) -> Result<&'static str> {
-        Ok(match run.campaign.parse::<CampaignName>() {
-            _ if !run.requires_campaign => "ok",
-            Err(_) => "none",
-            Ok(name) => match self.campaign_named(&name).await? {
-                None => "none",
-                Some(campaign) if campaign.paused => "paused",
-                Some(_) => "ok",
-            },
+    /// What is known of the campaign that a run needs.
+    pub(super) async fn campaign_of(&self, run: &NewRun) -> Result<Needed> {
+        let needed = |word, version| Needed { word, version };
+        let name = match run.campaign.parse::<CampaignName>() {
+            _ if !run.requires_campaign => return Ok(needed("ok", MAX_VERSION)),
+            Err(_) => return Ok(needed("none", 0)),
+            Ok(name) => name,
+        };
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET").arg(keys::campaign(&name)).arg(&["paused", "steered"]);
+        let (paused, steered): (Option<String>, Option<u64>) =
+            read(only(self.links.swift.call(pipe).await?)?, "a campaign")?;
+        let version = steered.unwrap_or(0);
+        Ok(match paused.as_deref() {
+            None => needed("none", version),
+            Some("1") => needed("paused", version),
+            Some(_) => needed("ok", version),
         })
     }
 
@@ -91,16 +112,21 @@ impl Global {
         Ok(records)
     }
 
-    pub(super) async fn campaign_set_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
-        let args = Args::default().flag(paused);
-        let answer = self.run_script(Transition::SetCampaignPaused, &[keys::campaign(name)], args).await?;
-        Ok(read::<u8>(answer, "set_campaign_paused")? == 1)
+    /// The effect on the shards; None: there is no such campaign.
+    pub(super) async fn campaign_set_paused(&self, name: &CampaignName, paused: bool) -> Result<Option<Effect>> {
+        let subject = effects::campaign(name.as_str());
+        let own = [keys::campaign(name), keys::OUTBOX.to_owned(), keys::VERSION.to_owned()];
+        let args = Args::default().flag(paused).text(&subject);
+        Effect::sent(subject, self.run_script(Transition::SetCampaignPaused, &own, args).await?)
     }
 
-    pub(super) async fn campaign_delete(&self, name: &CampaignName) -> Result<bool> {
-        let own = [keys::campaign(name), keys::CAMPAIGNS.to_owned()];
-        let answer = self.run_script(Transition::DeleteCampaign, &own, Args::default().text(name.as_str())).await?;
-        Ok(read::<u8>(answer, "delete_campaign")? == 1)
+    /// The effect on the shards; None: there was no such campaign.
+    pub(super) async fn campaign_delete(&self, name: &CampaignName) -> Result<Option<Effect>> {
+        let subject = effects::campaign(name.as_str());
+        let [outbox, version] = [keys::OUTBOX, keys::VERSION].map(str::to_owned);
+        let own = [keys::campaign(name), keys::CAMPAIGNS.to_owned(), outbox, version];
+        let args = Args::default().text(name.as_str()).text(&subject);
+        Effect::sent(subject, self.run_script(Transition::DeleteCampaign, &own, args).await?)
     }
 }
 

@@ -13,12 +13,15 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+/// Effects that not every shard has yet, and the version of the newest.
+pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
+pub(super) const VERSION: &str = "postrider:{g}:version";
 /// The number of shards, which never changes.
 pub(super) const SHARDS: &str = "postrider:{g}:shards";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 26] = [
     ("shard", "hash"),
     ("rdy", "zset"),
     ("dly", "zset"),
@@ -44,6 +47,7 @@ pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
     ("flight", "hash"),
     ("pace", "hash"),
     ("throttled", "zset"),
+    ("steered", "hash"),
 ];
 
 /// Whose keys are reached through one connection.

@@ -1,7 +1,6 @@
-//! Reading: batches, workers, lanes, the clock. Nothing here changes what is stored, but draining and pausing.
+//! Reading: batches, workers, lanes. Nothing here changes what is stored.
 
 use super::reply::{Elements, corrupt, parse, read};
-use super::scripts::{Args, Transition};
 use super::shard::{Shard, only};
 use crate::api::{BatchRecord, BatchState, Delivery, LaneRecord, Result, WorkerRecord};
 use postrider_common::ids::{BatchId, LaneName, RunId, SiteName, WorkerId};
@@ -296,12 +295,6 @@ impl Shard {
         Ok(held)
     }
 
-    pub(super) async fn worker_drain(&self, name_or_instance: &str) -> Result<usize> {
-        let answer = self.run_script(Transition::DrainWorker, &[], Args::default().text(name_or_instance)).await?;
-        self.wake.bump();
-        read(answer, "drain_worker")
-    }
-
     pub(super) async fn lanes_named(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
         if lanes.is_empty() {
             return Ok(Vec::new());
@@ -325,13 +318,6 @@ impl Shard {
             records.push(LaneRecord { name, paused, batches_ready, in_intent_limited });
         }
         Ok(records)
-    }
-
-    pub(super) async fn lane_set_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
-        let args = Args::default().text(lane.as_str()).flag(paused);
-        self.run_script(Transition::SetLanePaused, &[], args).await?;
-        self.wake.bump();
-        Ok(())
     }
 }
 

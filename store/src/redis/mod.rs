@@ -8,6 +8,7 @@
 
 mod asking;
 mod campaigns;
+mod effects;
 mod failure;
 mod global;
 mod history;
@@ -61,6 +62,9 @@ pub struct Redis {
     shards: Vec<Shard>,
     global: Global,
     wake: Arc<Wake>,
+    /// Of effects, before this master ends, in a test.
+    #[cfg(feature = "conformance")]
+    steps_left: std::sync::atomic::AtomicUsize,
 }
 
 impl Redis {
@@ -103,7 +107,17 @@ impl Redis {
             Shard { keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
         };
         let shards = shards.into_iter().zip(shard_links).map(shard).collect();
-        Ok(Self { place, shards, global: Global { scripts, links: global }, wake })
+        let global = Global { scripts, links: global };
+        #[cfg(feature = "conformance")]
+        let steps_left = usize::MAX.into();
+        Ok(Self {
+            place,
+            shards,
+            global,
+            wake,
+            #[cfg(feature = "conformance")]
+            steps_left,
+        })
     }
 
     /// Where a run lives.
@@ -184,11 +198,15 @@ impl Store for Redis {
     }
 
     async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
-        self.global.campaign_set_paused(name, paused).await
+        self.step()?;
+        let Some(effect) = self.global.campaign_set_paused(name, paused).await? else { return Ok(false) };
+        self.carry_out(&effect).await.map(|()| true)
     }
 
     async fn delete_campaign(&self, name: &CampaignName) -> Result<bool> {
-        self.global.campaign_delete(name).await
+        self.step()?;
+        let Some(effect) = self.global.campaign_delete(name).await? else { return Ok(false) };
+        self.carry_out(&effect).await.map(|()| true)
     }
 
     async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
@@ -197,7 +215,7 @@ impl Store for Redis {
 
     async fn create_run(&self, run: NewRun) -> Result<CreatedRun> {
         let campaign = self.global.campaign_of(&run).await?;
-        if campaign == "ok" {
+        if campaign.word == "ok" {
             self.global.keep_definition(&run.definition, &run.definition_bytes).await?;
         }
         self.shard(&run.id).run_create(run, campaign).await
@@ -299,7 +317,12 @@ impl Store for Redis {
     }
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
-        let shards = self.each(|shard| shard.lease_reclaim(reclaim)).await;
+        // Reclaiming is what every master does all the time, so this is where effects are carried on.
+        let (relayed, shards) = tokio::join!(self.relay_effects(), self.each(|shard| shard.lease_reclaim(reclaim)));
+        match relayed {
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "effects are not in every shard yet"),
+            relayed => drop(relayed?),
+        }
         route::those_that_answered(shards).map(route::reclaimed)
     }
 
@@ -338,8 +361,7 @@ impl Store for Redis {
     }
 
     async fn drain_worker(&self, name_or_instance: &str) -> Result<usize> {
-        let drained = self.all(|shard| shard.worker_drain(name_or_instance)).await?;
-        Ok(drained.into_iter().max().unwrap_or(0))
+        self.worker_drain(name_or_instance).await
     }
 
     async fn lanes(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
@@ -347,6 +369,6 @@ impl Store for Redis {
     }
 
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
-        self.all(|shard| shard.lane_set_paused(lane, paused)).await.map(drop)
+        self.lane_set_paused(lane, paused).await
     }
 }

@@ -1,5 +1,7 @@
 //! Runs: created, steered and read.
 
+use super::campaigns::Needed;
+use super::effects;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
 use super::shard::{Shard, only};
@@ -38,14 +40,14 @@ const COUNTERS: [&str; 19] = [
 ];
 
 impl Shard {
-    /// `campaign` is what is known of the campaign: ok, none or paused.
-    pub(super) async fn run_create(&self, run: NewRun, campaign: &str) -> Result<CreatedRun> {
+    pub(super) async fn run_create(&self, run: NewRun, campaign: Needed) -> Result<CreatedRun> {
         let hold = match run.on_unknown {
             OnUnknown::Resend => false,
             OnUnknown::Hold => true,
         };
         let nominal = run.nominal_at_ms.map_or(String::new(), |at| at.to_string());
-        let args = Args::default().text(run.id.as_str()).text(&run.fingerprint).text(campaign).text(nominal);
+        let args = Args::default().text(run.id.as_str()).text(&run.fingerprint);
+        let args = args.text(campaign.word).int(campaign.version).text(effects::campaign(&run.campaign)).text(nominal);
         let args = args.text("campaign").text(&run.campaign).text("lane").text(run.lane.as_str());
         let args = args.text("hold").flag(hold).text("base").int(run.retry.base_ms).text("cap").int(run.retry.cap_ms);
         let args = args.text("ttl").int(run.retry.ttl_ms).text("definition").text(run.definition.as_str());

@@ -33,6 +33,9 @@ pub(super) enum Transition {
     LookAtRun,
     ClaimHistory,
     RetireBatches,
+    SendEffect,
+    AcknowledgeEffect,
+    SteerCampaign,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -50,6 +53,8 @@ enum Memory {
 #[derive(Debug, Clone, Copy)]
 enum Base {
     Nothing,
+    /// On every shard; its keys are global.
+    Effect,
     Shard,
     Steer,
     Batch,
@@ -59,6 +64,7 @@ enum Base {
     PacedReport,
 }
 
+const EFFECT: &str = include_str!("lua/effect.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
@@ -89,7 +95,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -114,15 +120,18 @@ impl Transition {
         Self::LookAtRun,
         Self::ClaimHistory,
         Self::RetireBatches,
+        Self::SendEffect,
+        Self::AcknowledgeEffect,
+        Self::SteerCampaign,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
+        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
-            Self::ApplyCampaign => (Refusable, Nothing, include_str!("lua/apply_campaign.lua")),
-            Self::SetCampaignPaused => (Allowed, Nothing, include_str!("lua/set_campaign_paused.lua")),
-            Self::DeleteCampaign => (Allowed, Nothing, include_str!("lua/delete_campaign.lua")),
+            Self::ApplyCampaign => (Refusable, Effect, include_str!("lua/apply_campaign.lua")),
+            Self::SetCampaignPaused => (Allowed, Effect, include_str!("lua/set_campaign_paused.lua")),
+            Self::DeleteCampaign => (Allowed, Effect, include_str!("lua/delete_campaign.lua")),
             Self::CreateRun => (Refusable, Shard, include_str!("lua/create_run.lua")),
             Self::PauseRun => (Allowed, Steer, include_str!("lua/pause_run.lua")),
             Self::ResumeRun => (Allowed, Steer, include_str!("lua/resume_run.lua")),
@@ -144,6 +153,9 @@ impl Transition {
             Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
             Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
             Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
+            Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
+            Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
+            Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
         }
     }
 
@@ -156,6 +168,7 @@ impl Transition {
         };
         let below: &[&str] = match base {
             Base::Nothing => &[],
+            Base::Effect => &[EFFECT],
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
             Base::Batch => &[PRELUDE, BATCH],
@@ -174,7 +187,7 @@ impl Transition {
 
     fn takes_shard_keys(self) -> bool {
         match self.parts().1 {
-            Base::Nothing => false,
+            Base::Nothing | Base::Effect => false,
             Base::Shard | Base::Steer | Base::Batch | Base::EndLease | Base::PacedShard | Base::PacedReport => true,
         }
     }
