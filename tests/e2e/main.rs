@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod big;
+mod cluster;
 mod demo;
 mod happy_path;
 mod history_drained;

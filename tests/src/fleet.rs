@@ -336,6 +336,11 @@ impl Fleet {
         self.note_fleet_fault(Role::Redis, "redis", in_intent, cuts_off);
     }
 
+    /// Notes that a part of the store was killed, which the scenario did itself.
+    pub fn note_store_fault(&mut self, name: &str, in_intent: (u32, u32)) {
+        self.note_fleet_fault(Role::Redis, name, in_intent, false);
+    }
+
     pub fn kill_master(&mut self, index: usize) {
         if let Some(mut process) = self.masters[index].process.take() {
             process.kill();

@@ -17,6 +17,7 @@ pub mod fleet;
 pub mod judge;
 pub mod ledger;
 pub mod process;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod settings;
 pub mod summary;

@@ -6,6 +6,8 @@ use std::path::Path;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Lines of `[store]`. None: the private redis-server of the fleet.
+    pub store: Option<String>,
     pub masters: usize,
     pub workers: usize,
     pub slots: u32,
@@ -30,6 +32,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
+            store: None,
             masters: 2,
             workers: 4,
             slots: 64,
@@ -53,7 +56,7 @@ impl Settings {
         let mut text = String::new();
         let dir = dir.display();
         let parts = [
-            format!("[store]\nurl = \"{store}\"\n"),
+            self.store.as_ref().map_or(format!("[store]\nurl = \"{store}\"\n"), |lines| format!("[store]\n{lines}\n")),
             format!("[storage]\nurl = \"{dir}/storage\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",

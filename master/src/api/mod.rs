@@ -3,6 +3,7 @@
 pub mod admin;
 pub mod campaigns;
 pub mod dispatch;
+mod firings;
 pub mod messages;
 mod recipients;
 pub mod status;

@@ -27,14 +27,14 @@ pub trait Fixture: Send + Sync {
     async fn pass(&self, ms: u64);
 }
 
-/// Cases that hold within a shard: turns are taken there, and the backlog is that of one.
+/// Cases that hold within a shard: turns are taken there, and the backlog is that of one. (So do those of `pace`: each
+/// shard has its part of a limit.)
 pub mod one_shard {
     pub use super::history::claim_stops_while_the_backlog_is_full;
     pub use super::lease::{
         claim_keeps_a_small_run_from_waiting, claim_of_a_resumed_lane_does_not_catch_up,
         claim_takes_turns_by_weight_and_run,
     };
-    pub use super::pace::checkpoint_paces_a_site_over_lanes;
 }
 
 /// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`. For a store that
@@ -48,8 +48,22 @@ macro_rules! conformance_tests {
             claim_takes_turns_by_weight_and_run,
             claim_keeps_a_small_run_from_waiting,
             claim_of_a_resumed_lane_does_not_catch_up,
-            claim_stops_while_the_backlog_is_full,
-            checkpoint_paces_a_site_over_lanes
+            claim_stops_while_the_backlog_is_full
+        );
+        $crate::conformance_tests!(@module $fixture, pace,
+            checkpoint_paces_a_lane,
+            checkpoint_paces_a_site_over_lanes,
+            checkpoint_tells_when_to_ask_again,
+            checkpoint_caps_a_lane_over_workers,
+            checkpoint_repeated_pays_once,
+            what_is_handed_back_is_not_refunded_but_leaves,
+            reclaim_gives_the_room_back,
+            facts_and_abandon_give_the_room_back,
+            cancel_run_gives_the_room_back,
+            limits_given_late_count_what_is_in_flight,
+            claim_skips_a_lane_without_room,
+            claim_skips_a_throttled_site,
+            claim_takes_no_more_than_has_room
         );
     };
     ($fixture:ident, of_shards) => {
@@ -127,20 +141,6 @@ macro_rules! conformance_tests {
             facts_never_reopen_a_retired_batch,
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
-        );
-        $crate::conformance_tests!(@$how $fixture, pace,
-            checkpoint_paces_a_lane,
-            checkpoint_tells_when_to_ask_again,
-            checkpoint_caps_a_lane_over_workers,
-            checkpoint_repeated_pays_once,
-            what_is_handed_back_is_not_refunded_but_leaves,
-            reclaim_gives_the_room_back,
-            facts_and_abandon_give_the_room_back,
-            cancel_run_gives_the_room_back,
-            limits_given_late_count_what_is_in_flight,
-            claim_skips_a_lane_without_room,
-            claim_skips_a_throttled_site,
-            claim_takes_no_more_than_has_room
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

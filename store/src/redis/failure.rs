@@ -21,7 +21,24 @@ pub(super) enum Failure {
 
 const FAILOVER: &str = "wait for the failover to end, or point the store URL at the primary";
 
+/// What TLS says when the two sides do not trust each other. Trying again would not help.
+const DISTRUST: [(&str, &str); 3] = [
+    (
+        "invalid peer certificate",
+        "give the file of who signed it as [store] tls_ca, and a host name or address that the certificate is for",
+    ),
+    ("CertificateRequired", "the server asks for a certificate of ours: give [store] tls_certificate and tls_key"),
+    (
+        "received fatal alert",
+        "the server refuses our certificate: see its log, and [store] tls_certificate and tls_key",
+    ),
+];
+
 pub(super) fn classify(error: &RedisError) -> Failure {
+    let told = error.to_string();
+    if let Some((_, mend)) = DISTRUST.iter().find(|(words, _)| error.is_io_error() && told.contains(words)) {
+        return Failure::Fatal(StoreError::Unsafe { message: told, mend: (*mend).to_owned() });
+    }
     if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal() {
         return Failure::Reconnect(error.to_string());
     }

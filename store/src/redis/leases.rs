@@ -2,7 +2,7 @@
 
 use super::looking::{self, Place};
 use super::reply::{Elements, corrupt, ms, parse, read};
-use super::scripts::{Args, Transition, limits_text};
+use super::scripts::{Args, Transition};
 use super::shard::Shard;
 use crate::api::{Claim, Claimed, ClaimedBatch, Reclaim, Reclaimed, Result};
 use postrider_common::ids::{BatchId, Fence};
@@ -32,7 +32,7 @@ impl Shard {
         for (lane, weight) in &claim.lanes {
             args = args.text(lane.as_str()).int(*weight);
         }
-        let args = args.text(limits_text(&claim.limits));
+        let args = args.text(self.limits_text(&claim.limits)?);
         let mut answer = Elements::of(self.run_script(Transition::Claim, &[], args).await?, "claim")?;
         let (now, drain): (i64, u8) = (answer.read()?, answer.read()?);
         let mut granted = Vec::new();

@@ -102,11 +102,12 @@ impl Redis {
         let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
         // Every node of a cluster passes messages on, so that one listener hears all shards.
         let wake = Arc::new(Wake::start(heard));
-        let shard = |(keys, links): (Keys, Links)| {
+        let count = options.shards.get();
+        let shard = |(number, (keys, links)): (u16, (Keys, Links))| {
             let (scripts, wake) = (Arc::clone(&scripts), Arc::clone(&wake));
-            Shard { keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
+            Shard { number, shards: count, keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
         };
-        let shards = shards.into_iter().zip(shard_links).map(shard).collect();
+        let shards = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
         let global = Global { scripts, links: global };
         #[cfg(feature = "conformance")]
         let steps_left = usize::MAX.into();

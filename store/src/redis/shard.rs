@@ -3,10 +3,12 @@
 use super::keys::Keys;
 use super::link::{Answers, Link};
 use super::reply;
-use super::scripts::{Args, Scripts, Transition};
+use super::scripts::{Args, Scripts, Transition, limits_text};
 use super::wake::Wake;
 use crate::api::Result;
+use crate::error::StoreError;
 use ::redis::{Cmd, Pipeline, Value};
+use postrider_common::pace::Limits;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 
@@ -39,6 +41,9 @@ pub(super) fn only(answers: Answers) -> Result<Value> {
 
 #[derive(Debug)]
 pub(super) struct Shard {
+    /// Which one it is, from 0, and of how many.
+    pub number: u16,
+    pub shards: u16,
     pub keys: Keys,
     pub scripts: Arc<Scripts>,
     pub links: Links,
@@ -48,6 +53,14 @@ pub(super) struct Shard {
 }
 
 impl Shard {
+    /// The part of the limits that is this shard's.
+    pub fn limits_text(&self, limits: &Limits) -> Result<String> {
+        let share = limits
+            .share(self.number, self.shards)
+            .map_err(|message| StoreError::Unsafe { message, mend: "raise the limit, or take it away".to_owned() })?;
+        Ok(limits_text(&share))
+    }
+
     pub fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
         self.scripts.call(transition, self.keys.all(), own_keys, &args.0)
     }

@@ -189,4 +189,39 @@ impl Cluster {
             self.nodes.iter().position(|node| is_mine(&node))
         })
     }
+
+    /// Moves all keys of a slot, some at a time, as an administrator does while clients go on.
+    pub fn move_slot(&self, tag: &str, to: usize) {
+        let (slot, from) = (self.slot(tag).to_string(), self.owner(tag));
+        let (source, target) = (&self.nodes[from], &self.nodes[to]);
+        let (source_id, target_id) = (source.id(), target.id());
+        target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]);
+        source.command::<()>(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]);
+        loop {
+            let keys: Vec<String> = source.command(&["CLUSTER", "GETKEYSINSLOT", &slot, "20"]);
+            if keys.is_empty() {
+                break;
+            }
+            let port = target.port.to_string();
+            let mut words = vec!["MIGRATE", "127.0.0.1", &port, "", "0", "5000", "KEYS"];
+            words.extend(keys.iter().map(String::as_str));
+            source.command::<()>(&words);
+        }
+        target.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+        source.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+        for node in &self.nodes {
+            node.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
+        }
+    }
+
+    /// The other nodes agree that this one is away.
+    pub fn wait_until_failed(&self, dead: usize) {
+        let port = format!(":{}@", self.nodes[dead].port);
+        let says_so = |node: &Node| {
+            let nodes: String = node.try_command(&["CLUSTER", "NODES"]).unwrap_or_default();
+            nodes.lines().any(|line| line.contains(&port) && line.split(' ').nth(2) == Some("master,fail"))
+        };
+        let others = || self.nodes.iter().enumerate().filter(|(at, _)| *at != dead).map(|(_, node)| node);
+        wait_for("the others miss the node", || others().all(says_so).then_some(()));
+    }
 }

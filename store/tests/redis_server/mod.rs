@@ -127,7 +127,11 @@ impl Server {
     }
 
     pub async fn store_of_least_user(&self) -> Result<Redis, StoreError> {
-        let options = Options::new(Durability::Always, Arc::new(SystemClock::default()));
+        self.store_of_least_user_with(Durability::Always).await
+    }
+
+    pub async fn store_of_least_user_with(&self, durability: Durability) -> Result<Redis, StoreError> {
+        let options = Options::new(durability, Arc::new(SystemClock::default()));
         Redis::connect(&self.least_user_url(), options).await
     }
 }

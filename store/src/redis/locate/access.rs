@@ -116,6 +116,11 @@ impl Tls {
             std::fs::read(path).map_err(wrong)
         };
         let root_cert = files.ca.as_ref().map(|path| read("tls_ca", path)).transpose()?;
+        if let (Some(path), Some(text)) = (&files.ca, &root_cert)
+            && !String::from_utf8_lossy(text).contains("-----BEGIN CERTIFICATE-----")
+        {
+            return Err(StoreError::Url(format!("tls_ca: {} holds no certificate in PEM", path.display())));
+        }
         let client_tls = match (&files.certificate, &files.key) {
             (Some(certificate), Some(key)) => Some(redis::ClientTlsConfig {
                 client_cert: read("tls_certificate", certificate)?,
