@@ -27,7 +27,7 @@ fn a_cluster_loses_nothing_when_its_nodes_die() {
     for node in 0..3 {
         let in_intent = fleet.wait_fleet_in_intent();
         cluster.kill(node);
-        fleet.note_store_fault(&format!("node-{node}"), in_intent);
+        fleet.note_store_killed(in_intent);
         cluster.restart(node);
     }
     for run in &runs {

@@ -6,8 +6,6 @@ use std::path::Path;
 
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Lines of `[store]`. None: the private redis-server of the fleet.
-    pub store: Option<String>,
     pub masters: usize,
     pub workers: usize,
     pub slots: u32,
@@ -17,6 +15,8 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// Connections of one worker to the relay.
     pub connections: u32,
+    /// Further lines of the relay's section.
+    pub relay: String,
     /// The sink answers every command this much later.
     pub sink_latency_ms: u64,
     /// `--fail` rules of the sink.
@@ -25,6 +25,8 @@ pub struct Settings {
     pub sites: Vec<String>,
     /// Retry policy of the bulk lane.
     pub retry: &'static str,
+    /// Lines of `[store]`, instead of those for the fleet's own Redis.
+    pub store: Option<String>,
     /// Further lines of the configuration file, whole tables.
     pub extra: String,
 }
@@ -32,7 +34,6 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            store: None,
             masters: 2,
             workers: 4,
             slots: 64,
@@ -41,10 +42,12 @@ impl Default for Settings {
             doubt_grace_ms: 1_000,
             drain_timeout_ms: 10_000,
             connections: 16,
+            relay: String::new(),
             sink_latency_ms: 10,
             sink_rules: Vec::new(),
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
+            store: None,
             extra: String::new(),
         }
     }
@@ -56,7 +59,10 @@ impl Settings {
         let mut text = String::new();
         let dir = dir.display();
         let parts = [
-            self.store.as_ref().map_or(format!("[store]\nurl = \"{store}\"\n"), |lines| format!("[store]\n{lines}\n")),
+            match &self.store {
+                Some(lines) => format!("[store]\n{lines}\n"),
+                None => format!("[store]\nurl = \"{store}\"\n"),
+            },
             format!("[storage]\nurl = \"{dir}/storage\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",
@@ -64,7 +70,10 @@ impl Settings {
             ),
             format!("[worker]\nslots = {}\ndrain_timeout = \"{}ms\"\n", self.slots, self.drain_timeout_ms),
             format!("[[lane]]\nname = \"bulk\"\nretry = {}\n", self.retry),
-            format!("[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n", self.connections),
+            format!(
+                "[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n{}\n",
+                self.connections, self.relay
+            ),
         ];
         for part in parts {
             let _ = writeln!(text, "{part}");

@@ -76,6 +76,7 @@ impl CensusDuty {
         let lanes = core.store.lanes(&names).await?;
         let ready: Vec<(String, u64)> = lanes.into_iter().map(|l| (l.name.to_string(), l.batches_ready)).collect();
         core.metrics.observe(&runs, &ready, workers.len());
+        core.metrics.observe_rooms(&core.store.rooms(&core.limits).await?);
         Ok(Counts { runs: runs.len(), ..counts })
     }
 }

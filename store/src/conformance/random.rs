@@ -8,7 +8,7 @@ use super::Fixture;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
-    Release, ReleaseSplit, RetireBatches, SettledBatch, SplitLease,
+    Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
@@ -16,6 +16,7 @@ use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
 use postrider_common::pace::{Limit, Limits, Pace};
+use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 
 const RUNS: u64 = 4;
@@ -40,6 +41,7 @@ struct Driver {
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
+    shared: u64,
 }
 
 /// Low enough that they are often met.
@@ -196,6 +198,8 @@ pub struct Reached {
     /// Batches that a fact corrected after they were retired.
     pub corrected: u64,
     pub throttled: u64,
+    /// Shares of a relay with connections and with sends refused.
+    pub shared: u64,
 }
 
 impl Reached {
@@ -227,6 +231,7 @@ impl Reached {
             self.retired,
             self.corrected,
             self.throttled,
+            self.shared,
         ];
         all.iter().all(|count| *count > 0)
     }
@@ -244,6 +249,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         last: None,
         settled: Vec::new(),
         throttled: 0,
+        shared: 0,
     };
     let mut model = Model::default();
     for number in 0..RUNS {
@@ -258,6 +264,9 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     for step in 0..steps {
         let pick = driver.random.u8(0..100);
         one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
+        if step % 8 == 0 {
+            share(fixture, &mut model, &mut driver).await;
+        }
         for number in 0..RUNS {
             let id = new_run(&format!("random {number}")).id;
             let (ours, theirs) = (fixture.store().run(&id).await.unwrap(), model.run(&id));
@@ -291,6 +300,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
     }
     reached.throttled += driver.throttled;
+    reached.shared += driver.shared;
 }
 
 async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, salt: u64) {
@@ -389,6 +399,27 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         }
         _ => cancel(fixture, model, driver).await,
     }
+}
+
+/// Workers that disagree about a relay, seldom call in the order of their numbers, and want any number.
+async fn share(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+    let number = driver.random.u8(1..4);
+    let limit = [(36_000, 2, 4), (0, 0, 7), (72_000, 5, 0)][usize::from(number) - 1];
+    driver.requests += 1;
+    let wish = RelayWish {
+        relay: "out".parse().expect("a relay name"),
+        limit: RelayLimit::of_numbers(limit.0, limit.1, limit.2).expect("a limit"),
+        held: driver.random.u32(0..3),
+        wanted: driver.random.u32(0..6),
+        sends: driver.random.u32(0..4),
+    };
+    let sequence = driver.requests - driver.random.u64(0..3).min(driver.requests - 1);
+    let share = ShareRelay { worker: worker(number), sequence, wish, ttl_ms: TTL_MS };
+    let same = |a: &RelayShare| (a.connections, a.sends, a.retry_in_ms > 0);
+    let store = fixture.store();
+    let call = store.share_relay(share.clone());
+    let got = both!(fixture, *model, "share_relay", call, |m: &mut Model, now| m.share_relay(now, share.clone()), same);
+    driver.shared += u64::from(got.connections > 0 && got.retry_in_ms > 0);
 }
 
 async fn claim(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {

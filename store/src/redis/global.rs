@@ -2,7 +2,6 @@
 //! `{g}`.
 
 use super::link::Answers;
-use super::reply::read;
 use super::scripts::{Args, Scripts, Transition};
 use super::shard::{Links, only};
 use crate::api::Result;
@@ -22,12 +21,5 @@ impl Global {
         pipe.add_command(self.scripts.call(transition, &[], own_keys, &args.0));
         let answers: Answers = self.links.swift.call(pipe).await?;
         only(answers)
-    }
-
-    pub async fn clock_ms(&self) -> Result<i64> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("TIME");
-        let (seconds, micros): (i64, i64) = read(only(self.links.swift.call(pipe).await?)?, "TIME")?;
-        Ok(seconds * 1000 + micros / 1000)
     }
 }

@@ -3,7 +3,7 @@
 //! Keys of one script share one hash tag: `{s0}` for the first shard (its runs, batches, leases), `{s1}` for the next,
 //! and `{g}` for what is global (campaigns, definitions, the schema).
 
-use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RunId};
+use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RelayName, RunId};
 use std::fmt::Display;
 use std::num::NonZeroU16;
 
@@ -18,6 +18,7 @@ pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
 pub(super) const VERSION: &str = "postrider:{g}:version";
 /// The number of shards, which never changes.
 pub(super) const SHARDS: &str = "postrider:{g}:shards";
+pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
@@ -153,6 +154,10 @@ impl Keys {
         &self.all[22]
     }
 
+    pub fn pace(&self) -> &str {
+        &self.all[23]
+    }
+
     /// Hash: what a run froze, its flags and its split.
     pub fn run(&self, run: &RunId) -> String {
         self.one("run", run)
@@ -192,6 +197,11 @@ pub(super) fn definition(hash: &DefinitionHash) -> String {
     format!("{GLOBAL}definition:{hash}")
 }
 
+/// Hash: the meter of a relay, and the share of each worker.
+pub(super) fn relay(name: &RelayName) -> String {
+    format!("{GLOBAL}relay:{name}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +222,7 @@ mod tests {
             ("dead", keys.dead()),
             ("depth", keys.depth()),
             ("flight", keys.flight()),
+            ("pace", keys.pace()),
         ];
         for (name, key) in named {
             assert_eq!(key, format!("postrider:{{s12}}:{name}"));

@@ -19,6 +19,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod relays;
 mod replicas;
 mod reply;
 mod reports;
@@ -32,8 +33,8 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
-    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
-    WorkerRecord,
+    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease, SplitStatus,
+    Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use async_trait::async_trait;
@@ -46,6 +47,8 @@ use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use preflight::Topology;
 use scripts::{Scripts, Transition};
 use shard::{Links, Shard};
@@ -183,7 +186,7 @@ impl Store for Redis {
 
     /// In a cluster that of the node with the global keys. Every shard goes by the clock of its own node.
     async fn now_ms(&self) -> Result<i64> {
-        self.global.clock_ms().await
+        self.global.links.clock_ms().await
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
@@ -325,6 +328,17 @@ impl Store for Redis {
             relayed => drop(relayed?),
         }
         route::those_that_answered(shards).map(route::reclaimed)
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.global.relay_share(share).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        let shards = self.all(|shard| shard.rooms_of(limits)).await?;
+        let mut rooms = route::rooms(shards);
+        rooms.extend(self.global.relay_rooms().await?);
+        Ok(rooms)
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

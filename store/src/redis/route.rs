@@ -1,7 +1,7 @@
 //! Which shard a call is for, and how the answers of several become one. Pure.
 
 use super::reply::corrupt;
-use crate::api::{LaneRecord, Reclaimed, Result, RunRecord, WorkerRecord};
+use crate::api::{LaneRecord, Reclaimed, Result, Room, RunRecord, WorkerRecord};
 use crate::error::StoreError;
 use postrider_common::ids::RunId;
 use sha2::{Digest, Sha256};
@@ -125,6 +125,19 @@ pub(super) fn lanes(shards: Vec<Vec<LaneRecord>>) -> Vec<LaneRecord> {
             known.paused |= lane.paused;
             known.batches_ready += lane.batches_ready;
             known.in_intent_limited += lane.in_intent_limited;
+        }
+    }
+    sum
+}
+
+/// What is left of each shard's part, in sum. The same limits of every shard, in the same order.
+pub(super) fn rooms(shards: Vec<Vec<Room>>) -> Vec<Room> {
+    let mut shards = shards.into_iter();
+    let mut sum = shards.next().unwrap_or_default();
+    for (at, room) in shards.flat_map(|rooms| rooms.into_iter().enumerate()) {
+        if let Some(known) = sum.get_mut(at) {
+            let add = |a: Option<u64>, b: Option<u64>| a.zip(b).map(|(a, b)| a + b);
+            (known.paced, known.at_once) = (add(known.paced, room.paced), add(known.at_once, room.at_once));
         }
     }
     sum

@@ -2,7 +2,7 @@
 
 use super::keys::Keys;
 use super::link::{Answers, Link};
-use super::reply;
+use super::reply::{self, read};
 use super::scripts::{Args, Scripts, Transition, limits_text};
 use super::wake::Wake;
 use crate::api::Result;
@@ -22,6 +22,13 @@ pub(super) struct Links {
 }
 
 impl Links {
+    pub async fn clock_ms(&self) -> Result<i64> {
+        let mut pipe = ::redis::pipe();
+        pipe.cmd("TIME");
+        let (seconds, micros): (i64, i64) = read(only(self.swift.call(pipe).await?)?, "TIME")?;
+        Ok(seconds * 1000 + micros / 1000)
+    }
+
     /// Reads; the answers are elements of one list. (Not as one: MULTI is refused when memory is used up.)
     pub async fn read_bulk(&self, pipe: Pipeline, what: &'static str) -> Result<reply::Elements> {
         let answers = self.bulk.call(pipe).await?;
@@ -54,11 +61,13 @@ pub(super) struct Shard {
 
 impl Shard {
     /// The part of the limits that is this shard's.
+    pub fn share(&self, limits: &Limits) -> Result<Limits> {
+        let wrong = |message| StoreError::Unsafe { message, mend: "raise the limit, or take it away".to_owned() };
+        limits.share(self.number, self.shards).map_err(wrong)
+    }
+
     pub fn limits_text(&self, limits: &Limits) -> Result<String> {
-        let share = limits
-            .share(self.number, self.shards)
-            .map_err(|message| StoreError::Unsafe { message, mend: "raise the limit, or take it away".to_owned() })?;
-        Ok(limits_text(&share))
+        Ok(limits_text(&self.share(limits)?))
     }
 
     pub fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {

@@ -40,6 +40,12 @@ fn free_ports(count: usize) -> Vec<u16> {
     held.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
 }
 
+/// The user of docs/operations.md, as a line of the configuration: it must be there after a restart.
+fn least_user() -> Vec<String> {
+    let line = OPERATIONS.lines().find_map(|line| line.strip_prefix("ACL SETUSER ")).expect("the user's line");
+    line.replace("PASSWORD", LEAST_PASSWORD).split(' ').filter(|word| *word != "reset").map(str::to_owned).collect()
+}
+
 pub struct Node {
     folder: tempfile::TempDir,
     child: Option<Child>,
@@ -65,6 +71,7 @@ impl Node {
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
         command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]);
         command.args(["--cluster-require-full-coverage", "no", "--cluster-config-file", "nodes.conf"]);
+        command.arg("--user").args(least_user());
         command.arg("--dir").arg(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("failed to start {program}: {error}; install it"));
         self.child = Some(child);
@@ -132,12 +139,6 @@ impl Cluster {
             cluster.meet(node);
         }
         cluster.agree();
-        for node in &cluster.nodes {
-            let line =
-                OPERATIONS.lines().find(|line| line.starts_with("ACL SETUSER postrider ")).expect("the user's line");
-            let line = line.replace("PASSWORD", LEAST_PASSWORD);
-            node.command::<()>(&line.split(' ').collect::<Vec<_>>());
-        }
         cluster
     }
 

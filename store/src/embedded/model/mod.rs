@@ -9,9 +9,10 @@ mod cancel;
 mod claim;
 mod history;
 mod look;
-mod pace;
+pub(crate) mod pace;
 mod recipient;
 mod reclaim;
+pub(crate) mod relay;
 mod report;
 mod runs;
 mod split;
@@ -19,17 +20,19 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches,
+    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches, ShareRelay,
 };
 use batch::{Batch, Place};
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId, SiteName,
+    WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::state::{RecipientState, UnknownReason};
+use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use turns::Turns;
@@ -58,6 +61,7 @@ pub enum Command {
     RetireBatches(RetireBatches),
     DrainWorker(String),
     SetLanePaused((LaneName, bool)),
+    ShareRelay(ShareRelay),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -181,6 +185,7 @@ pub struct Model {
     history_hold: Option<(RequestId, i64)>,
     turns: Turns,
     meters: Meters,
+    relays: BTreeMap<RelayName, Relay>,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
@@ -219,6 +224,7 @@ impl Model {
             Command::RetireBatches(retire) => drop(self.retire_batches(now, retire)),
             Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
+            Command::ShareRelay(share) => drop(self.share_relay(now, share)),
         }
     }
 
