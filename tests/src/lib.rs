@@ -18,6 +18,7 @@ pub mod fleet;
 pub mod judge;
 pub mod ledger;
 pub mod process;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod sentinels;
 pub mod settings;
