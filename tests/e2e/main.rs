@@ -3,6 +3,7 @@
 mod bad_input;
 mod big;
 mod bucket;
+mod cluster;
 mod demo;
 mod failover;
 mod fleet_scale;

@@ -19,6 +19,7 @@ pub mod http;
 pub mod judge;
 pub mod ledger;
 pub mod process;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod sentinels;
 pub mod settings;

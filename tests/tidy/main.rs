@@ -228,7 +228,6 @@ const LOOKS: &[&str] = &[
     "batches",
     "workers",
     "lanes",
-    "rooms",
 ];
 
 #[test]

@@ -25,6 +25,7 @@ use postrider_store::open::{Durability, TlsFiles};
 use postrider_store::{Options, StoreUrl};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,6 +35,8 @@ use std::time::Duration;
 pub struct Config {
     pub master: MasterConfig,
     pub store: StoreUrl,
+    /// Parts that the runs are spread over.
+    pub shards: NonZeroU16,
     pub durability: Durability,
     /// For stores that are reached with TLS.
     pub tls: TlsFiles,
@@ -52,7 +55,7 @@ pub struct Config {
 impl Config {
     /// How the store is opened.
     pub fn store_options(&self, clock: &Arc<dyn Clock>) -> Options {
-        Options { tls: self.tls.clone(), ..Options::new(self.durability, clock.clone()) }
+        Options { shards: self.shards, tls: self.tls.clone(), ..Options::new(self.durability, clock.clone()) }
     }
 }
 

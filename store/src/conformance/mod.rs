@@ -30,11 +30,53 @@ pub trait Fixture: Send + Sync {
     async fn pass(&self, ms: u64);
 }
 
-/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`.
+/// Cases that hold within a shard: turns are taken there, and the backlog is that of one. (So do those of `pace`: each
+/// shard has its part of a limit.)
+pub mod one_shard {
+    pub use super::history::claim_stops_while_the_backlog_is_full;
+    pub use super::lease::{
+        claim_keeps_a_small_run_from_waiting, claim_of_a_resumed_lane_does_not_catch_up,
+        claim_takes_turns_by_weight_and_run,
+    };
+}
+
+/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`. For a store that
+/// may have several shards: `conformance_tests!($fixture, of_shards)`, or `conformance_tests!($fixture, in_turn)` within a
+/// test that runs all cases, where a server is too dear to have one for each.
 #[macro_export]
 macro_rules! conformance_tests {
     ($fixture:ident) => {
-        $crate::conformance_tests!(@module $fixture, split,
+        $crate::conformance_tests!($fixture, of_shards);
+        $crate::conformance_tests!(@module $fixture, one_shard,
+            claim_takes_turns_by_weight_and_run,
+            claim_keeps_a_small_run_from_waiting,
+            claim_of_a_resumed_lane_does_not_catch_up,
+            claim_stops_while_the_backlog_is_full
+        );
+        $crate::conformance_tests!(@module $fixture, pace,
+            checkpoint_paces_a_lane,
+            checkpoint_paces_a_site_over_lanes,
+            checkpoint_tells_when_to_ask_again,
+            checkpoint_caps_a_lane_over_workers,
+            checkpoint_repeated_pays_once,
+            what_is_handed_back_is_not_refunded_but_leaves,
+            reclaim_gives_the_room_back,
+            facts_and_abandon_give_the_room_back,
+            cancel_run_gives_the_room_back,
+            limits_given_late_count_what_is_in_flight,
+            claim_skips_a_lane_without_room,
+            claim_skips_a_throttled_site,
+            claim_takes_no_more_than_has_room
+        );
+    };
+    ($fixture:ident, of_shards) => {
+        $crate::conformance_tests!(@groups module, $fixture);
+    };
+    ($fixture:ident, in_turn) => {
+        $crate::conformance_tests!(@groups turn, $fixture);
+    };
+    (@groups $how:ident, $fixture:ident) => {
+        $crate::conformance_tests!(@$how $fixture, split,
             apply_campaign_counts_versions_and_keeps_pause,
             apply_campaign_repeated_by_key_does_not_go_back,
             create_run_is_one_run_per_submit,
@@ -49,7 +91,7 @@ macro_rules! conformance_tests {
             release_split_with_an_error_fails_the_run_until_resumed,
             bad_rows_are_kept_and_counted
         );
-        $crate::conformance_tests!(@module $fixture, rollback,
+        $crate::conformance_tests!(@$how $fixture, rollback,
             compare_moves_with_what_is_acknowledged,
             compare_finds_nothing_in_what_is_there,
             compare_gone_back_leases_nothing_until_workers_reported,
@@ -60,17 +102,14 @@ macro_rules! conformance_tests {
             compare_gone_back_doubts_what_is_split_again_and_not_what_is_new,
             compare_gone_back_leaves_who_is_cancelled_unknown
         );
-        $crate::conformance_tests!(@module $fixture, lease,
+        $crate::conformance_tests!(@$how $fixture, lease,
             claim_gives_each_batch_to_one_worker,
             claim_repeated_returns_the_same_leases,
-            claim_takes_turns_by_weight_and_run,
-            claim_keeps_a_small_run_from_waiting,
             claim_skips_what_is_paused,
             claim_of_a_draining_worker_is_empty,
             checkpoint_grants_a_window_and_no_more,
             checkpoint_repeated_answers_the_same,
             checkpoint_late_copy_takes_no_intent_back,
-            claim_of_a_resumed_lane_does_not_catch_up,
             checkpoint_takes_each_outcome_once,
             checkpoint_with_an_old_fence_is_lost,
             checkpoint_of_no_batch_is_gone,
@@ -86,7 +125,7 @@ macro_rules! conformance_tests {
             deferred_recipients_exhaust_their_time,
             batches_show_every_delivery
         );
-        $crate::conformance_tests!(@module $fixture, doubt,
+        $crate::conformance_tests!(@$how $fixture, doubt,
             reclaim_puts_intents_in_doubt_and_resends_them,
             reclaim_holds_what_must_not_be_sent_twice,
             reclaim_leaves_a_living_lease_alone,
@@ -104,10 +143,9 @@ macro_rules! conformance_tests {
             facts_of_an_older_intent_do_not_decide,
             finish_with_an_old_fence_keeps_its_facts
         );
-        $crate::conformance_tests!(@module $fixture, history,
+        $crate::conformance_tests!(@$how $fixture, history,
             claim_history_gives_what_settled_in_order,
             claim_history_serves_one_caller_at_a_time,
-            claim_stops_while_the_backlog_is_full,
             retire_batches_leaves_states_and_fences,
             retire_batches_repeated_answers_the_same,
             retire_batches_refuses_what_changed,
@@ -118,7 +156,7 @@ macro_rules! conformance_tests {
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
         );
-        $crate::conformance_tests!(@module $fixture, relay,
+        $crate::conformance_tests!(@$how $fixture, relay,
             share_relay_divides_connections,
             share_relay_gives_what_others_do_not_want,
             share_relay_ends_with_the_silence_of_a_worker,
@@ -126,22 +164,7 @@ macro_rules! conformance_tests {
             share_relay_holds_the_lowest_limit,
             share_relay_paces_all_workers_by_one_rate
         );
-        $crate::conformance_tests!(@module $fixture, pace,
-            checkpoint_paces_a_lane,
-            checkpoint_paces_a_site_over_lanes,
-            checkpoint_tells_when_to_ask_again,
-            checkpoint_caps_a_lane_over_workers,
-            checkpoint_repeated_pays_once,
-            what_is_handed_back_is_not_refunded_but_leaves,
-            reclaim_gives_the_room_back,
-            facts_and_abandon_give_the_room_back,
-            cancel_run_gives_the_room_back,
-            limits_given_late_count_what_is_in_flight,
-            claim_skips_a_lane_without_room,
-            claim_skips_a_throttled_site,
-            claim_takes_no_more_than_has_room
-        );
-        $crate::conformance_tests!(@module $fixture, steer,
+        $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,
             pause_lane_stops_its_runs,
             cancel_run_ends_pending_and_keeps_what_was_sent,
@@ -152,12 +175,19 @@ macro_rules! conformance_tests {
             workers_are_listed_with_what_they_hold,
             drain_worker_marks_by_name
         );
-        $crate::conformance_tests!(@module $fixture, known_failures,
+        $crate::conformance_tests!(@$how $fixture, known_failures,
             delayed_batches_due_together_all_return,
             a_process_is_not_its_name,
             one_lost_lease_does_not_stop_the_others_of_its_call,
             large_numbers_come_back_whole
         );
+    };
+    (@turn $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
+        $({
+            println!("{}", stringify!($case));
+            let fixture = $fixture().await;
+            $crate::conformance::$module::$case(&fixture).await;
+        })*
     };
     (@module $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
         mod $module {

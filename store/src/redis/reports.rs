@@ -1,18 +1,18 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
-use super::Redis;
 use super::link::Answers;
 use super::reply::{Elements, corrupt, ms, parse, read};
-use super::scripts::{Args, Transition, limits_text};
+use super::scripts::{Args, Transition};
+use super::shard::Shard;
 use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use redis::Value;
 
-impl Redis {
+impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
-        let limits = limits_text(&limits);
+        let limits = self.limits_text(&limits)?;
         let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window)).text(&limits);
         let answers = self.report(Transition::Checkpoint, &reports, args).await?;
         each(&reports, answers, held)
