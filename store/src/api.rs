@@ -6,9 +6,10 @@ use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName,
+    WorkerId,
 };
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, Progress};
+use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::pace::Limits;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -91,6 +92,78 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Lanes that were paused, and ready batches by lane for those asked.
     async fn lanes(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>>;
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()>;
+
+    // What was given up, and begins again when a person says so.
+    /// Makes recipients of the next batches pending again that are exhausted or, if asked for, unknown; not those that
+    /// are dead letters. Looks at up to `limit` batches after `after` (a sequence).
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun>;
+    /// In order of run, batch and index, after `after`; of one run if given.
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>>;
+    /// Makes a dead letter pending again. One in doubt only if that is said.
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer>;
+    /// Gives a dead letter up for good: it is listed no more, and who is pending in it ends as exhausted, or as
+    /// unknown when in doubt.
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer>;
+}
+
+/// Why something is a dead letter that the poison rule set aside. Other reasons are texts for people: what could not be
+/// read.
+pub const ENDS_WORKERS: &str = "ends workers";
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RetryRun {
+    pub run: RunId,
+    /// A repeat goes on with the generation that the first call opened, and finds what it did already.
+    pub key: IdempotencyKey,
+    /// Also those that are unknown: they may get the mail twice.
+    pub unknown: bool,
+    pub after: u64,
+    pub limit: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum RetriedRun {
+    Step {
+        generation: u64,
+        /// Made pending by this call.
+        recipients: u64,
+        /// Pass as `after` next time; None: the last batch was looked at.
+        next: Option<u64>,
+    },
+    NoRun,
+    Cancelled,
+    /// The key is known, and said something else about unknown ones.
+    Conflict,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeadLetter {
+    pub id: DeadId,
+    pub at_ms: i64,
+    /// `ENDS_WORKERS`, or what could not be read.
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplayDead {
+    pub id: DeadId,
+    /// Even if it may have been sent.
+    pub unknown: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeadAnswer {
+    /// Recipients that are pending again, or were and are not any more.
+    Done {
+        recipients: u64,
+    },
+    NoSuch,
+    /// It may have been sent: nothing was changed.
+    InDoubt,
+    /// The run is cancelled: nothing of it begins again.
+    Cancelled,
+    /// What became of its recipients cannot be read: nothing was changed.
+    Unreadable,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +272,8 @@ pub struct RunRecord {
     pub resent_outcome_not_recorded: u64,
     pub leases_expired: u64,
     pub leases_taken_over: u64,
+    /// Grows with each retry and replay by a person.
+    pub generation: u64,
 }
 
 impl RunRecord {
@@ -351,6 +426,8 @@ pub struct ClaimedBatch {
     #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
     pub recipients: Vec<Progress>,
+    /// The only ones that may get intents; None: all.
+    pub only: Option<IndexRange>,
 }
 
 /// What reports need beside the reports.
@@ -396,6 +473,8 @@ pub struct Reclaimed {
     pub leases: u32,
     /// Recipients that became in doubt.
     pub doubts: u32,
+    /// Recipients and batches that were set aside because they end workers.
+    pub dead: u32,
     /// Nothing is reclaimed for this long, because service was away. 0: not held.
     pub held_ms: u64,
     /// Lines of the reconciler kind: index entries without a batch. Must stay 0.

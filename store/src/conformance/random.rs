@@ -5,6 +5,7 @@
 //! is no divergence.
 
 use super::Fixture;
+use super::random_dead;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
@@ -20,8 +21,8 @@ use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
-const TTL_MS: u64 = 100;
-const SLACK_MS: i64 = 10;
+pub(super) const TTL_MS: u64 = 100;
+pub(super) const SLACK_MS: i64 = 10;
 const KINDS: [OutcomeKind; 5] = [
     OutcomeKind::Accepted,
     OutcomeKind::Deferred,
@@ -31,15 +32,20 @@ const KINDS: [OutcomeKind; 5] = [
 ];
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
-struct Driver {
-    random: fastrand::Rng,
-    requests: u64,
+pub(super) struct Driver {
+    pub(super) random: fastrand::Rng,
+    pub(super) requests: u64,
     leases: Vec<(BatchId, Fence, u32)>,
     splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
+    pub(super) suspect: u64,
+    pub(super) dead: u64,
+    pub(super) replayed: u64,
+    pub(super) purged: u64,
+    pub(super) retried: u64,
 }
 
 /// Low enough that they are often met.
@@ -57,7 +63,7 @@ impl Driver {
         if self.random.u8(0..20) == 0 { Limits::default() } else { limits() }
     }
 
-    fn run(&mut self) -> RunId {
+    pub(super) fn run(&mut self) -> RunId {
         new_run(&format!("random {}", self.random.u64(0..RUNS))).id
     }
 
@@ -134,9 +140,9 @@ impl Driver {
     }
 }
 
-type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
+pub(super) type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
 
-async fn counts(store: &dyn crate::Store) -> Counts {
+pub(super) async fn counts(store: &dyn crate::Store) -> Counts {
     let mut all = Vec::new();
     for number in 0..RUNS {
         let run = store.run(&new_run(&format!("random {number}")).id).await.unwrap();
@@ -145,7 +151,7 @@ async fn counts(store: &dyn crate::Store) -> Counts {
     all
 }
 
-fn model_counts(model: &Model) -> Counts {
+pub(super) fn model_counts(model: &Model) -> Counts {
     let run = |number| model.run(&new_run(&format!("random {number}")).id);
     (0..RUNS).map(|number| run(number).map(|run| (run.batches, run.recipients))).collect()
 }
@@ -178,6 +184,7 @@ macro_rules! both {
         answer
     }};
 }
+pub(super) use both;
 
 /// What random calls got to, summed over runs; a comparison that reaches nothing shows nothing.
 #[derive(Debug, Default)]
@@ -196,6 +203,12 @@ pub struct Reached {
     /// Batches that a fact corrected after they were retired.
     pub corrected: u64,
     pub throttled: u64,
+    /// Leases for a part of a batch.
+    pub suspect: u64,
+    pub dead: u64,
+    pub replayed: u64,
+    pub purged: u64,
+    pub retried: u64,
 }
 
 impl Reached {
@@ -227,6 +240,11 @@ impl Reached {
             self.retired,
             self.corrected,
             self.throttled,
+            self.suspect,
+            self.dead,
+            self.replayed,
+            self.purged,
+            self.retried,
         ];
         all.iter().all(|count| *count > 0)
     }
@@ -244,6 +262,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         last: None,
         settled: Vec::new(),
         throttled: 0,
+        suspect: 0,
+        dead: 0,
+        replayed: 0,
+        purged: 0,
+        retried: 0,
     };
     let mut model = Model::default();
     for number in 0..RUNS {
@@ -256,7 +279,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..100);
+        let pick = driver.random.u8(0..105);
         one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
         for number in 0..RUNS {
             let id = new_run(&format!("random {number}")).id;
@@ -291,6 +314,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
     }
     reached.throttled += driver.throttled;
+    reached.suspect += driver.suspect;
+    reached.dead += driver.dead;
+    reached.replayed += driver.replayed;
+    reached.purged += driver.purged;
+    reached.retried += driver.retried;
 }
 
 async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, salt: u64) {
@@ -387,6 +415,9 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
                 |a: &_| *a
             );
         }
+        100 => random_dead::die(fixture, model, driver).await,
+        101..103 => random_dead::decide(fixture, model, driver).await,
+        103..105 => random_dead::retry(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }

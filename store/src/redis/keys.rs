@@ -17,7 +17,7 @@ pub(super) const GLOBAL_UNUSED: &str = "postrider:{g}:permission";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 26] = [
     ("shard", "hash"),
     ("rdy", "zset"),
     ("dly", "zset"),
@@ -43,6 +43,7 @@ pub(super) const SHARD_KEYS: [(&str, &str); 25] = [
     ("flight", "hash"),
     ("pace", "hash"),
     ("throttled", "zset"),
+    ("dead_order", "zset"),
 ];
 
 /// The keys of one shard. All of them have its tag.
@@ -119,6 +120,10 @@ impl Keys {
 
     pub fn dead(&self) -> &str {
         &self.all[19]
+    }
+
+    pub fn dead_order(&self) -> &str {
+        &self.all[25]
     }
 
     pub fn depth(&self) -> &str {

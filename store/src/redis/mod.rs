@@ -7,6 +7,7 @@
 //! ids the script answered; a lease taken away in between shows as a fence that is refused later.
 
 mod campaigns;
+mod dead;
 mod failure;
 mod history;
 mod keys;
@@ -25,9 +26,9 @@ mod wake;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, Finish, LaneRecord, NewRun, Reclaim,
-    Reclaimed, Release, ReleaseSplit, Result, RetireBatches, RunRecord, SplitLease, SplitStatus, Steered, Store,
-    WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
+    RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use ::redis::{Cmd, Pipeline, Value};
@@ -36,7 +37,7 @@ use bytes::Bytes;
 use keys::Keys;
 use link::Link;
 use locate::{Locator, Servers};
-use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use scripts::{Args, Scripts, Transition};
 use std::sync::Arc;
@@ -248,5 +249,21 @@ impl Store for Redis {
 
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
         self.lane_set_paused(lane, paused).await
+    }
+
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
+        self.run_retry(retry).await
+    }
+
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.dead_after(run, after, limit).await
+    }
+
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
+        self.dead_replay(replay).await
+    }
+
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
+        self.dead_purge(id).await
     }
 }

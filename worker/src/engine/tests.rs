@@ -316,6 +316,7 @@ fn refusals_end_a_lease_as_they_say() {
     let rows = [
         (RefusalReason::Settled, "finish"),
         (RefusalReason::NotDue, "finish"),
+        (RefusalReason::Outside, "finish"),
         (RefusalReason::Cancelled, "finish"),
         (RefusalReason::HardCap, "finish"),
         (RefusalReason::Paused, "release"),

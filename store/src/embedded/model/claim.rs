@@ -6,6 +6,7 @@ use super::{Model, Seen, WORKER_FORGET_MS};
 use crate::api::{Claim, Claimed, ClaimedBatch};
 use postrider_common::ids::{BatchId, Fence, RequestId, WorkerId};
 use postrider_common::limits::HISTORY_BACKLOG_BATCHES_MAX;
+use std::collections::BTreeSet;
 
 /// Due batches that one claim makes ready: bounds one call.
 const PROMOTE_MAX: usize = 100;
@@ -68,7 +69,7 @@ impl Model {
     fn promote(&mut self, now: i64) {
         for _ in 0..PROMOTE_MAX {
             let Some((_, id)) = self.delayed.first().filter(|(due, _)| *due <= now).cloned() else { break };
-            self.place(&id, Place::Ready);
+            self.place(now, &id, Place::Ready);
         }
     }
 
@@ -89,8 +90,10 @@ impl Model {
             progress: 0,
             sequence: 0,
             counted: 0,
+            had_outcome: false,
+            fallen: BTreeSet::new(),
         };
-        self.place(&id, Place::Leased(hold));
+        self.place(now, &id, Place::Leased(hold));
         (id, fence)
     }
 
@@ -110,6 +113,7 @@ impl Model {
             hard_cap_ms: u64::try_from(hold.hard_at - now).unwrap_or(0),
             payload: batch.payload.clone(),
             recipients: batch.entries.iter().map(|entry| entry.progress(now)).collect(),
+            only: batch.suspicion.only,
         })
     }
 

@@ -7,9 +7,11 @@
 mod batch;
 mod cancel;
 mod claim;
+mod generation;
 mod history;
 mod look;
 mod pace;
+mod poison;
 mod recipient;
 mod reclaim;
 mod report;
@@ -19,12 +21,13 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches,
+    ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun,
 };
 use batch::{Batch, Place};
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName,
+    WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
@@ -58,6 +61,9 @@ pub enum Command {
     RetireBatches(RetireBatches),
     DrainWorker(String),
     SetLanePaused((LaneName, bool)),
+    RetryRun(RetryRun),
+    ReplayDead(ReplayDead),
+    PurgeDead(DeadId),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -83,6 +89,10 @@ struct Run {
     resent_outcome_not_recorded: u64,
     leases_expired: u64,
     leases_taken_over: u64,
+    /// Grows with each retry and replay by a person.
+    generation: u64,
+    /// The newest retries, oldest first.
+    retries: Vec<KnownRetry>,
 }
 
 impl Run {
@@ -117,6 +127,7 @@ impl Run {
             Place::Ready => &mut self.batches.ready,
             Place::Leased(_) => &mut self.batches.leased,
             Place::Delayed(_) => &mut self.batches.delayed,
+            Place::Dead => &mut self.batches.dead,
             Place::Settled => &mut self.batches.settled,
         }
     }
@@ -139,6 +150,29 @@ struct Split {
     cursor: u64,
     open: Vec<u8>,
     complete: bool,
+}
+
+/// A retry, by its key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KnownRetry {
+    key: IdempotencyKey,
+    unknown: bool,
+    generation: u64,
+    /// The newest batch when it began: later ones are not its business.
+    until: u64,
+}
+
+/// Why and when something was set aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Dead {
+    at_ms: i64,
+    reason: String,
+}
+
+impl Dead {
+    fn ends_workers(at_ms: i64) -> Self {
+        Self { at_ms, reason: ENDS_WORKERS.to_owned() }
+    }
 }
 
 /// A keyed apply and what it was answered.
@@ -177,6 +211,8 @@ pub struct Model {
     /// Batches whose history is to be written, by their stamps.
     to_retire: BTreeMap<u64, BatchId>,
     stamp_counter: u64,
+    /// What waits for a person.
+    dead: BTreeMap<DeadId, Dead>,
     /// Who is writing history, and until when nobody else is asked to.
     history_hold: Option<(RequestId, i64)>,
     turns: Turns,
@@ -219,6 +255,9 @@ impl Model {
             Command::RetireBatches(retire) => drop(self.retire_batches(now, retire)),
             Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
+            Command::RetryRun(retry) => drop(self.retry_run(now, retry)),
+            Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
+            Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
         }
     }
 

@@ -1,13 +1,14 @@
 //! The split of a run, leased by a visibility time of its own.
 
 use super::batch::{Batch, Place};
+use super::poison::Suspicion;
 use super::recipient::Entry;
 use super::turns::Turn;
 use super::{Model, Run};
 use crate::api::{AddBatches, BadRow, ClaimSplit, NewBatch, ReleaseSplit, SplitLease, SplitStatus};
 use postrider_common::ids::{BatchId, RunId};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Model {
     pub fn claim_split(&mut self, now: i64, claim: ClaimSplit) -> Option<SplitLease> {
@@ -126,6 +127,9 @@ impl Model {
                 expired: false,
                 stamp: None,
                 segments: Vec::new(),
+                suspicion: Suspicion::default(),
+                dead: BTreeSet::new(),
+                generation: 0,
             };
             self.batches.insert(batch_id, batch);
         }

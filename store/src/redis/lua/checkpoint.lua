@@ -46,6 +46,7 @@ local function refusal(index)
   if is_final(state) or state == I then return 'settled' end
   if run.cancelled then return 'cancelled' end
   if run.parked or lane_paused then return 'paused' end
+  if not is_offered(b.sus, index) then return 'outside' end
   if state == D and look_at(b, index).due_at > now then return 'not_due' end
   if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end
   if open >= window then return 'window' end

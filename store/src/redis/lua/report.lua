@@ -36,11 +36,11 @@ local function take_as_facts(b)
     if fact(b, REPORT.fence, o, REPORT.fraction) == 'applied' then applied = true end
   end
   local to = from
-  if applied and from ~= 'leased' then
+  if applied and from ~= 'leased' and from ~= 'dead' then
     to = put_back(b, from)
   else
     commit(b)
-    if applied and b.hold and b.hold.counted > 0 then keep_lease(b) end
+    if applied and b.hold then keep_lease(b) end
   end
   write_run()
   return to == 'settled' and 'settled' or 'lost'
@@ -62,6 +62,10 @@ local function take_outcomes(b)
         take_detail(b, o.index, o)
         change(b, o.index, o.key, settle, o, REPORT.fraction)
         hold.progress_at = now
+        if o.kind ~= 'w' then
+          hold.outcome = 'o'
+          if b.sus then suspicion_outcome(b.sus, o.index) end
+        end
       end
     end
   end
