@@ -143,7 +143,7 @@ async fn a_lease_without_progress_is_not_extended() {
 #[tokio::test]
 async fn random_calls_agree_with_the_model() {
     let mut reached = postrider_store::conformance::random::Reached::default();
-    for seed in 0..20 {
+    for seed in 0..40 {
         postrider_store::conformance::random::compare(&memory().await, seed, 400, &mut reached).await;
     }
     println!("{reached:?}");

@@ -7,6 +7,7 @@ mod happy_path;
 mod history_drained;
 mod limits_hold;
 mod master_killed;
+mod poison;
 mod redis_killed;
 mod redis_outage;
 mod refusals;

@@ -23,6 +23,8 @@ pub struct Settings {
     pub sites: Vec<String>,
     /// Retry policy of the bulk lane.
     pub retry: &'static str,
+    /// Where workers send to instead of the sink's address.
+    pub relay: Option<String>,
     /// Further lines of the configuration file, whole tables.
     pub extra: String,
 }
@@ -42,6 +44,7 @@ impl Default for Settings {
             sink_rules: Vec::new(),
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
+            relay: None,
             extra: String::new(),
         }
     }
@@ -51,6 +54,7 @@ impl Settings {
     /// `postrider.toml` for every process of the fleet; what differs between them comes by environment.
     pub fn to_toml(&self, store: &str, relay: &str, dir: &Path) -> String {
         let mut text = String::new();
+        let relay = self.relay.as_deref().unwrap_or(relay);
         let dir = dir.display();
         let parts = [
             format!("[store]\nurl = \"{store}\"\n"),

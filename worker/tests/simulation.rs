@@ -70,3 +70,22 @@ fn pauses_relays_and_everything_at_once() {
     let _ =
         check(Faults { lose_percent: 10, repeat_percent: 10, crashes: 3, partitions: 3, pauses: 4, relay_falls: 4 });
 }
+
+/// Three expiries without an outcome, and log2 of the batch to find the one: the rest are those that ended in the middle
+/// of a window whose others had an outcome.
+#[test]
+fn one_that_ends_workers_is_set_aside_and_the_others_are_sent() {
+    let mut ended: Vec<u32> = Vec::new();
+    for seed in seeds() {
+        let mut world = World::poisoned_batch(seed);
+        world.run();
+        ended.push(world.judge_poison());
+    }
+    let (sum, most) = (ended.iter().sum::<u32>(), ended.iter().copied().max().unwrap_or_default());
+    println!(
+        "{} seeds: {most} workers ended at most, {:.1} on average, before the one stood alone",
+        ended.len(),
+        f64::from(sum) / ended.len() as f64
+    );
+    assert!(most <= 3 + 7 + 10, "{most} workers were ended by one recipient");
+}

@@ -302,7 +302,7 @@ fn done(generation: u64, recipients: u64) -> RetriedRun {
 
 /// One accepted, one rejected, one exhausted, one unknown, by the hold of the run.
 async fn given_up(fixture: &impl Fixture) -> (Scene<'_, impl Fixture>, Held) {
-    let policy = RetryPolicy { base_ms: 100, cap_ms: 1000, ttl_ms: 50 };
+    let policy = RetryPolicy { base_ms: 100, cap_ms: 1000, ttl_ms: 40 };
     let new = crate::NewRun { retry: policy, on_unknown: OnUnknown::Hold, ..new_run("one") };
     let scene = Scene::with(fixture, new, &[4]).await;
     let mut held = scene.claim_one(1).await;
@@ -345,7 +345,7 @@ pub async fn retry_run_resends_the_unknown_with_their_reason(fixture: &impl Fixt
 }
 
 pub async fn retry_run_goes_in_steps_and_leaves_what_came_later(fixture: &impl Fixture) {
-    let policy = RetryPolicy { base_ms: 100, cap_ms: 1000, ttl_ms: 50 };
+    let policy = RetryPolicy { base_ms: 100, cap_ms: 1000, ttl_ms: 40 };
     let new = crate::NewRun { retry: policy, ..new_run("one") };
     let scene = Scene::with(fixture, new, &[1, 1, 1]).await;
     for mut held in scene.claim(1, 3).await {
@@ -372,7 +372,7 @@ pub async fn retry_run_leaves_dead_letters_to_replay(fixture: &impl Fixture) {
 }
 
 pub async fn retry_run_reaches_into_a_leased_batch(fixture: &impl Fixture) {
-    let policy = RetryPolicy { base_ms: 100, cap_ms: 1000, ttl_ms: 50 };
+    let policy = RetryPolicy { base_ms: 100, cap_ms: 1000, ttl_ms: 40 };
     let scene = Scene::with(fixture, crate::NewRun { retry: policy, ..new_run("one") }, &[2]).await;
     let mut held = scene.claim_one(1).await;
     scene.intend(&mut held, &[0]).await;

@@ -18,6 +18,7 @@ use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
+use std::collections::BTreeSet;
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
@@ -522,7 +523,10 @@ async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver)
     }
     driver.requests += 1;
     let segment = format!("segment-{}", driver.requests);
-    let some: Vec<_> = driver.settled.iter().rev().take(20).filter(|_| driver.random.bool()).cloned().collect();
+    // Each batch once: no caller has two stamps of one.
+    let mut named = BTreeSet::new();
+    let newest = driver.settled.iter().rev().take(20).filter(|one| named.insert(one.0.clone()));
+    let some: Vec<_> = newest.filter(|_| driver.random.bool()).cloned().collect();
     let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
         request: claim.request.clone(),
         segment: segment.clone(),

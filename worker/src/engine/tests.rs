@@ -121,6 +121,7 @@ impl Driver {
             window: 10,
             payload: bytes::Bytes::new(),
             recipients: vec![pending; count],
+            only: None,
         };
         Offer { key: LeaseKey(self.leases), lease, is_usable }
     }

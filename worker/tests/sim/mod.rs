@@ -2,11 +2,13 @@
 
 mod judge;
 mod network;
+mod poison;
 mod worker;
 
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, LaneName, RequestId, RunId, SiteName};
+use postrider_common::lease::Fact;
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_store::api::{AddBatches, ClaimSplit, NewBatch, NewRun, Reclaim};
 use postrider_store::embedded::model::Model;
@@ -44,6 +46,8 @@ pub enum Happening {
     Answer(network::Envelope),
     Reclaim,
     Crash,
+    /// What the journal of a dead worker says.
+    Journal(Vec<Fact>),
     Partition(usize, bool),
     Pause(bool),
     Relay(usize, bool),
@@ -70,6 +74,7 @@ pub struct World {
     partitioned: Vec<bool>,
     pub ended_at_ms: u64,
     is_over: bool,
+    pub poison: Option<poison::Poison>,
 }
 
 /// Of every other world: lower than what its workers could do.
@@ -85,7 +90,25 @@ fn limits(seed: u64) -> Limits {
 
 impl World {
     pub fn new(seed: u64, faults: Faults) -> Self {
-        let mut world = Self {
+        let mut world = Self::empty(seed, faults);
+        for (name, lane, batches, size) in [
+            ("big", LaneName::bulk(), 12, 100),
+            ("small", LaneName::transactional(), 5, 1),
+            ("mid", LaneName::bulk(), 3, 25),
+        ] {
+            let sizes = vec![size; batches];
+            world.add_run(name, lane, &sizes);
+        }
+        for _ in 0..3 {
+            world.add_worker();
+        }
+        world.plan_faults();
+        world.at(1, Happening::Reclaim);
+        world
+    }
+
+    fn empty(seed: u64, faults: Faults) -> Self {
+        Self {
             now_ms: 1_000,
             steps: 0,
             seed,
@@ -102,21 +125,8 @@ impl World {
             partitioned: Vec::new(),
             ended_at_ms: 0,
             is_over: false,
-        };
-        for (name, lane, batches, size) in [
-            ("big", LaneName::bulk(), 12, 100),
-            ("small", LaneName::transactional(), 5, 1),
-            ("mid", LaneName::bulk(), 3, 25),
-        ] {
-            let sizes = vec![size; batches];
-            world.add_run(name, lane, &sizes);
+            poison: None,
         }
-        for _ in 0..3 {
-            world.add_worker();
-        }
-        world.plan_faults();
-        world.at(1, Happening::Reclaim);
-        world
     }
 
     /// xorshift64*.
@@ -288,6 +298,10 @@ impl World {
                     self.workers[victim].crash();
                     self.add_worker();
                 }
+            }
+            Happening::Journal(facts) => {
+                let now = self.store_now();
+                self.model.facts(now, (facts, 0));
             }
             Happening::Partition(worker, is_cut) => self.partitioned[worker] = is_cut,
             Happening::Pause(is_paused) => {

@@ -168,5 +168,6 @@ fn lease(claimed: ClaimedBatch) -> Lease {
         window: WINDOW,
         payload: claimed.payload.into(),
         recipients: claimed.recipients,
+        only: claimed.only,
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{Happening, World};
 use postrider_common::ids::{BatchId, Fence, LaneName};
-use postrider_common::lease::{Lease, LeaseAnswer, LeaseStatus, Outcome, OutcomeKind};
+use postrider_common::lease::{Fact, Lease, LeaseAnswer, LeaseStatus, Outcome, OutcomeKind};
 use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -109,6 +109,21 @@ impl Worker {
         self.leases.values()
     }
 
+    /// The lease that a key stands for.
+    pub fn lease(&self, key: LeaseKey) -> Option<&(BatchId, Fence)> {
+        self.leases.get(&key)
+    }
+
+    /// What a crash journal would say: those whose final dot was not written.
+    pub fn unwritten(&self) -> Vec<Fact> {
+        let unwritten = self.sends.iter().filter(|(_, send)| **send != Send::DotWritten);
+        let fact = |((key, index), _): (&(LeaseKey, u32), _)| {
+            let (batch, fence) = self.leases.get(key)?.clone();
+            Some(Fact { batch, fence, outcome: outcome(*index, OutcomeKind::NotWritten) })
+        };
+        unwritten.filter_map(fact).collect()
+    }
+
     fn sends_of(&self, lease: LeaseKey, which: impl Fn(Send) -> bool) -> Vec<u32> {
         let of = self.sends.iter().filter(|((key, _), send)| *key == lease && which(**send));
         of.map(|((_, index), _)| *index).collect()
@@ -167,6 +182,7 @@ impl World {
                     self.tell(worker, Event::CallFailed { call, refused: false, random });
                 }
             }
+            WorkerTimer::Begin(lease, index) if self.is_poison(worker, lease, index) => self.poisoned(worker),
             WorkerTimer::Begin(lease, index) => {
                 if let Some(send) = self.workers[worker].sends.get_mut(&(lease, index)) {
                     *send = Send::Begun;
@@ -200,6 +216,7 @@ impl World {
 
     fn reply(&mut self, worker: usize, lease: LeaseKey, index: u32) {
         let kind = match self.below(100) {
+            _ if self.poison.is_some() => OutcomeKind::Accepted,
             0..88 => OutcomeKind::Accepted,
             88..95 => OutcomeKind::Deferred,
             95..98 => OutcomeKind::Rejected,

@@ -441,7 +441,9 @@ local function write_records(b, set, drop)
     if not b.changed[index] then used[b.symbols[index + 1]] = true end
   end
   for symbol in pairs(used) do
-    if symbol ~= UNTOUCHED and symbol ~= ALONE then by_text[b.h['g' .. string.char(symbol)]] = symbol end
+    -- One that is missing shows when it is read; it must not leave this half written.
+    local text = b.h['g' .. string.char(symbol)]
+    if text then by_text[text] = symbol end
   end
   for index in pairs(b.changed) do
     local r, is_deferred = b.records[index], b.st[index + 1] == D
@@ -489,8 +491,6 @@ local function write_suspicion(b, set, gone)
       set[#set + 1] = text
     end
   end
-  for _, index in ipairs(b.dead_gone) do dead_remove(b.id, index) end
-  for _, index in ipairs(b.dead_new) do dead_add(b.id, index, ENDS_WORKERS, '') end
 end
 
 -- Recipients, fences and counters. Placing the batch is a step of its own, after this.
@@ -519,6 +519,8 @@ local function commit(b)
   end
   if #keep > 0 then call('HSET', b.details, unpack(keep)) end
   if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
+  for _, index in ipairs(b.dead_gone) do dead_remove(b.id, index) end
+  for _, index in ipairs(b.dead_new) do dead_add(b.id, index, ENDS_WORKERS, '') end
   b.changed, b.fields, b.detail = {}, {}, {}
 end
 
