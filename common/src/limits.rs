@@ -14,7 +14,7 @@ pub const LEASE_WAIT_MS_MAX: u64 = 30_000;
 /// The truth behind every hint: a waiting Lease call looks at the store at least this often.
 pub const CLAIM_POLL_MS: u64 = 250;
 /// Doubts after which a recipient is held as unknown whatever the policy: nobody gets one mail more often than this
-/// because replies are lost. Expiries that count towards the poison rule are left to that rule.
+/// because replies are lost. Expiries are left to the poison rule, but for those of an outage.
 pub const DOUBTS_MAX: u32 = 5;
 /// Leases of a batch in a row that expired with somebody in intent and without an outcome, after which it is suspect:
 /// leased in parts until the recipient that ends workers stands alone.

@@ -37,9 +37,8 @@ pub(super) struct Expired {
 /// What an expiry means.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It does not count.
+    /// It is no strike.
     Nothing,
-    /// It counts, and the rule decides how often it may come to that: no limit on doubts does.
     Strike,
     /// This recipient ends workers.
     Recipient(u32),

@@ -39,14 +39,13 @@ impl Model {
         let Some((batch, run)) = self.batches.get_mut(id).zip(self.runs.get_mut(&id.run)) else { return };
         batch.expired = true;
         run.leases_expired += 1;
-        let verdict = match batch.expiry() {
-            // One that ended during an outage, or in the time after it, says nothing about the batch.
+        let (verdict, doubts_max) = match batch.expiry() {
             Some((ended_at, expired)) if ended_at > self.hold_until_ms && !run.cancelled => {
-                batch.suspicion.expired(&expired)
+                (batch.suspicion.expired(&expired), u32::MAX)
             }
-            Some(_) | None => Verdict::Nothing,
+            // One that ended during an outage, or in the time after it, says nothing about the batch.
+            Some(_) | None => (Verdict::Nothing, DOUBTS_MAX),
         };
-        let doubts_max = if verdict == Verdict::Nothing { DOUBTS_MAX } else { u32::MAX };
         reclaimed.doubts += self.doubt_intents(now, id, grace_ms, doubts_max);
         reclaimed.dead += u32::from(matches!(verdict, Verdict::Recipient(_) | Verdict::Batch));
         match verdict {

@@ -27,10 +27,10 @@ if hold.expires_at > held_until and not run.cancelled then
     if b.st[at + 1] == I then fallen[at] = true end
   end
   b.sus = b.sus or no_suspicion()
+  doubts_max = math.huge
   verdict, index = suspicion_expired(b.sus,
     { had_outcome = hold.outcome == 'o', was_heard = hold.sequence > 0, fallen = fallen })
 end
-if verdict ~= 'nothing' then doubts_max = math.huge end
 local doubts = doubt_intents(b, grace)
 b.entry.expired = '1'
 add_count(run.id, 'expired', 1)
