@@ -1,6 +1,6 @@
 //! The command line, as clap knows it.
 
-use crate::commands::{campaign, config, dead, dev, lane, master, run, send, template, worker, workers};
+use crate::commands::{campaign, config, dead, dev, lane, master, run, schedule, send, template, worker, workers};
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -67,6 +67,9 @@ pub enum Command {
     Run(run::RunCommand),
     /// Send one message
     Send(send::SendArgs),
+    /// See when campaigns are due
+    #[command(subcommand)]
+    Schedule(schedule::ScheduleCommand),
     /// Check and try templates
     #[command(subcommand)]
     Template(template::TemplateCommand),

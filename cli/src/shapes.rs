@@ -13,6 +13,15 @@ pub fn instant(ms: i64) -> Option<String> {
     at.map(|at| at.to_rfc3339_opts(SecondsFormat::Millis, true))
 }
 
+/// A line of `schedule next`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Firing {
+    pub at: Option<String>,
+    pub local: String,
+    pub nominal: String,
+    pub note: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Run {
     pub run: String,

@@ -3,6 +3,7 @@
 use crate::config::LeaseSettings;
 use crate::lease::Turnstile;
 use crate::metrics::Metrics;
+use crate::schedule::Zones;
 use crate::storage::Storage;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
@@ -25,6 +26,8 @@ pub struct Core {
     pub lanes: Vec<Lane>,
     pub sites: Arc<SiteTable>,
     pub limits: Limits,
+    /// Of schedules.
+    pub zones: Zones,
     pub audience_bytes_max: u64,
     pub metrics: Metrics,
     /// Cancelled when the master is to stop: held calls answer, duties end.

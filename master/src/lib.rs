@@ -16,6 +16,7 @@ pub mod lease;
 pub mod loops;
 mod metered;
 mod metrics;
+pub mod schedule;
 pub mod split;
 mod start;
 pub mod storage;

@@ -12,6 +12,7 @@ use crate::loops::census::Draining;
 use crate::loops::{cancel, census, history, reclaim, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
+use crate::schedule::{SYSTEM_FOLDER, Zones};
 use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_common::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -22,6 +23,7 @@ use postrider_proto::v1::messages_server::MessagesServer;
 use postrider_store::Store;
 use std::future::Future;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
@@ -71,6 +73,8 @@ pub async fn start(
     let grpc_addr = local("grpc_listen", &grpc, config.grpc_listen)?;
     let metrics = Metrics::default();
     let place = store.describe();
+    let zones = Zones::newest(Path::new(SYSTEM_FOLDER));
+    tracing::info!(version = zones.version(), origin = ?zones.origin(), "time zone database");
     let core = Arc::new(Core {
         store: Arc::new(Metered::new(store, metrics.clone())),
         storage,
@@ -78,6 +82,7 @@ pub async fn start(
         lease: config.lease,
         lanes: config.lanes,
         sites: Arc::new(config.sites),
+        zones,
         limits: config.limits,
         audience_bytes_max: config.audience_bytes_max,
         metrics,

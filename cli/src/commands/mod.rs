@@ -7,6 +7,7 @@ pub mod dev;
 pub mod lane;
 pub mod master;
 pub mod run;
+pub mod schedule;
 pub mod send;
 pub mod template;
 pub mod worker;
@@ -18,6 +19,8 @@ use crate::failure::{Failure, Result};
 use crate::output;
 use crate::sink::SinkArgs;
 use clap::CommandFactory;
+use postrider_master::schedule::{Origin, SYSTEM_FOLDER, Zones};
+use std::path::Path;
 
 /// Does what the command line says.
 pub async fn perform(cli: Cli) -> Result<()> {
@@ -28,6 +31,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Campaign(command) => campaign::perform(&context, command).await,
         Command::Run(command) => run::perform(&context, command).await,
         Command::Send(args) => send::perform(&context, args).await,
+        Command::Schedule(command) => schedule::perform(&context, command).await,
         Command::Template(command) => template::perform(&context, command),
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Dead(command) => dead::perform(&context, command).await,
@@ -60,9 +64,15 @@ async fn sink(context: &Context, args: SinkArgs) -> Result<()> {
 
 fn version(context: &Context) -> Result<()> {
     let version = env!("CARGO_PKG_VERSION");
+    let zones = Zones::newest(Path::new(SYSTEM_FOLDER));
+    let (zones_version, origin) = match zones.origin() {
+        Origin::Bundled => (zones.version(), "bundled"),
+        Origin::System => (zones.version(), "system"),
+    };
     if context.json() {
-        output::json(&serde_json::json!({ "version": version, "api": "postrider.v1" }))
+        let time_zones = serde_json::json!({ "version": zones_version, "origin": origin });
+        output::json(&serde_json::json!({ "version": version, "api": "postrider.v1", "time_zones": time_zones }))
     } else {
-        output::line(format!("postrider {version} (api postrider.v1)"))
+        output::line(format!("postrider {version} (api postrider.v1, time zones {zones_version} {origin})"))
     }
 }

@@ -23,8 +23,8 @@ pub struct SendArgs {
     /// Recipient
     #[arg(long, value_name = "ADDRESS")]
     pub to: String,
-    /// Sender, instead of the file's
-    #[arg(long, value_name = "MAILBOX", conflicts_with = "campaign")]
+    /// Sender, instead of the campaign's or the file's
+    #[arg(long, value_name = "MAILBOX")]
     pub from: Option<String>,
     /// Lane, instead of the campaign's or the file's [default: transactional]
     #[arg(long, value_name = "LANE")]
@@ -75,6 +75,7 @@ pub async fn perform(context: &Context, args: SendArgs) -> Result<()> {
         lane: args.lane.or(file_lane).unwrap_or_default(),
         idempotency_key: args.idempotency_key.unwrap_or_else(|| client.idempotency_key()),
         correlation_id: args.correlation_id.unwrap_or_default(),
+        from: args.from.unwrap_or_default(),
     };
     let call = |channel| {
         let request = request.clone();

@@ -1,7 +1,7 @@
 //! Service Campaigns: definitions, and runs of them.
 
 use super::status::{ApiError, no_campaign};
-use super::{page_limit, upload};
+use super::{firings, page_limit, upload};
 use crate::campaign::submit::{self, Wish};
 use crate::campaign::{self, Invalid, validate};
 use crate::core::Core;
@@ -19,6 +19,9 @@ use tonic::{Request, Response, Status, Streaming};
 pub struct CampaignsApi {
     pub core: Arc<Core>,
 }
+
+/// Firings that are told when the caller does not say how many.
+const NEXT_FIRINGS: usize = 10;
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -75,6 +78,17 @@ impl Campaigns for CampaignsApi {
         Ok(Response::new(self.run(request.into_inner()).await?))
     }
 
+    async fn next_firings(&self, request: Request<v1::NextFiringsRequest>) -> Answer<v1::NextFiringsResponse> {
+        let request = request.into_inner();
+        let limit = page_limit(request.limit, NEXT_FIRINGS).map_err(ApiError::from)?;
+        let campaign = decode_record(&self.find(&request.campaign).await?)?;
+        let from_ms = match request.from_ms {
+            0 => self.core.store.now_ms().await.map_err(ApiError::from)?,
+            given => given,
+        };
+        Ok(Response::new(firings::next(&self.core.zones, &campaign, from_ms, limit)?))
+    }
+
     async fn upload_audience(
         &self,
         request: Request<Streaming<v1::UploadAudienceRequest>>,
@@ -94,7 +108,7 @@ impl CampaignsApi {
         // Filled in by the master at each run.
         campaign.message.campaign.clear();
         campaign.message.correlation_id.clear();
-        validate::campaign(&campaign, &core.lanes)?;
+        validate::campaign(&campaign, &core.lanes, &core.zones)?;
         if let Some(audience) = &campaign.audience {
             require_stored(core, audience).await?;
         }

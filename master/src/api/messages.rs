@@ -87,6 +87,7 @@ impl MessagesApi {
                 let mut message = MessageSpec::from(wire.clone());
                 message.campaign.clear();
                 message.correlation_id = request.correlation_id.clone();
+                let message = sent_by(message, &request.from);
                 validate::message(&message)?;
                 let lane = lane.unwrap_or_else(LaneName::transactional);
                 Ok(Frame { campaign: String::new(), lane, on_unknown: OnUnknown::Resend, message })
@@ -95,13 +96,21 @@ impl MessagesApi {
                 let name = parse_name("campaign", name)?;
                 let record = self.core.store.campaign(&name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
                 let campaign = decode_record(&record)?;
+                let message = submit::campaign_message(&campaign, &request.correlation_id);
+                let message = sent_by(message, &request.from);
+                validate::message(&message)?;
                 Ok(Frame {
                     campaign: name.to_string(),
                     lane: lane.unwrap_or_else(|| campaign.lane.clone()),
                     on_unknown: campaign.on_unknown,
-                    message: submit::campaign_message(&campaign, &request.correlation_id),
+                    message,
                 })
             }
         }
     }
+}
+
+/// With another sender, when one is given.
+fn sent_by(message: MessageSpec, from: &str) -> MessageSpec {
+    if from.is_empty() { message } else { MessageSpec { from: from.to_owned(), ..message } }
 }

@@ -1,5 +1,6 @@
 //! Checks a campaign or a single message before it is kept. Pure; every error names field and mend.
 
+use crate::schedule::{self, Zones};
 use postrider_common::campaign::{Audience, Campaign, Source};
 use postrider_common::lane::Lane;
 use postrider_common::limits::{FIELD_BYTES_MAX, TEMPLATE_BYTES_MAX};
@@ -68,7 +69,7 @@ pub fn lane<'a>(name: &LaneName, lanes: &'a [Lane]) -> Result<&'a Lane, Invalid>
 }
 
 /// All of a campaign but whether its audience is in the storage.
-pub fn campaign(campaign: &Campaign, lanes: &[Lane]) -> Result<(), Invalid> {
+pub fn campaign(campaign: &Campaign, lanes: &[Lane], zones: &Zones) -> Result<(), Invalid> {
     lane(&campaign.lane, lanes)?;
     if let Some(schedule) = &campaign.schedule {
         for (field, text) in [("schedule.cron", &schedule.cron), ("schedule.time_zone", &schedule.time_zone)] {
@@ -78,6 +79,7 @@ pub fn campaign(campaign: &Campaign, lanes: &[Lane]) -> Result<(), Invalid> {
             within(field, text, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
             no_controls(field, text)?;
         }
+        schedule::read(schedule, zones).map_err(|error| Invalid::field(error.field(), error.to_string()))?;
     }
     if let Some(audience) = &campaign.audience {
         self::audience(audience)?;
@@ -202,7 +204,7 @@ mod tests {
     fn check(change: impl FnOnce(&mut Campaign), parts: &[&str]) {
         let mut changed = good();
         change(&mut changed);
-        let error = campaign(&changed, &lane::defaults()).expect_err("refused").to_string();
+        let error = campaign(&changed, &lane::defaults(), &Zones::bundled()).expect_err("refused").to_string();
         for part in parts {
             assert!(error.contains(part), "'{error}' has no '{part}'");
         }
@@ -210,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_good_campaign_passes() {
-        assert_eq!(campaign(&good(), &lane::defaults()), Ok(()));
+        assert_eq!(campaign(&good(), &lane::defaults(), &Zones::bundled()), Ok(()));
     }
 
     #[test]
@@ -233,6 +235,13 @@ mod tests {
         check(
             |c| c.schedule = Some(Schedule { cron: "* * * * *".into(), time_zone: "".into() }),
             &["schedule.time_zone"],
+        );
+        let schedule = |cron: &str, zone: &str| Some(Schedule { cron: cron.to_owned(), time_zone: zone.to_owned() });
+        check(|c| c.schedule = schedule("0 25 * * *", "UTC"), &["schedule.cron: ", "'0 25 * * *' is not"]);
+        check(|c| c.schedule = schedule("0 8 30 2 *", "UTC"), &["schedule.cron: ", "never due"]);
+        check(
+            |c| c.schedule = schedule("0 8 * * *", "Europe/Berln"),
+            &["schedule.time_zone: ", "the nearest is Europe/Berlin"],
         );
         check(|c| c.notify_url = "http://x\r\n".into(), &["notify_url: ", "control"]);
         check(

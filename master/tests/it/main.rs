@@ -4,6 +4,7 @@
 
 mod dead;
 mod dispatch;
+mod firings;
 mod harness;
 mod history;
 mod lifecycle;

@@ -218,11 +218,35 @@ async fn a_single_message_is_a_run_with_one_recipient() {
         (v1::SendMessageRequest { campaign: "x".into(), ..request.clone() }, "message: "),
         (v1::SendMessageRequest { lane: "fast".into(), ..request.clone() }, "known lanes"),
         (v1::SendMessageRequest { correlation_id: "\n".into(), ..request.clone() }, "correlation_id: "),
+        (v1::SendMessageRequest { from: "nobody".into(), ..request.clone() }, "from: "),
     ] {
         let change = v1::SendMessageRequest { idempotency_key: String::new(), ..change };
         let error = client.send_message(change).await.expect_err("refused");
         assert_eq!(error.code(), Code::InvalidArgument);
         assert!(error.message().contains(part), "{}", error.message());
+    }
+    world.master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_message_of_a_campaign_may_have_another_sender() {
+    let world = World::new().await;
+    world.apply(campaign("digest", Some(inline(&["{}"])))).await;
+    let mut worker = crate::harness::Worker::new(&world, "w");
+    for (key, from, expected) in
+        [("a", "", message().from), ("b", "Desk <desk@acme.example>", "Desk <desk@acme.example>".into())]
+    {
+        let request = v1::SendMessageRequest {
+            campaign: "digest".into(),
+            to: "ada@example.com".into(),
+            idempotency_key: key.into(),
+            from: from.into(),
+            ..v1::SendMessageRequest::default()
+        };
+        world.messages().send_message(request).await.unwrap();
+        let answer = worker.lease(1, 5000).await;
+        assert_eq!(answer.definitions[0].message.as_ref().unwrap().from, expected);
+        worker.deliver(&answer.leases[0]).await;
     }
     world.master.stop().await;
 }

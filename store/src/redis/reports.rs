@@ -96,10 +96,25 @@ fn outcome_args(args: Args, outcome: &Outcome) -> Args {
 fn report_args(report: &LeaseReport, fraction: u32, sixth: u64, seventh: u64) -> Args {
     let args = Args::default().text(report.batch.to_string()).text(report.fence.to_string());
     let args = args.int(report.sequence).int(report.progress).int(fraction).int(sixth).int(seventh);
-    let args = args.int(report.outcomes.len() as u64);
-    let args = report.outcomes.iter().fold(args, outcome_args);
-    let args = args.int(report.intents.len() as u64);
-    report.intents.iter().fold(args, |args, index| args.int(*index))
+    let args = args.text(packed(report.intents.iter().copied()));
+    let with_text: Vec<_> = (1u64..).zip(&report.outcomes).filter(|(_, outcome)| !outcome.detail.is_empty()).collect();
+    let args = args.int(with_text.len() as u64);
+    let args = with_text.iter().fold(args, |args, (place, outcome)| args.int(*place).text(&outcome.detail));
+    let groups: Vec<&[Outcome]> = report.outcomes.chunk_by(same_but_for_recipient).collect();
+    let args = args.int(groups.len() as u64);
+    groups.into_iter().fold(args, |args, group| {
+        let Some(first) = group.first() else { return args };
+        let args = args.text([first.kind.letter()]).text(&first.code).int(first.retry_after_ms);
+        args.text(packed(group.iter().map(|outcome| outcome.index)))
+    })
+}
+
+fn same_but_for_recipient(a: &Outcome, b: &Outcome) -> bool {
+    (a.kind, &a.code, a.retry_after_ms) == (b.kind, &b.code, b.retry_after_ms)
+}
+
+fn packed(indexes: impl Iterator<Item = u32>) -> Vec<u8> {
+    indexes.flat_map(u32::to_be_bytes).collect()
 }
 
 /// Answers by report. One batch that cannot be read must not cost the others their answers: its holder is

@@ -152,7 +152,9 @@ impl Transition {
             Base::EndLease => &[PRELUDE, POISON, BATCH, REPORT, END_LEASE],
         };
         let channel = keys::WAKE_CHANNEL;
-        let settings = format!("local IGNORE_FENCES, WAKE_CHANNEL = {ignore_fences}, '{channel}'");
+        let itself = self == Self::Checkpoint;
+        let settings =
+            format!("local IGNORE_FENCES, CHECKS_ITSELF, WAKE_CHANNEL = {ignore_fences}, {itself}, '{channel}'");
         let mut source = format!("{flags}\n{settings}\n{}\n", type_checks());
         for part in below.iter().chain([&own]) {
             source.push_str(part);
@@ -178,7 +180,7 @@ fn type_checks() -> String {
         _ => "'TYPE'",
     };
     let checks: Vec<&str> = keys::SHARD_KEYS.iter().map(check).collect();
-    format!("local TYPE_CHECKS = {{ {} }}", checks.join(", "))
+    format!("local function type_checks() return {{ {} }} end", checks.join(", "))
 }
 
 /// All scripts, put together and hashed once.

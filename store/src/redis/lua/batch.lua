@@ -11,6 +11,8 @@ local COUNTER = { [P] = 'pending', [I] = 'pending', [D] = 'pending', [A] = 'acce
   [X] = 'exhausted', [S] = 'suppressed', [C] = 'cancelled', [U] = 'unknown' }
 -- States are kept in pieces of this many letters: a longer value would turn the small hash into a large one.
 local PIECE = 50
+local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
+local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
 local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
@@ -30,8 +32,7 @@ local KINDS = { a = true, d = true, r = true, u = true, w = true }
 local function outcome_at(at)
   local kind, code, after = ARGV[at + 1], ARGV[at + 2], ARGV[at + 4]
   if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
-  return { index = num(ARGV[at], 'index'), kind = kind, code = code, detail = ARGV[at + 3], after = num(after, 'retry after'),
-    key = kind .. after .. '|' .. code .. '|' }
+  return { index = num(ARGV[at], 'index'), kind = kind, code = code, detail = ARGV[at + 3], after = num(after, 'retry after') }
 end
 
 local function is_final(state)
@@ -41,8 +42,7 @@ end
 local function load_run(id, key)
   local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error')
   if not f[1] then return false end
-  run = { id = id, lane = f[1], hold = f[2] == '1', base = num(f[3], 'retry base'), cap = num(f[4], 'retry cap'),
-    ttl = num(f[5], 'retry ttl'), paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
+  run = { id = id, lane = f[1], hold = f[2] == '1', base = f[3], cap = f[4], ttl = f[5], paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
   run.parked = run.paused or run.cancelled or run.failed
   return true
 end
@@ -61,8 +61,8 @@ end
 
 local function write_hold(b)
   local h = b.hold
-  call('HSET', K.holder, b.id, h.fence .. '|' .. h.worker .. '|' .. int(h.hard_at) .. '|' .. int(h.progress_at)
-    .. '|' .. int(h.progress) .. '|' .. int(h.sequence) .. '|' .. int(h.counted) .. h.outcome .. '|' .. h.entry)
+  call('HSET', K.holder, b.id, string.format('%s|%s|%.0f|%.0f|%.0f|%.0f|%.0f%s|%s', h.fence, h.worker, h.hard_at,
+    h.progress_at, h.progress, h.sequence, h.counted, h.outcome, h.entry))
   call('ZADD', K.lease, int(h.expires_at), b.id)
 end
 
@@ -95,14 +95,15 @@ local function load_batch(id, key, details)
   call('HLEN', details)
   if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
   local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
-  if not count or count < 1 or #states ~= count or string.find(states, '[^pidarxscu]') then return nil, 'unreadable' end
+  if not count or count < 1 or #states ~= count or string.find(states, '[^apidrxscu]') then return nil, 'unreadable' end
   -- A retired batch has the names of its segments instead of a payload.
   local retired = h.h ~= nil
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
+  local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
-    symbols = { string.byte(symbols, 1, -1) }, parsed = {}, records = {}, changed = {},
+    open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
     ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
@@ -121,20 +122,16 @@ local function record_of(text)
     code = code }
 end
 
-local function record_text(r, state)
-  return r.attempts .. '|' .. r.doubts .. '|' .. r.first_at .. '|' .. (state == D and int(r.due_at) or '') .. '|'
-    .. r.intent .. '|' .. r.doubt .. '|' .. r.reason .. '|' .. r.settled_at .. '|' .. r.code
+local function record_text(r)
+  return string.format('%.0f|%.0f|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
+    r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
 
-local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
-local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
 
 -- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
 local function look_at(b, index)
-  local r = b.records[index]
-  if r then return r end
   local symbol = b.symbols[index + 1]
-  r = b.parsed[symbol]
+  local r = b.parsed[symbol]
   if r then return r end
   if symbol == UNTOUCHED then
     r = { attempts = 0, doubts = 0, first_at = '', due_at = 0, intent = '', doubt = '', reason = '', settled_at = '',
@@ -142,40 +139,98 @@ local function look_at(b, index)
   elseif symbol == ALONE then
     return record_of(b.h[int(index)] or '')
   else
-    r = record_of(b.h['g' .. string.char(symbol)] or '')
+    local text = b.h['g' .. string.char(symbol)] or ''
+    r = record_of(text)
+    b.symbol_of_text[text] = symbol
   end
   b.parsed[symbol] = r
   return r
 end
 
+-- Keeps a record that is new in this script, and gives it a symbol: one that is known to have the same record, or the
+-- next that nobody has. A symbol that only those had who change now is free with the next write.
+local function keep_record(b, at, r)
+  local text = record_text(r)
+  local symbol = b.symbol_of_text[text]
+  if symbol then return symbol end
+  symbol = b.free
+  repeat
+    symbol = symbol + 1
+  until symbol > SYMBOL_LAST or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
+  if symbol > SYMBOL_LAST then
+    local field = int(at - 1)
+    b.h[field], b.fields[field], b.gone[field] = text, text, nil
+    return ALONE
+  end
+  local field = 'g' .. string.char(symbol)
+  b.h[field], b.fields[field] = text, text
+  b.free, b.symbol_of_text[text], b.parsed[symbol] = symbol, symbol, r
+  return symbol
+end
+
+-- Some have moved from one state to another: the counters of the run, and how many are in intent.
+local function count_moved(b, before, after, number)
+  if before == after then return end
+  if before == I then b.open = b.open - number elseif after == I then b.open = b.open + number end
+  local out, into = COUNTER[before], COUNTER[after]
+  if out ~= into then
+    moved[out] = (moved[out] or 0) - number
+    moved[into] = (moved[into] or 0) + number
+  end
+  if is_final(after) then run_settled = true end
+end
+
 -- Changes one recipient and moves the counters of its run. `act(b, index, r, state, x, y)` gets a copy.
 --
 -- The recipients of a report mostly start from one record and get one reply, so what `act` made of a
--- record is remembered under `key` and used again. Not with a doubt, which also counts, and not without a key.
+-- record is remembered under `key` (a table or a function) and used again. Not with a doubt, which also counts, and
+-- not without a key.
 local function change(b, index, key, act, x, y)
-  local before, from = b.st[index + 1], look_at(b, index)
-  local known = key and from.doubt == '' and from[key .. before]
-  local r, result = known and known.record, nil
-  if r then
-    b.st[index + 1] = known.state
+  local st, symbols, at = b.st, b.symbols, index + 1
+  local before, symbol = st[at], symbols[at]
+  local from = b.parsed[symbol] or look_at(b, index)
+  local known = key and from[key]
+  local result
+  if known and known.before == before then
+    st[at], symbols[at] = known.after, known.symbol
   else
-    r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
+    local r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
       intent = from.intent, doubt = from.doubt, reason = from.reason, settled_at = from.settled_at, code = from.code }
     result = act(b, index, r, before, x, y)
-    if key then from[key .. before] = { record = r, state = b.st[index + 1] } end
-  end
-  b.records[index] = r
-  b.changed[index] = true
-  local after = b.st[index + 1]
-  if before ~= after then
-    local out, into = COUNTER[before], COUNTER[after]
-    if out ~= into then
-      moved[out] = (moved[out] or 0) - 1
-      moved[into] = (moved[into] or 0) + 1
+    local after = st[at]
+    if after ~= D then r.due_at = 0 end
+    local made = keep_record(b, at, r)
+    symbols[at] = made
+    if symbol == ALONE and made ~= ALONE then
+      local field = int(index)
+      b.fields[field], b.gone[field] = nil, true
     end
-    if is_final(after) then run_settled = true end
+    if key and from.doubt == '' and made ~= ALONE then from[key] = { symbol = made, before = before, after = after } end
   end
+  b.touched[at > PIECE and 1 or 0] = true
+  count_moved(b, before, st[at], 1)
   return result
+end
+
+-- As `change` for `indexes[n]`, and the same for those right after it that have the same record and state, `most` in
+-- all. How many.
+local function change_alike(b, indexes, n, most, key, act, x, y)
+  local st, symbols, at = b.st, b.symbols, indexes[n] + 1
+  local before, symbol = st[at], symbols[at]
+  change(b, indexes[n], key, act, x, y)
+  local known = symbol ~= ALONE and b.parsed[symbol][key]
+  if not known then return 1 end
+  local after, made, number, low, high = known.after, known.symbol, 1, at, at
+  while number < most do
+    at = indexes[n + number] + 1
+    if st[at] ~= before or symbols[at] ~= symbol then break end
+    st[at], symbols[at] = after, made
+    if at < low then low = at elseif at > high then high = at end
+    number = number + 1
+  end
+  b.touched[low > PIECE and 1 or 0], b.touched[high > PIECE and 1 or 0] = true, true
+  count_moved(b, before, after, number - 1)
+  return number
 end
 
 local function end_as(b, index, r, state)
@@ -191,11 +246,11 @@ end
 -- When it is tried again, or nil when the time to live is over: `backoff::retry_in_ms`.
 local function retry_in(attempts, fraction, elapsed, after)
   local doublings = math.min(math.max(attempts - 1, 0), 30)
-  local bound = math.min(run.base * 2 ^ doublings, run.cap)
+  local bound = math.min(num(run.base, 'retry base') * 2 ^ doublings, num(run.cap, 'retry cap'))
   local half = floor_div(bound, 2)
   local jitter = floor_div((bound - half) * math.min(fraction, 1000000), 1000000)
   local delay = math.max(half + jitter, after, 1)
-  if elapsed + delay <= run.ttl then return delay end
+  if elapsed + delay <= num(run.ttl, 'retry ttl') then return delay end
   return nil
 end
 
@@ -250,8 +305,8 @@ local function hand_back(b, index, r)
 end
 
 -- Keeps what the relay said. The text of an earlier attempt is replaced, if only by nothing.
-local function take_detail(b, index, o)
-  if o.kind ~= 'w' and (o.detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = o.detail end
+local function take_detail(b, index, kind, detail)
+  if kind ~= 'w' and (detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = detail end
 end
 
 -- An outcome `o` for a recipient in intent; its detail is taken apart.
@@ -351,7 +406,7 @@ local function fact(b, fence, o, fraction)
   if o.index >= b.count then return 'refused' end
   local about = { counter = counter, fraction = fraction, detail = false }
   local status = change(b, o.index, nil, fact_of, o, about)
-  if about.detail then take_detail(b, o.index, o) end
+  if about.detail then take_detail(b, o.index, o.kind, o.detail) end
   if status == 'applied' then weigh_fact(b, o, about.own_intent) end
   return status
 end
@@ -369,26 +424,18 @@ local function doubt_intents(b, grace)
   local doubts = 0
   for index = 0, b.count - 1 do
     if b.st[index + 1] == I then
-      change(b, index, 'doubt', doubt_not_recorded, grace)
+      change(b, index, doubt_not_recorded, doubt_not_recorded, grace)
       doubts = doubts + 1
     end
   end
   return doubts
 end
 
-local function in_intent(b)
-  local n = 0
-  for index = 1, b.count do
-    if b.st[index] == I then n = n + 1 end
-  end
-  return n
-end
-
 -- Writes a lease that goes on. What was counted against a limit is kept true.
 local function keep_lease(b)
   local before = b.hold.counted
   if before > 0 then
-    b.hold.counted = in_intent(b)
+    b.hold.counted = b.open
     count_flight(b.entry, b.hold.counted - before, b.hold.counted < before)
   end
   write_hold(b)
@@ -434,54 +481,23 @@ local function place_of_rest(b)
   return 'delayed', latest
 end
 
--- Gives each changed recipient the symbol of its record: one that has it already, or a free one.
-local function write_records(b, set, drop)
-  local used, by_text, free = {}, {}, SYMBOL_FIRST
-  for index = 0, b.count - 1 do
-    if not b.changed[index] then used[b.symbols[index + 1]] = true end
-  end
-  for symbol in pairs(used) do
-    -- One that is missing shows when it is read; it must not leave this half written.
-    local text = b.h['g' .. string.char(symbol)]
-    if text then by_text[text] = symbol end
-  end
-  for index in pairs(b.changed) do
-    local r, is_deferred = b.records[index], b.st[index + 1] == D
-    local symbol = is_deferred == r.written_deferred and r.symbol
-    local text = symbol and '' or record_text(r, b.st[index + 1])
-    symbol = symbol or by_text[text]
-    if not symbol then
-      while used[free] or free == UNTOUCHED do free = free + 1 end
-      symbol = free <= SYMBOL_LAST and free or ALONE
-      local field = symbol == ALONE and int(index) or 'g' .. string.char(symbol)
-      b.h[field] = text
-      b.parsed[symbol] = nil
-      set[#set + 1] = field
-      set[#set + 1] = text
-      if symbol ~= ALONE then
-        used[symbol], by_text[text] = true, symbol
-      end
-    end
-    if symbol ~= ALONE then r.symbol, r.written_deferred = symbol, is_deferred end
-    if b.symbols[index + 1] == ALONE and symbol ~= ALONE then drop[#drop + 1] = int(index) end
-    b.symbols[index + 1] = symbol
-  end
-end
-
 local function write_letters(b, set, name, letters)
   for piece = 0, floor_div(b.count - 1, PIECE) do
-    local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
-    local field = name .. piece
-    if b.h[field] ~= text then
-      b.h[field] = text
-      set[#set + 1] = field
-      set[#set + 1] = text
+    if b.touched[piece] then
+      local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
+      local field = name .. piece
+      if b.h[field] ~= text then
+        b.h[field] = text
+        set[#set + 1] = field
+        set[#set + 1] = text
+      end
     end
   end
 end
 
 -- What is held against the batch and its recipients: a field each, and none for nothing.
 local function write_suspicion(b, set, gone)
+  if not (b.sus or b.h.z or b.h.k or next(b.dead) or next(b.fallen)) then return end
   local texts = { w = b.sus and suspicion_text(b.sus) or '', z = set_text(b.dead), k = set_text(b.fallen) }
   for field, text in pairs(texts) do
     if text == '' then
@@ -497,15 +513,18 @@ end
 local function commit(b)
   local set, gone = {}, {}
   write_suspicion(b, set, gone)
-  if next(b.changed) then
-    write_records(b, set, gone)
+  if next(b.touched) then
     write_letters(b, set, 's', b.st)
+    -- Who had no record before has all letters to write.
+    if not b.h.m0 then b.touched = { [0] = true, true } end
     write_letters(b, set, 'm', b.symbols)
+    b.symbols_before = b.h.m0 .. (b.h.m1 or '')
   end
   for field, value in pairs(b.fields) do
     set[#set + 1] = field
     set[#set + 1] = value
   end
+  for field in pairs(b.gone) do gone[#gone + 1] = field end
   if #set > 0 then call('HSET', b.key, unpack(set)) end
   if #gone > 0 then call('HDEL', b.key, unpack(gone)) end
   local keep, drop = {}, {}
@@ -521,14 +540,13 @@ local function commit(b)
   if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
   for _, index in ipairs(b.dead_gone) do dead_remove(b.id, index) end
   for _, index in ipairs(b.dead_new) do dead_add(b.id, index, ENDS_WORKERS, '') end
-  b.changed, b.fields, b.detail = {}, {}, {}
+  b.touched, b.gone, b.fields, b.detail = {}, {}, {}, {}
 end
 
 local function write_run()
   for name, by in pairs(moved) do add_count(run.id, name, by) end
   moved = {}
-  write_counts()
-  if run_settled then call('HSET', K.count, run.id .. '|settled_at', NOW) end
+  write_counts(run_settled and run.id .. '|settled_at')
   if woke then wake_all() end
 end
 
@@ -546,7 +564,7 @@ local function put_back(b, from)
   if run.cancelled then
     for index = 0, b.count - 1 do
       if not is_final(b.st[index + 1]) then
-        change(b, index, 'cancel', cancel_pending)
+        change(b, index, cancel_pending, cancel_pending)
       end
     end
   end

@@ -11,7 +11,7 @@ local function end_lease(grace)
   end
   take_outcomes(b)
   if grace then doubt_intents(b, grace) end
-  if in_intent(b) > 0 then
+  if b.open > 0 then
     commit(b)
     keep_lease(b)
     write_run()

@@ -20,15 +20,22 @@ end
 if not b then return { 'unreadable', 0 } end
 
 -- Records that cannot be read begin anew: whoever they were of may have been sent.
+local function forget_pending(_, _, r)
+  r.doubts, r.doubt, r.reason = 1, 's', 'n'
+end
+
+local function forget_final(_, _, r)
+  r.settled_at = NOW
+end
+
 local recipients = 0
 for at = 0, b.count - 1 do
   local state = b.st[at + 1]
   local pending, known = not is_final(state), pcall(look_at, b, at)
   if pending then recipients = recipients + 1 end
   if not known then
-    b.records[at] = { attempts = 0, doubts = pending and 1 or 0, first_at = '', due_at = 0, intent = '',
-      doubt = pending and 's' or '', reason = pending and 'n' or '', settled_at = pending and '' or NOW, code = '' }
-    b.changed[at] = true
+    b.symbols[at + 1] = UNTOUCHED
+    change(b, at, nil, pending and forget_pending or forget_final)
   end
   if state == I then change(b, at, nil, doubt_not_recorded, 0) end
   if not is_final(b.st[at + 1]) and not run.cancelled then change(b, at, nil, give_up) end

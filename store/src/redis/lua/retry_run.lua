@@ -39,7 +39,7 @@ for _, pair in ipairs(found) do
   b.fields.gen = int(known.generation)
   for index = 0, b.count - 1 do
     if may_reopen(b, index, unknown == '1') and not b.dead[index] then
-      change(b, index, 'reopen', reopen)
+      change(b, index, reopen, reopen)
       b.reopened = true
       recipients = recipients + 1
     end

@@ -1,0 +1,15 @@
+//! When a campaign is due: pure arithmetic over a time zone database. Nothing here knows the time.
+//!
+//! The only place where zones are calculated with. Instants leave it as milliseconds.
+
+mod due;
+mod pattern;
+mod read;
+mod timetable;
+mod zones;
+
+pub use due::{CatchUp, Due, due};
+pub use pattern::{Pattern, WrongPattern};
+pub use read::{WrongSchedule, read};
+pub use timetable::{Note, Occurrence, OnGap, OnOverlap, Timetable, What};
+pub use zones::{Origin, SYSTEM_FOLDER, UnknownZone, Zones};
