@@ -142,7 +142,7 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
             callers,
         ),
     ];
-    let options = Options { durability, clock: Arc::new(SystemClock::default()) };
+    let options = Options::new(durability, Arc::new(SystemClock::default()));
     let url = server.process.url().parse().expect("a store URL");
     let store = postrider_store::open(&url, options).await.expect("a store");
     let all = (batches * COUNT as usize) as f64;

@@ -102,6 +102,7 @@ fn wrong_usage_ends_with_2() {
     place.write("rate.toml", "[[relay]]\nname = \"r\"\nurl = \"smtp://127.0.0.1:25\"\nrate = \"5/s\"\n");
     place.write("broken.toml", &GOOD.replace("Hello {{ name }}", "Hello {{ name"));
     place.write("column.toml", &GOOD.replace("address = \"email\"", "address = \"mail\""));
+    place.write("ca.toml", "[store]\nurl = \"rediss://me:secret@127.0.0.1\"\ntls_ca = \"none.pem\"\n");
     place.write("big.toml", "[master]\naudience_bytes_max = 10\n");
     let rows: &[(&[&str], &str)] = &[
         (&["nonsense"], "unrecognized subcommand"),
@@ -115,7 +116,8 @@ fn wrong_usage_ends_with_2() {
         (&["--token", "secret", "run", "list"], "--token is refused"),
         (&["master", "--grpc-listen", "0.0.0.0:0"], "listening on 0.0.0.0:0 is refused"),
         (&["master", "--http-listen", "[::]:0"], "listening on [::]:0 is refused"),
-        (&["master", "--store", "rediss://127.0.0.1"], "rediss:// is not supported"),
+        (&["master", "--store", "redis+sentinel://me:secret@127.0.0.1"], "the name of the service is missing"),
+        (&["--config", "ca.toml", "master"], "tls_ca: cannot read none.pem"),
         (&["master", "--store", "mysql://x"], "store.url"),
         (&["worker"], "there is no relay to send to"),
         (&["worker", "--relay", "smtps://h"], "smtps:// is refused"),

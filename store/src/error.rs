@@ -9,6 +9,9 @@ pub enum StoreError {
     /// The store answers, and refuses writes for now (loading, read-only, out of memory). Nothing happened.
     #[error("write to the store: {message}; {mend}")]
     Refusing { message: String, mend: &'static str },
+    /// Written, and not known to so many replicas as `[store] replicas` demands: a failover may lose it.
+    #[error("replicate a write: {reached} of {wanted} replicas have it; start or repair the others")]
+    NotReplicated { reached: u32, wanted: u32 },
     /// The server's settings or version do not carry the promises. Exit code 3.
     #[error("accept the store: {message}; {mend}")]
     Unsafe { message: String, mend: String },
@@ -24,14 +27,14 @@ impl StoreError {
     /// The same call later may succeed; every call may be repeated.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unavailable(_) | Self::Refusing { .. } => true,
+            Self::Unavailable(_) | Self::Refusing { .. } | Self::NotReplicated { .. } => true,
             Self::Unsafe { .. } | Self::Corrupt(_) | Self::Url(_) => false,
         }
     }
 
     pub fn may_have_happened(&self) -> bool {
         match self {
-            Self::Unavailable(_) => true,
+            Self::Unavailable(_) | Self::NotReplicated { .. } => true,
             Self::Refusing { .. } | Self::Unsafe { .. } | Self::Corrupt(_) | Self::Url(_) => false,
         }
     }

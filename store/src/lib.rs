@@ -16,5 +16,5 @@ pub mod url;
 
 pub use api::*;
 pub use error::StoreError;
-pub use open::{Durability, Options, open};
+pub use open::{Durability, Options, TlsFiles, open};
 pub use url::StoreUrl;

@@ -1,11 +1,16 @@
 //! Where the store is: `--store` / `POSTRIDER_STORE`.
 
+mod nodes;
+
+pub use nodes::{Group, Login, Node, NodesUrl};
+
 use std::{fmt, path::PathBuf, str::FromStr};
 
 /// A parsed store URL. Prints without password.
 #[derive(Clone, PartialEq, Eq)]
 pub enum StoreUrl {
-    /// `redis://[user:password@]host:port[/db]` or `unix:///path` (`redis+unix:///path`).
+    /// `redis://[user:password@]host:port[/db]`, `rediss://…` with TLS, `unix:///path` (`redis+unix:///path`), or
+    /// what `NodesUrl` reads.
     Redis(String),
     /// `embedded:PATH`: durable in that folder.
     EmbeddedFile(PathBuf),
@@ -21,11 +26,14 @@ impl FromStr for StoreUrl {
         }
         let scheme = text.split(':').next().unwrap_or_default();
         match scheme {
-            "redis" | "unix" | "redis+unix" => Ok(Self::Redis(text.to_owned())),
-            "rediss" | "redis+sentinel" | "redis+cluster" => {
-                Err(format!("{scheme}:// is not supported by this version: use redis:// or unix://"))
+            "redis" | "rediss" | "unix" | "redis+unix" => Ok(Self::Redis(text.to_owned())),
+            "redis+sentinel" | "rediss+sentinel" | "redis+cluster" | "rediss+cluster" => {
+                text.parse::<NodesUrl>().map(|_| Self::Redis(text.to_owned()))
             }
-            _ => Err("it must begin with redis://, unix:// or embedded:".to_owned()),
+            _ => {
+                Err("it must begin with redis://, rediss://, redis+sentinel://, redis+cluster://, unix:// or embedded:"
+                    .to_owned())
+            }
         }
     }
 }
@@ -65,7 +73,10 @@ mod tests {
         assert_eq!(url.to_string(), "redis://…@127.0.0.1:6379/0");
         let url: StoreUrl = "unix:///run/redis.sock?user=me&pass=secret".parse().unwrap();
         assert_eq!(url.to_string(), "unix:///run/redis.sock?…");
-        assert!("rediss://x".parse::<StoreUrl>().unwrap_err().contains("not supported"));
+        let url: StoreUrl = "redis+sentinel://me:secret@a:1,b:2/mail?sentinel_password=secret".parse().unwrap();
+        assert_eq!(url.to_string(), "redis+sentinel://…@a:1,b:2/mail?…");
+        assert!("rediss://x".parse::<StoreUrl>().is_ok());
+        assert!("redis+sentinel://x".parse::<StoreUrl>().unwrap_err().contains("service is missing"));
         assert!("mysql://x".parse::<StoreUrl>().is_err());
     }
 }

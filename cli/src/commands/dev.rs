@@ -68,7 +68,7 @@ async fn serve(
     let config = context.config(&gathered)?;
     tokio::pin!(stop);
     let store = tokio::select! {
-        store = node::master::open_store(&config.store, config.durability, &context.clock) => store?,
+        store = node::master::open_store(&config.store, config.store_options(&context.clock)) => store?,
         () = &mut stop => return Ok(()),
     };
     let place = store.describe();

@@ -30,7 +30,7 @@ pub async fn perform(context: &Context, args: MasterArgs) -> Result<()> {
     let config = context.config(&gathered)?;
     let stop = stop::requested()?;
     tokio::pin!(stop);
-    let opening = node::master::open_store(&config.store, config.durability, &context.clock);
+    let opening = node::master::open_store(&config.store, config.store_options(&context.clock));
     let store = tokio::select! {
         store = opening => store?,
         () = &mut stop => return Ok(()),

@@ -90,7 +90,15 @@ pub const SECTIONS: &[Section] = &[
     Section {
         name: "store",
         shape: Shape::Table,
-        keys: &[key("url", Kind::Text), key("durability", Kind::Text), key("shards", Kind::Integer)],
+        keys: &[
+            key("url", Kind::Text),
+            key("durability", Kind::Text),
+            key("replicas", Kind::Integer),
+            key("shards", Kind::Integer),
+            key("tls_ca", Kind::Text),
+            key("tls_certificate", Kind::Text),
+            key("tls_key", Kind::Text),
+        ],
     },
     Section { name: "storage", shape: Shape::Table, keys: &[key("url", Kind::Text)] },
     Section {

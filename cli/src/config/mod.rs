@@ -15,15 +15,17 @@ pub mod urls;
 #[cfg(test)]
 mod tests;
 
+use postrider_common::Clock;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
 use postrider_common::pace::Limits;
 use postrider_common::site::SiteTable;
-use postrider_store::StoreUrl;
-use postrider_store::open::Durability;
+use postrider_store::open::{Durability, TlsFiles};
+use postrider_store::{Options, StoreUrl};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Everything, checked.
@@ -32,6 +34,8 @@ pub struct Config {
     pub master: MasterConfig,
     pub store: StoreUrl,
     pub durability: Durability,
+    /// For stores that are reached with TLS.
+    pub tls: TlsFiles,
     /// A folder, or a `file://` URL.
     pub storage: String,
     pub lease: LeaseConfig,
@@ -40,6 +44,13 @@ pub struct Config {
     pub limits: Limits,
     pub worker: WorkerConfig,
     pub relays: Vec<RelayConfig>,
+}
+
+impl Config {
+    /// How the store is opened.
+    pub fn store_options(&self, clock: &Arc<dyn Clock>) -> Options {
+        Options { tls: self.tls.clone(), ..Options::new(self.durability, clock.clone()) }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

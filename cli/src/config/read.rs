@@ -14,7 +14,7 @@ use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
-use postrider_store::open::Durability;
+use postrider_store::open::{Durability, TlsFiles};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
@@ -23,6 +23,7 @@ use std::time::Duration;
 const LEASE_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
 const DOUBT_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const HARD_CAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
+const REPLICAS: RangeInclusive<i64> = 1..=16;
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(900);
 /// Connections to one relay when the configuration does not say.
 const CONNECTIONS: u32 = 32;
@@ -63,6 +64,7 @@ impl Reader<'_> {
         let master = self.master();
         let store = self.store();
         let durability = self.durability();
+        let tls = self.store_tls();
         let storage = self.storage();
         let lease = self.lease();
         let lanes = self.lanes();
@@ -74,6 +76,7 @@ impl Reader<'_> {
             master: master?,
             store: store?,
             durability: durability?,
+            tls: tls?,
             storage: storage?,
             lease: lease?,
             lanes,
@@ -202,20 +205,49 @@ impl Reader<'_> {
 
     fn durability(&mut self) -> Option<Durability> {
         let (text, setting) = self.text("store", "durability")?;
+        let replicas = self.whole("store", "replicas", REPLICAS).map(to_u32);
         match text.as_str() {
             "always" => Some(Durability::Always),
             "relaxed" => Some(Durability::Relaxed),
-            "replicated" => {
-                let why = "\"replicated\" is refused: this version does not wait for replicas; use \"always\" with a \
-                           single server, or \"relaxed\" to accept the weaker promise";
+            "replicated" if self.is_store_embedded() => {
+                let why =
+                    "\"replicated\" waits for replicas of a server, and an embedded store has none: use \"always\"";
                 self.wrong(&setting, "store.durability", why);
                 None
             }
+            "replicated" => replicas.map(|replicas| Durability::Replicated { replicas }),
             _ => {
-                self.wrong(&setting, "store.durability", format!("it must be always or relaxed, not '{text}'"));
+                let why = format!("it must be always, replicated or relaxed, not '{text}'");
+                self.wrong(&setting, "store.durability", why);
                 None
             }
         }
+    }
+
+    fn is_store_embedded(&self) -> bool {
+        let url = self.settings.get("store", "url").map(|setting| &setting.value);
+        matches!(url, Some(Value::Text(text)) if text.trim().starts_with("embedded:"))
+    }
+
+    fn store_tls(&mut self) -> Option<TlsFiles> {
+        let (url, _) = self.text("store", "url")?;
+        let mut file = |key: &str| {
+            let (text, setting) = self.text("store", key)?;
+            if !text.is_empty() && !url.starts_with("rediss") {
+                let why = "it protects nothing: the store URL is without TLS; write rediss://, rediss+sentinel:// or \
+                           rediss+cluster://, or remove the key";
+                self.wrong(&setting, &format!("store.{key}"), why);
+                return None;
+            }
+            Some((!text.is_empty()).then(|| text.into()))
+        };
+        let (ca, certificate, key) = (file("tls_ca"), file("tls_certificate"), file("tls_key"));
+        let files = TlsFiles { ca: ca?, certificate: certificate?, key: key? };
+        if files.certificate.is_some() != files.key.is_some() {
+            self.problems.push("store.tls_certificate and store.tls_key belong together: give both or none".to_owned());
+            return None;
+        }
+        Some(files)
     }
 
     fn storage(&mut self) -> Option<String> {

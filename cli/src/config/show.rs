@@ -4,16 +4,18 @@ use super::settings::{Element, Keys, Origin, Setting, Settings};
 use crate::toml_text::Value;
 use serde_json::{Map, json};
 
-/// Hides what stands before `@` in a URL: credentials.
+/// Hides the credentials of a URL: what stands before `@`, and what follows `?`.
 fn hide(key: &str, value: &Value) -> Value {
-    match value {
-        Value::Text(text) if key == "url" || key == "master" => {
-            let one = |part: &str| match (part.split_once("://"), part.rsplit_once('@')) {
-                (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}"),
-                _ => part.to_owned(),
-            };
-            Value::Text(text.split(',').map(one).collect::<Vec<_>>().join(","))
+    let one = |url: &str| {
+        let (url, query) = url.split_once('?').map_or((url, ""), |(url, _)| (url, "?…"));
+        match (url.split_once("://"), url.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, place))) => format!("{scheme}://…@{place}{query}"),
+            _ => format!("{url}{query}"),
         }
+    };
+    match value {
+        Value::Text(text) if key == "url" => Value::Text(one(text)),
+        Value::Text(text) if key == "master" => Value::Text(text.split(',').map(one).collect::<Vec<_>>().join(",")),
         other => other.clone(),
     }
 }

@@ -7,7 +7,7 @@ use super::{Config, show};
 use crate::failure::{Exit, Failure};
 use postrider_common::lane;
 use postrider_common::limits::AUDIENCE_BYTES_MAX;
-use postrider_store::open::Durability;
+use postrider_store::open::{Durability, TlsFiles};
 use std::time::Duration;
 
 struct Given {
@@ -187,7 +187,7 @@ fn values_out_of_range_name_the_range() {
         ("[worker]\nmaster = \"127.0.0.1:7400\"", "write http://HOST:PORT"),
         ("[master]\ngrpc_listen = \"7400\"", "'7400' is not an address and a port"),
         ("[storage]\nurl = \"s3://bucket\"", "s3:// is not part of this version"),
-        ("[store]\ndurability = \"best\"", "it must be always or relaxed, not 'best'"),
+        ("[store]\ndurability = \"best\"", "it must be always, replicated or relaxed, not 'best'"),
         ("[store]\nurl = \"mysql://x\"", "store.url: it must begin with redis://"),
         ("[[lane]]\nweight = 1", "lane.name is missing"),
         ("[[lane]]\nname = \"A\"", "'A' is not a lane name"),
@@ -228,7 +228,6 @@ fn what_limits_signs_or_protects_is_refused() {
         "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
         "[[dkim]]\ndomain = \"a.example\"",
         "[auth]\ntokens = \"x\"",
-        "[store]\ndurability = \"replicated\"",
         "[store]\nshards = 2",
         "[worker]\nmaster = \"https://h:1\"",
         "[master]\ngrpc_listen = \"0.0.0.0:7400\"",
@@ -239,11 +238,32 @@ fn what_limits_signs_or_protects_is_refused() {
         assert!(text.contains("refused"), "{toml}\n{text}");
         assert!(!text.contains("secret"), "{text}");
     }
-    for scheme in ["rediss", "redis+sentinel", "redis+cluster"] {
-        let text = given(&format!("[store]\nurl = \"{scheme}://me:secret@h\"")).complaint();
-        assert!(text.contains(scheme) && text.contains("not supported") && !text.contains("secret"), "{text}");
-    }
     assert!(given("").env("POSTRIDER_TOKEN", "t").complaint().contains("POSTRIDER_TOKEN is refused"));
+}
+
+#[test]
+fn stores_of_several_servers_and_with_tls_are_understood() {
+    let config = |toml: &str| given(&format!("[store]\n{toml}")).read().expect("good");
+    let sentinels =
+        config("url = \"redis+sentinel://me:secret@a:1,b:2/mail\"\ndurability = \"replicated\"\nreplicas = 2");
+    assert_eq!(sentinels.durability, Durability::Replicated { replicas: 2 });
+    assert_eq!(sentinels.store.to_string(), "redis+sentinel://…@a:1,b:2/mail");
+    let one = config("url = \"redis://h\"\ndurability = \"replicated\"");
+    assert_eq!(one.durability, Durability::Replicated { replicas: 1 });
+    let tls = config("url = \"rediss://h\"\ntls_ca = \"ca.pem\"\ntls_certificate = \"c\"\ntls_key = \"k\"").tls;
+    assert_eq!((tls.ca, tls.certificate, tls.key), (Some("ca.pem".into()), Some("c".into()), Some("k".into())));
+    assert_eq!(config("url = \"redis://h\"").tls, TlsFiles::default());
+    for (toml, expected) in [
+        ("url = \"redis+sentinel://me:secret@a:1\"", "store.url: the name of the service is missing"),
+        ("url = \"redis+cluster://me:secret@a:1/3\"", "store.url: nothing may follow the nodes"),
+        ("url = \"redis://me:secret@h\"\ntls_ca = \"ca.pem\"", "store.tls_ca: it protects nothing"),
+        ("url = \"rediss://me:secret@h\"\ntls_key = \"k\"", "belong together"),
+        ("url = \"redis://h\"\ndurability = \"replicated\"\nreplicas = 0", "store.replicas: it must be a whole number"),
+        ("durability = \"replicated\"", "an embedded store has none"),
+    ] {
+        let text = given(&format!("[store]\n{toml}")).complaint();
+        assert!(text.contains(expected) && !text.contains("secret"), "{toml}\n{text}");
+    }
 }
 
 #[test]
@@ -271,6 +291,9 @@ fn showing_hides_secrets_and_tells_origins() {
         assert!(!shown.contains("secret"), "{shown}");
         assert!(shown.contains("redis://…@h:1"), "{shown}");
     }
+    let toml = "[store]\nurl = \"redis+sentinel://me:se,cret@a:1,b:2/mail?sentinel_password=secret\"\n";
+    let text = show::as_text(&given(toml).gather().expect("good").settings);
+    assert!(text.contains("redis+sentinel://…@a:1,b:2/mail?…") && !text.contains("cret"), "{text}");
     assert!(json.contains(r#""ttl":{"origin":"default","value":"60s"}"#), "{json}");
 }
 

@@ -8,7 +8,7 @@ use crate::node;
 use crate::sink::{self, FailRule, Ledger, SinkConfig, Summary};
 use postrider_common::Clock;
 use postrider_master::RunningMaster;
-use postrider_store::{Durability, Store, StoreUrl};
+use postrider_store::{Durability, Options, Store, StoreUrl};
 use rustix::process::{Pid, Signal, kill_process};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -64,7 +64,11 @@ impl Stage {
         write(folder.path(), "digest.txt", people::TEXT)?;
 
         let (ledger, sink_address, sink, stop_sink) = start_sink().await?;
-        let store = node::master::open_store(&StoreUrl::EmbeddedMemory, Durability::Always, &context.clock).await?;
+        let store = node::master::open_store(
+            &StoreUrl::EmbeddedMemory,
+            Options::new(Durability::Always, context.clock.clone()),
+        )
+        .await?;
         let slots = (rows / 8).clamp(8, SLOTS_MAX);
         let config = |master: &str| configuration(folder.path(), master, sink_address, slots);
         let settings = checked(&config("http://127.0.0.1:7400"))?;

@@ -4,7 +4,7 @@ use crate::config::Config;
 use crate::failure::{Failure, Result};
 use postrider_common::Clock;
 use postrider_master::{LeaseSettings, MasterConfig, RunningMaster, StartError};
-use postrider_store::{Durability, Options, Store, StoreError, StoreUrl};
+use postrider_store::{Options, Store, StoreError, StoreUrl};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,12 +13,11 @@ const STORE_PATIENCE: Duration = Duration::from_secs(30);
 const STORE_PAUSE: Duration = Duration::from_millis(500);
 
 /// Opens the store, retrying for 30 s while it cannot be reached or does not take writes yet.
-pub async fn open_store(url: &StoreUrl, durability: Durability, clock: &Arc<dyn Clock>) -> Result<Arc<dyn Store>> {
+pub async fn open_store(url: &StoreUrl, options: Options) -> Result<Arc<dyn Store>> {
     let begun = Instant::now();
     let mut told = false;
     loop {
-        let options = Options { durability, clock: clock.clone() };
-        let error = match postrider_store::open(url, options).await {
+        let error = match postrider_store::open(url, options.clone()).await {
             Ok(store) => return Ok(store),
             Err(error) => error,
         };
@@ -39,7 +38,9 @@ fn store_failure(url: &StoreUrl, error: &StoreError) -> Failure {
         StoreError::Unsafe { .. } => Failure::unsafe_store(message),
         StoreError::Url(_) => Failure::usage(message),
         StoreError::Unavailable(_) => Failure::failed(format!("{message}; is it running, and is --store right?")),
-        StoreError::Refusing { .. } | StoreError::Corrupt(_) => Failure::failed(message),
+        StoreError::Refusing { .. } | StoreError::NotReplicated { .. } | StoreError::Corrupt(_) => {
+            Failure::failed(message)
+        }
     }
 }
 

@@ -49,9 +49,12 @@ impl ApiError {
             Self::Conflict(_) => Code::AlreadyExists,
             Self::Precondition(_) => Code::FailedPrecondition,
             Self::Stopping => Code::Unavailable,
-            Self::Store(StoreError::Unavailable(_) | StoreError::Refusing { .. } | StoreError::Unsafe { .. }) => {
-                Code::Unavailable
-            }
+            Self::Store(
+                StoreError::Unavailable(_)
+                | StoreError::Refusing { .. }
+                | StoreError::NotReplicated { .. }
+                | StoreError::Unsafe { .. },
+            ) => Code::Unavailable,
             Self::Store(StoreError::Corrupt(_) | StoreError::Url(_)) | Self::Internal(_) => Code::Internal,
             Self::History(HistoryError::Missing(_) | HistoryError::Damaged { .. }) => Code::Internal,
             Self::History(HistoryError::Storage(_))

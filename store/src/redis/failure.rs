@@ -11,6 +11,8 @@ pub(super) enum Failure {
     Reload,
     /// The connection is of no use any more: make a new one and repeat. The call may have happened.
     Reconnect(String),
+    /// The slot is on another node of the cluster. `asking`: it is being moved there, and only this call is meant.
+    Elsewhere { there: String, asking: bool },
     /// The server refuses for now: wait and repeat. `reconnect`: another server may be behind the name by then.
     Wait { message: String, mend: &'static str, reconnect: bool },
     /// Repeating does not help.
@@ -19,7 +21,24 @@ pub(super) enum Failure {
 
 const FAILOVER: &str = "wait for the failover to end, or point the store URL at the primary";
 
+/// What TLS says when the two sides do not trust each other. Trying again would not help.
+const DISTRUST: [(&str, &str); 3] = [
+    (
+        "invalid peer certificate",
+        "give the file of who signed it as [store] tls_ca, and a host name or address that the certificate is for",
+    ),
+    ("CertificateRequired", "the server asks for a certificate of ours: give [store] tls_certificate and tls_key"),
+    (
+        "received fatal alert",
+        "the server refuses our certificate: see its log, and [store] tls_certificate and tls_key",
+    ),
+];
+
 pub(super) fn classify(error: &RedisError) -> Failure {
+    let told = error.to_string();
+    if let Some((_, mend)) = DISTRUST.iter().find(|(words, _)| error.is_io_error() && told.contains(words)) {
+        return Failure::Fatal(StoreError::Unsafe { message: told, mend: (*mend).to_owned() });
+    }
     if error.is_io_error() || error.is_timeout() || error.is_connection_dropped() || error.is_connection_refusal() {
         return Failure::Reconnect(error.to_string());
     }
@@ -59,10 +78,11 @@ fn by_code(code: &str, detail: &str) -> Failure {
             mend: "give user and password in the store URL: redis://user:password@host:port".into(),
         }),
         "NOPERM" => Failure::Fatal(permissions::missing(message(), detail)),
-        "MOVED" | "ASK" | "CROSSSLOT" => Failure::Fatal(StoreError::Unsafe {
-            message: message(),
-            mend: "this version needs a standalone server, not a cluster".into(),
-        }),
+        "MOVED" | "ASK" => Failure::Elsewhere {
+            there: detail.split_ascii_whitespace().nth(1).unwrap_or_default().to_owned(),
+            asking: code == "ASK",
+        },
+        "UNBLOCKED" => wait(FAILOVER, true),
         _ => Failure::Fatal(StoreError::Corrupt(message())),
     }
 }
@@ -72,6 +92,11 @@ pub(super) fn into_error(failure: Failure, maybe: bool) -> StoreError {
     match failure {
         Failure::Reload => StoreError::Unavailable("the server keeps forgetting the scripts".into()),
         Failure::Reconnect(message) => StoreError::Unavailable(message),
+        Failure::Elsewhere { .. } if maybe => StoreError::Unavailable("the slot keeps moving".into()),
+        Failure::Elsewhere { there, .. } => StoreError::Refusing {
+            message: format!("the slot keeps moving, at last to {there}"),
+            mend: "wait until the nodes of the cluster agree, or mend it with redis-cli --cluster fix",
+        },
         Failure::Wait { message, .. } if maybe => StoreError::Unavailable(message),
         Failure::Wait { message, mend, .. } => StoreError::Refusing { message, mend },
         Failure::Fatal(error) => error,
@@ -91,7 +116,14 @@ mod tests {
             assert!(into_error(by_code(code, "x"), true).may_have_happened(), "{code}");
         }
         assert!(matches!(by_code("NOSCRIPT", ""), Failure::Reload));
-        for code in ["NOAUTH", "NOPERM", "MOVED"] {
+        for code in ["MOVED", "ASK"] {
+            let failure = by_code(code, "3999 127.0.0.1:6381");
+            let Failure::Elsewhere { there, asking } = &failure else { panic!("{failure:?}") };
+            assert_eq!((there.as_str(), *asking), ("127.0.0.1:6381", code == "ASK"));
+            assert!(into_error(failure.clone(), true).may_have_happened());
+            assert!(into_error(failure, false).is_retryable());
+        }
+        for code in ["NOAUTH", "NOPERM"] {
             assert!(matches!(by_code(code, ""), Failure::Fatal(StoreError::Unsafe { .. })), "{code}");
         }
         assert!(matches!(by_code("CORRUPT", "the run"), Failure::Fatal(StoreError::Corrupt(_))));

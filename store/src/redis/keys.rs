@@ -160,6 +160,11 @@ impl Keys {
     }
 }
 
+/// String that is written before a wait for replicas, so that the wait covers all that was written before.
+pub(super) fn mark(tag: &str) -> String {
+    format!("postrider:{tag}:mark")
+}
+
 pub(super) fn campaign(name: &CampaignName) -> String {
     format!("{GLOBAL}campaign:{name}")
 }

@@ -1,10 +1,12 @@
 //! The way to the server: one multiplexed connection that is remade when it breaks, and calls that are
 //! repeated within a deadline. Every call may be repeated, so a lost answer costs a repeat, not a doubt.
 
+use super::asking;
 use super::failure::{Failure, classify, into_error};
 use super::keys::Keys;
 use super::locate::Locator;
-use super::preflight;
+use super::preflight::{self, Demands, Topology};
+use super::replicas::Replicas;
 use super::scripts::Scripts;
 use crate::error::StoreError;
 use crate::open::Durability;
@@ -19,7 +21,7 @@ use tokio::time::Instant;
 /// A call is repeated for this long before the caller gets an error.
 const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Longer than a stall of fsync on a busy disk, and short enough for a second try within the deadline.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// Requests that may wait to be written. Beyond it callers wait.
 const PIPELINE_BUFFER_REQUESTS: usize = 1024;
@@ -35,6 +37,8 @@ pub(super) struct Link {
     keys: Keys,
     clock: Arc<dyn Clock>,
     durability: Durability,
+    /// What a write waits for before it is answered.
+    replicas: Option<Replicas>,
     slot: Mutex<Slot>,
 }
 
@@ -42,7 +46,17 @@ pub(super) struct Link {
 struct Slot {
     /// Grows with each connection, so that one broken connection is thrown away once.
     generation: u64,
-    connection: Option<MultiplexedConnection>,
+    line: Option<Line>,
+}
+
+/// A connection to a server that was accepted.
+#[derive(Debug, Clone)]
+struct Line {
+    connection: MultiplexedConnection,
+    generation: u64,
+    place: Arc<str>,
+    /// Of the server's data when it was accepted.
+    history: Arc<str>,
 }
 
 /// What a server answered to the commands of one pipeline, in order.
@@ -56,7 +70,11 @@ impl Link {
         durability: Durability,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { locator, scripts, keys, clock, durability, slot: Mutex::default() }
+        let replicas = match durability {
+            Durability::Replicated { replicas } => Some(Replicas::new(Arc::clone(&locator), replicas)),
+            Durability::Always | Durability::Relaxed => None,
+        };
+        Self { locator, scripts, keys, clock, durability, replicas, slot: Mutex::default() }
     }
 
     /// Connects and checks the server, once.
@@ -97,70 +115,120 @@ impl Link {
     }
 
     async fn attempt(&self, pipe: &Pipeline, deadline: Instant, maybe: &mut bool) -> Result<Answers, Failure> {
-        let (generation, mut connection) = self.acquire(deadline).await?;
-        let query = pipe.query_async::<Vec<Value>>(&mut connection);
-        let failure = match tokio::time::timeout_at(deadline, query).await {
-            Ok(Ok(values)) => match sort_answers(values, maybe) {
-                Ok(answers) => return Ok(answers),
-                Err(failure) => failure,
+        let mut line = self.acquire(deadline).await?;
+        let failure = match self.ask(pipe, &mut line, deadline, maybe).await {
+            Ok(answers) => match self.replicate(pipe, &line, deadline).await {
+                Ok(()) => return Ok(answers),
+                Err(failure) => {
+                    *maybe = true;
+                    failure
+                }
             },
-            Ok(Err(error)) => classify(&error),
-            Err(_) => Failure::Reconnect("no answer in time".to_owned()),
+            Err(failure) => failure,
         };
         match &failure {
             Failure::Reload => {
-                let load: redis::RedisResult<()> = self.scripts.load().query_async(&mut connection).await;
+                let load: redis::RedisResult<()> = self.scripts.load().query_async(&mut line.connection).await;
                 load.map_err(|error| classify(&error))?;
             }
             Failure::Reconnect(_) => {
                 *maybe = true;
-                self.drop_connection(generation).await;
+                self.drop_line(line.generation).await;
             }
-            Failure::Wait { reconnect: true, .. } => self.drop_connection(generation).await,
+            Failure::Elsewhere { asking: true, .. } => (),
+            Failure::Elsewhere { there, asking: false } => {
+                self.locator.learn(there, &line.place).await;
+                self.drop_line(line.generation).await;
+            }
+            Failure::Wait { reconnect: true, .. } => self.drop_line(line.generation).await,
             Failure::Wait { reconnect: false, .. } | Failure::Fatal(_) => (),
         }
         Err(failure)
     }
 
-    async fn drop_connection(&self, generation: u64) {
+    /// One round trip. It is given up when the server is known to be another by then: one that vanished never answers.
+    async fn ask(
+        &self,
+        pipe: &Pipeline,
+        line: &mut Line,
+        deadline: Instant,
+        maybe: &mut bool,
+    ) -> Result<Answers, Failure> {
+        let answered = tokio::select! {
+            answered = tokio::time::timeout_at(deadline, pipe.query_async::<Vec<Value>>(&mut line.connection)) => answered,
+            () = self.locator.moved_from(&line.place) => {
+                return Err(Failure::Reconnect("the primary is another now".to_owned()));
+            }
+        };
+        match answered {
+            Ok(Ok(values)) if self.may_follow(pipe) => {
+                let (locator, scripts) = (&self.locator, &self.scripts);
+                sort_answers(asking::follow(locator, scripts, &line.place, pipe, values).await?, maybe)
+            }
+            Ok(Ok(values)) => sort_answers(values, maybe),
+            Ok(Err(error)) if pipe.is_transaction() && self.may_follow(pipe) => {
+                let (locator, scripts) = (&self.locator, &self.scripts);
+                sort_answers(asking::follow_transaction(locator, scripts, &line.place, pipe, &error).await?, maybe)
+            }
+            Ok(Err(error)) => Err(classify(&error)),
+            Err(_) => Err(Failure::Reconnect("no answer in time".to_owned())),
+        }
+    }
+
+    /// A write that waits for replicas is not sent to the node that a slot is being moved to: its replicas are others.
+    fn may_follow(&self, pipe: &Pipeline) -> bool {
+        self.locator.topology() == Topology::Cluster && !(self.replicas.is_some() && self.scripts.may_write(pipe))
+    }
+
+    /// Waits for replicas when they are wanted and the call may have written.
+    async fn replicate(&self, pipe: &Pipeline, line: &Line, deadline: Instant) -> Result<(), Failure> {
+        match &self.replicas {
+            Some(replicas) if self.scripts.may_write(pipe) => replicas.wait(&line.history, deadline).await,
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn drop_line(&self, generation: u64) {
         let mut slot = self.slot.lock().await;
         if slot.generation == generation {
-            slot.connection = None;
+            slot.line = None;
         }
     }
 
     /// The connection, or a new one. Only one caller connects, the others wait for it.
-    async fn acquire(&self, deadline: Instant) -> Result<(u64, MultiplexedConnection), Failure> {
+    async fn acquire(&self, deadline: Instant) -> Result<Line, Failure> {
         let no_time = |_| Failure::Reconnect("no connection in time".to_owned());
         let mut slot = tokio::time::timeout_at(deadline, self.slot.lock()).await.map_err(no_time)?;
-        if let Some(connection) = &slot.connection {
-            return Ok((slot.generation, connection.clone()));
+        if let Some(line) = &slot.line {
+            return Ok(line.clone());
         }
-        let first = slot.generation == 0;
-        let made = tokio::time::timeout_at(deadline, self.connect(first)).await.map_err(no_time)??;
-        slot.generation += 1;
-        slot.connection = Some(made.clone());
-        if !first {
-            tracing::info!("store connection is remade");
+        let generation = slot.generation + 1;
+        let line = tokio::time::timeout_at(deadline, self.connect(generation)).await.map_err(no_time)??;
+        slot.generation = generation;
+        slot.line = Some(line.clone());
+        if generation > 1 {
+            tracing::info!(server = &*line.place, "store connection is remade");
         }
-        Ok((slot.generation, made))
+        Ok(line)
     }
 
-    async fn connect(&self, first: bool) -> Result<MultiplexedConnection, Failure> {
+    async fn connect(&self, generation: u64) -> Result<Line, Failure> {
+        let found = self.locator.find().await?;
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_TIMEOUT))
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
             .set_pipeline_buffer_size(PIPELINE_BUFFER_REQUESTS);
-        let client = self.locator.find().await?;
-        let made = client.get_multiplexed_async_connection_with_config(&config).await;
+        let made = found.client.get_multiplexed_async_connection_with_config(&config).await;
         let mut connection = made.map_err(|error| classify(&error))?;
-        let warnings = preflight::check(&mut connection, &self.keys, self.durability, first).await?;
-        for weaker in warnings.iter().filter(|_| first) {
+        let is_first = generation == 1;
+        let demands = Demands { durability: self.durability, topology: self.locator.topology(), is_first };
+        let accepted = preflight::check(&mut connection, &self.keys, demands).await?;
+        for weaker in accepted.warnings.iter().filter(|_| is_first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }
         let load: redis::RedisResult<()> = self.scripts.load().query_async(&mut connection).await;
         load.map_err(|error| classify(&error))?;
-        Ok(connection)
+        Ok(Line { connection, generation, place: found.place.into(), history: accepted.history.into() })
     }
 }
 

@@ -6,6 +6,7 @@
 //! What is stored in one script and read in another call (payload and states after a claim) is read by the
 //! ids the script answered; a lease taken away in between shows as a fence that is refused later.
 
+mod asking;
 mod campaigns;
 mod dead;
 mod failure;
@@ -17,6 +18,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod replicas;
 mod reply;
 mod reports;
 mod runs;
@@ -64,7 +66,7 @@ impl Redis {
     /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
         let keys = Keys::of_shard(0);
-        let locator = Locator::new(&Servers::new(url)?, keys.tag());
+        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys.tag());
         let scripts = Arc::new(Scripts::new(ignore_fences()));
         let (durability, clock) = (options.durability, options.clock);
         let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), keys.clone(), durability, clock.clone());

@@ -16,7 +16,9 @@ const NO_GLOBAL_KEY: &str = "GLOBAL KEY";
 
 /// Every command the store sends and its scripts call, with arguments a server accepts for queueing. The user of
 /// docs/operations.md is allowed these and no others; tests keep the two and the sources equal.
-const NEEDED: [&[&str]; 39] = [
+const NEEDED: [&[&str]; 43] = [
+    &["ASKING"],
+    &["CLUSTER", "SLOTS"],
     &["CONFIG", "GET", "appendonly"],
     &["DEL", NO_GLOBAL_KEY],
     &["DISCARD"],
@@ -37,6 +39,7 @@ const NEEDED: [&[&str]; 39] = [
     &["LRANGE", NO_KEY, "0", "0"],
     &["MULTI"],
     &["PERSIST", NO_KEY],
+    &["PING"],
     &["PUBLISH", keys::WAKE_CHANNEL, "1"],
     &["RPUSH", NO_KEY, "x"],
     &["SADD", NO_KEY, "x"],
@@ -48,6 +51,7 @@ const NEEDED: [&[&str]; 39] = [
     &["SUBSCRIBE", keys::WAKE_CHANNEL],
     &["TIME"],
     &["TYPE", NO_KEY],
+    &["WAIT", "0", "1"],
     &["ZADD", NO_KEY, "0", "x"],
     &["ZCARD", NO_KEY],
     &["ZRANGE", NO_KEY, "0", "0"],
@@ -117,7 +121,7 @@ mod tests {
     /// `+get` for GET, `+config|get` for CONFIG GET.
     fn grant(words: &[&str]) -> String {
         let name = match words[0] {
-            "CONFIG" | "SCRIPT" => format!("{}|{}", words[0], words[1]),
+            "CLUSTER" | "CONFIG" | "SCRIPT" => format!("{}|{}", words[0], words[1]),
             name => name.to_owned(),
         };
         format!("+{}", name.to_lowercase())
@@ -155,8 +159,11 @@ mod tests {
         }
         // Sent by the client library.
         found.extend(["MULTI", "EXEC", "SUBSCRIBE"].map(str::to_owned));
+        found.insert("PING".to_owned());
         // Only here.
         found.insert("DISCARD".to_owned());
+        // Of sentinels, whose users are others.
+        found.remove("SENTINEL");
         found.remove("");
         let needed: BTreeSet<String> = NEEDED.iter().map(|words| words[0].to_owned()).collect();
         assert_eq!(needed, found);

@@ -29,21 +29,56 @@ impl Said {
     }
 }
 
-/// Reads what the server says and decides. `first`: at the start a wrong server is an error; later it is
-/// a failover that may end. Warnings say which promise is weaker.
+/// What the store URL says about servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Topology {
+    One,
+    Sentinels,
+    Cluster,
+}
+
+/// What is demanded of a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Demands {
+    pub durability: Durability,
+    pub topology: Topology,
+    /// At the start a wrong server is an error; later it is a failover that may end.
+    pub is_first: bool,
+}
+
+/// A server that was accepted.
+#[derive(Debug)]
+pub(super) struct Accepted {
+    /// Which promise is weaker.
+    pub warnings: Vec<String>,
+    /// Of its data; see `history`.
+    pub history: String,
+}
+
+/// Reads what the server says and decides.
 pub(super) async fn check(
     connection: &mut MultiplexedConnection,
     keys: &Keys,
-    durability: Durability,
-    first: bool,
-) -> Result<Vec<String>, Failure> {
+    demands: Demands,
+) -> Result<Accepted, Failure> {
     let mut said = Said { info: info(connection).await?, ..Said::default() };
-    decide_server(&said).map_err(|failure| if first { failure } else { as_failover(failure) })?;
+    // Sentinels and nodes may name a server that was deposed, at the start as well.
+    let may_end = !demands.is_first || demands.topology != Topology::One;
+    let version = decide_version(&said, demands.topology).map_err(Failure::Fatal);
+    version.map_err(|failure| if demands.is_first { failure } else { as_failover(failure) })?;
+    decide_role(&said).map_err(|failure| if may_end { as_failover(failure) } else { failure })?;
     said.config = config(connection).await?;
-    let warnings = decide_settings(&said, durability).map_err(Failure::Fatal)?;
+    let warnings = decide_settings(&said, demands).map_err(Failure::Fatal)?;
     permissions::check(connection, keys).await?;
     check_schema(connection, keys).await?;
-    Ok(warnings)
+    Ok(Accepted { warnings, history: history(&said.info) })
+}
+
+/// Names a sequence of writes without a break: a server that becomes primary draws a new one, and a replica has that of
+/// its primary.
+pub(super) fn history(info: &BTreeMap<String, String>) -> String {
+    let is_primary = info.get("role").is_some_and(|role| role == "master");
+    info.get("master_replid").filter(|_| is_primary).cloned().unwrap_or_default()
 }
 
 fn as_failover(failure: Failure) -> Failure {
@@ -58,14 +93,20 @@ fn as_failover(failure: Failure) -> Failure {
 
 async fn info(connection: &mut MultiplexedConnection) -> Result<BTreeMap<String, String>, Failure> {
     let answer: redis::RedisResult<String> = redis::cmd("INFO").query_async(connection).await;
-    let text = answer.map_err(|error| super::failure::classify(&error))?;
-    Ok(text.lines().filter_map(|line| line.trim().split_once(':')).map(|(k, v)| (k.into(), v.into())).collect())
+    Ok(lines(&answer.map_err(|error| super::failure::classify(&error))?))
+}
+
+/// The lines of INFO, by name.
+pub(super) fn lines(info: &str) -> BTreeMap<String, String> {
+    info.lines().filter_map(|line| line.trim().split_once(':')).map(|(k, v)| (k.into(), v.into())).collect()
 }
 
 async fn config(connection: &mut MultiplexedConnection) -> Result<BTreeMap<String, String>, Failure> {
     let mut cmd = redis::cmd("CONFIG");
     cmd.arg("GET");
-    for name in ["maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite"] {
+    let wanted =
+        ["maxmemory-policy", "appendonly", "appendfsync", "no-appendfsync-on-rewrite", "min-replicas-to-write"];
+    for name in wanted {
         cmd.arg(name);
     }
     let answer: redis::RedisResult<BTreeMap<String, String>> = cmd.query_async(connection).await;
@@ -84,21 +125,31 @@ fn unsafe_server(message: &str, mend: &str) -> StoreError {
     StoreError::Unsafe { message: message.to_owned(), mend: mend.to_owned() }
 }
 
-fn decide_server(said: &Said) -> Result<(), Failure> {
-    if said.info("loading") == "1" {
-        let mend = "wait until the server has read its file";
-        return Err(Failure::Wait { message: "LOADING".into(), mend, reconnect: false });
-    }
+fn decide_version(said: &Said, topology: Topology) -> Result<(), StoreError> {
     // A Valkey says as redis_version which Redis it is like, 7.2.4; the first Valkey was 7.2.
     let version = said.info("redis_version");
     let major: u32 = version.split('.').next().and_then(|part| part.parse().ok()).unwrap_or(0);
     if major < 7 {
         let message = format!("the server is version {version}");
-        return Err(Failure::Fatal(unsafe_server(&message, "use Redis 7.0 or newer, or Valkey")));
+        return Err(unsafe_server(&message, "use Redis 7.0 or newer, or Valkey"));
     }
-    if said.info("cluster_enabled") == "1" {
-        let mend = "use a server with cluster-enabled no";
-        return Err(Failure::Fatal(unsafe_server("the server is a cluster node", mend)));
+    match (topology, said.info("cluster_enabled") == "1") {
+        (Topology::One | Topology::Sentinels, true) => {
+            let mend = "name its nodes: redis+cluster://HOST:PORT,HOST:PORT; or use a server with cluster-enabled no";
+            Err(unsafe_server("the server is a cluster node", mend))
+        }
+        (Topology::Cluster, false) => {
+            let mend = "use redis:// for a server alone, or set cluster-enabled yes";
+            Err(unsafe_server("the server is not a cluster node", mend))
+        }
+        (Topology::One | Topology::Sentinels, false) | (Topology::Cluster, true) => Ok(()),
+    }
+}
+
+fn decide_role(said: &Said) -> Result<(), Failure> {
+    if said.info("loading") == "1" {
+        let mend = "wait until the server has read its file";
+        return Err(Failure::Wait { message: "LOADING".into(), mend, reconnect: false });
     }
     if said.info("role") != "master" {
         let message = format!("the server's role is {}", said.info("role"));
@@ -107,7 +158,7 @@ fn decide_server(said: &Said) -> Result<(), Failure> {
     Ok(())
 }
 
-fn decide_settings(said: &Said, durability: Durability) -> Result<Vec<String>, StoreError> {
+fn decide_settings(said: &Said, demands: Demands) -> Result<Vec<String>, StoreError> {
     let policy = said.config("maxmemory-policy");
     if policy != "noeviction" {
         // Not even relaxed: eviction deletes batches.
@@ -116,35 +167,77 @@ fn decide_settings(said: &Said, durability: Durability) -> Result<Vec<String>, S
             "CONFIG SET maxmemory-policy noeviction, and maxmemory-policy noeviction in redis.conf",
         ));
     }
-    let mut weaker = Vec::new();
+    let mut weaker = weaker_file(said);
+    match demands.durability {
+        Durability::Relaxed => {
+            weaker.extend(weaker_failover(said, demands.topology));
+            Ok(weaker.into_iter().map(|(message, _)| message).collect())
+        }
+        Durability::Always => {
+            weaker.extend(weaker_failover(said, demands.topology));
+            first_of(weaker)
+        }
+        Durability::Replicated { replicas } => {
+            // Later too few replicas are an error of the call that waits for them.
+            weaker.extend(too_few_replicas(said, replicas).filter(|_| demands.is_first));
+            first_of(weaker)
+        }
+    }
+}
+
+/// A promise that is not kept, and the mend.
+type Weaker = (String, String);
+
+fn first_of(weaker: Vec<Weaker>) -> Result<Vec<String>, StoreError> {
+    match weaker.into_iter().next() {
+        Some((message, mend)) => Err(StoreError::Unsafe { message, mend }),
+        None => Ok(Vec::new()),
+    }
+}
+
+fn weaker_file(said: &Said) -> Vec<Weaker> {
     let wanted = [
         ("appendonly", "yes", "a crash of the server loses everything since its last snapshot"),
         ("appendfsync", "always", "a crash of the server loses up to the last second of what was acknowledged"),
         ("no-appendfsync-on-rewrite", "no", "a crash of the server during a rewrite loses what was acknowledged"),
     ];
-    for (name, value, promise) in wanted {
-        let is = said.config(name);
-        if is != value {
-            weaker.push((
-                format!("{name} is {is}: {promise}"),
-                format!("CONFIG SET {name} {value}, and {name} {value} in redis.conf; or durability = \"relaxed\""),
-            ));
-        }
-    }
+    let differing = wanted.into_iter().filter(|(name, value, _)| said.config(name) != *value);
+    let tell = |(name, value, promise): (&str, &str, &str)| {
+        let mend = format!("CONFIG SET {name} {value}, and {name} {value} in redis.conf; or durability = \"relaxed\"");
+        (format!("{name} is {}: {promise}", said.config(name)), mend)
+    };
+    differing.map(tell).collect()
+}
+
+fn weaker_failover(said: &Said, topology: Topology) -> Option<Weaker> {
     let replicas = said.info("connected_slaves");
-    if !matches!(replicas, "" | "0") {
-        weaker.push((
-            format!("{replicas} replicas are attached: a failover loses what had not reached them"),
-            "detach them, or say durability = \"relaxed\"".to_owned(),
-        ));
+    let message = match (topology, replicas) {
+        (Topology::Sentinels, _) => {
+            "the store URL names sentinels: a failover loses what had not reached the new primary".to_owned()
+        }
+        (Topology::One | Topology::Cluster, "" | "0") => return None,
+        (Topology::One | Topology::Cluster, _) => {
+            format!("{replicas} replicas are attached: a failover loses what had not reached them")
+        }
+    };
+    let mend = "say durability = \"replicated\" to wait for replicas, or \"relaxed\" to accept it; or detach them";
+    Some((message, mend.to_owned()))
+}
+
+fn too_few_replicas(said: &Said, wanted: u32) -> Option<Weaker> {
+    // The server then refuses writes by itself while they are away.
+    let demanded: u32 = said.config("min-replicas-to-write").parse().unwrap_or(0);
+    let is_replica = |name: &str| name.strip_prefix("slave").is_some_and(|rest| rest.parse::<u32>().is_ok());
+    let online = said.info.iter().filter(|(name, state)| is_replica(name) && state.contains("state=online")).count();
+    if demanded >= wanted || online >= wanted as usize {
+        return None;
     }
-    match durability {
-        Durability::Relaxed => Ok(weaker.into_iter().map(|(message, _)| message).collect()),
-        Durability::Always => match weaker.into_iter().next() {
-            Some((message, mend)) => Err(StoreError::Unsafe { message, mend }),
-            None => Ok(Vec::new()),
-        },
-    }
+    let message = format!("{online} replicas are in step and durability = \"replicated\" wants {wanted}");
+    let mend = format!(
+        "attach replicas, or set min-replicas-to-write {wanted} so that the server waits for them, or lower [store] \
+         replicas"
+    );
+    Some((message, mend))
 }
 
 /// The store is empty, or written by this program; each key has the type the scripts take for granted.
@@ -200,10 +293,18 @@ mod tests {
         }
     }
 
+    const ALWAYS: Demands = Demands { durability: Durability::Always, topology: Topology::One, is_first: true };
+    const RELAXED: Demands = Demands { durability: Durability::Relaxed, ..ALWAYS };
+
+    fn accept(said: &Said, topology: Topology) -> Result<(), Failure> {
+        decide_version(said, topology).map_err(Failure::Fatal)?;
+        decide_role(said)
+    }
+
     #[test]
     fn a_safe_server_is_accepted() {
-        assert!(decide_server(&good()).is_ok());
-        assert_eq!(decide_settings(&good(), Durability::Always).unwrap(), Vec::<String>::new());
+        accept(&good(), Topology::One).unwrap();
+        assert_eq!(decide_settings(&good(), ALWAYS).unwrap(), Vec::<String>::new());
     }
 
     #[test]
@@ -211,7 +312,7 @@ mod tests {
         let mut said = good();
         let valkey = [("redis_version", "7.2.4"), ("server_name", "valkey"), ("valkey_version", "9.1.2")];
         said.info.extend(valkey.map(|(name, value)| (name.to_owned(), value.to_owned())));
-        assert!(decide_server(&said).is_ok());
+        accept(&said, Topology::One).unwrap();
     }
 
     #[test]
@@ -224,29 +325,68 @@ mod tests {
         ] {
             let mut said = good();
             said.config.insert(name.into(), value.into());
-            let error = decide_settings(&said, Durability::Always).unwrap_err();
+            let error = decide_settings(&said, ALWAYS).unwrap_err();
             let StoreError::Unsafe { message, mend } = error else { panic!("{error:?}") };
             assert!(message.contains(name) && mend.contains(&format!("CONFIG SET {name}")), "{message}; {mend}");
-            let relaxed = decide_settings(&said, Durability::Relaxed);
+            let relaxed = decide_settings(&said, RELAXED);
             assert_eq!(relaxed.is_ok(), name != "maxmemory-policy", "{name}");
         }
         let mut said = good();
         said.info.insert("connected_slaves".into(), "2".into());
-        assert!(decide_settings(&said, Durability::Always).is_err());
-        assert_eq!(decide_settings(&said, Durability::Relaxed).unwrap().len(), 1);
+        assert!(decide_settings(&said, ALWAYS).is_err());
+        assert_eq!(decide_settings(&said, RELAXED).unwrap().len(), 1);
     }
 
     #[test]
-    fn wrong_servers_are_refused_at_the_start_and_waited_for_later() {
-        for (name, value) in [("redis_version", "6.2.14"), ("role", "slave"), ("cluster_enabled", "1")] {
+    fn sentinels_need_a_word_about_failover() {
+        let demands = |durability| Demands { topology: Topology::Sentinels, durability, is_first: true };
+        let error = decide_settings(&good(), demands(Durability::Always)).unwrap_err().to_string();
+        assert!(error.contains("sentinels") && error.contains("durability = \"replicated\""), "{error}");
+        assert_eq!(decide_settings(&good(), demands(Durability::Relaxed)).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn too_few_replicas_are_refused_at_the_start_only() {
+        let demands = |is_first| Demands { durability: Durability::Replicated { replicas: 2 }, is_first, ..ALWAYS };
+        let mut said = good();
+        let error = decide_settings(&said, demands(true)).unwrap_err().to_string();
+        assert!(error.contains("0 replicas") && error.contains("min-replicas-to-write 2"), "{error}");
+        assert!(decide_settings(&said, demands(false)).is_ok());
+        said.info.insert("slave0".into(), "ip=h,port=1,state=online,offset=1,lag=0".into());
+        said.info.insert("slave1".into(), "ip=h,port=2,state=wait_bgsave,offset=0,lag=0".into());
+        assert!(decide_settings(&said, demands(true)).unwrap_err().to_string().contains("1 replicas"));
+        said.info.insert("slave1".into(), "ip=h,port=2,state=online,offset=1,lag=0".into());
+        assert!(decide_settings(&said, demands(true)).is_ok());
+        said.config.insert("appendfsync".into(), "everysec".into());
+        assert!(decide_settings(&said, demands(true)).unwrap_err().to_string().contains("appendfsync"));
+        let mut said = good();
+        said.config.insert("min-replicas-to-write".into(), "2".into());
+        assert!(decide_settings(&said, demands(true)).is_ok());
+    }
+
+    #[test]
+    fn wrong_servers_are_refused() {
+        for (name, value, topology) in [
+            ("redis_version", "6.2.14", Topology::One),
+            ("role", "slave", Topology::One),
+            ("cluster_enabled", "1", Topology::One),
+            ("cluster_enabled", "1", Topology::Sentinels),
+            ("cluster_enabled", "0", Topology::Cluster),
+        ] {
             let mut said = good();
             said.info.insert(name.into(), value.into());
-            let failure = decide_server(&said).unwrap_err();
+            let failure = accept(&said, topology).unwrap_err();
             assert!(matches!(failure, Failure::Fatal(StoreError::Unsafe { .. })), "{name}");
             assert!(matches!(as_failover(failure), Failure::Wait { reconnect: true, .. }));
         }
         let mut said = good();
         said.info.insert("loading".into(), "1".into());
-        assert!(matches!(decide_server(&said), Err(Failure::Wait { .. })));
+        assert!(matches!(decide_role(&said), Err(Failure::Wait { .. })));
+    }
+
+    #[test]
+    fn only_a_primary_has_a_history() {
+        let info = |role: &str| lines(&format!("# Replication\r\nrole:{role}\r\nmaster_replid:abc\r\n"));
+        assert_eq!((history(&info("master")).as_str(), history(&info("slave")).as_str()), ("abc", ""));
     }
 }

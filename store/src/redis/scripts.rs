@@ -70,6 +70,28 @@ const BATCH: &str = include_str!("lua/batch.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
+/// Commands that the store sends outside of scripts and that write nothing.
+const READS: [&str; 18] = [
+    "EXISTS",
+    "GET",
+    "HGET",
+    "HGETALL",
+    "HLEN",
+    "HMGET",
+    "LLEN",
+    "LRANGE",
+    "SCARD",
+    "SISMEMBER",
+    "TIME",
+    "TYPE",
+    "ZCARD",
+    "ZRANGE",
+    "ZRANGEBYLEX",
+    "ZRANGEBYSCORE",
+    "ZREVRANGEBYSCORE",
+    "ZSCORE",
+];
+
 impl Transition {
     pub const ALL: [Self; 27] = [
         Self::ApplyCampaign,
@@ -208,6 +230,27 @@ impl Scripts {
         pipe
     }
 
+    /// False only when every command is known to write nothing.
+    pub fn may_write(&self, pipe: &redis::Pipeline) -> bool {
+        pipe.cmd_iter().any(|cmd| {
+            let mut words = cmd.args_iter().filter_map(|word| match word {
+                redis::Arg::Simple(bytes) => Some(bytes),
+                _ => None,
+            });
+            match words.next() {
+                Some(b"EVALSHA") => {
+                    let hash = words.next().unwrap_or_default();
+                    let is_this =
+                        |transition: &&Transition| self.all[**transition as usize].1.get_hash().as_bytes() == hash;
+                    let called = Transition::ALL.iter().find(is_this);
+                    called.is_none_or(|transition| !matches!(transition.parts().0, Memory::ReadOnly))
+                }
+                Some(name) => !READS.iter().any(|read| read.as_bytes() == name),
+                None => true,
+            }
+        })
+    }
+
     /// The call of a transition: the shard's keys, its own keys, its arguments.
     pub fn call(&self, keys: &Keys, transition: Transition, own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
@@ -266,6 +309,24 @@ mod tests {
         for (at, transition) in Transition::ALL.into_iter().enumerate() {
             assert_eq!(transition as usize, at);
         }
+    }
+
+    #[test]
+    fn reads_are_told_from_writes() {
+        let scripts = Scripts::new(false);
+        let may_write = |cmds: Vec<Cmd>| {
+            let mut pipe = redis::pipe();
+            for cmd in cmds {
+                pipe.add_command(cmd);
+            }
+            scripts.may_write(&pipe)
+        };
+        let command = |name: &str| redis::cmd(name).arg("x").to_owned();
+        let script = |transition| scripts.call(&Keys::of_shard(0), transition, &["k".to_owned()], &[]);
+        assert!(!may_write(vec![command("GET"), command("ZRANGE"), script(Transition::LookAtRun)]));
+        assert!(may_write(vec![command("GET"), command("SET")]));
+        assert!(may_write(vec![command("GET"), script(Transition::Claim)]));
+        assert!(may_write(vec![redis::cmd("EVALSHA").arg("0000").to_owned()]));
     }
 
     #[test]

@@ -6,13 +6,18 @@ use super::keys;
 use super::link::CONNECT_TIMEOUT;
 use super::locate::Locator;
 use futures::StreamExt;
+use redis::Value;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 /// Between two tries to subscribe.
 const RESUBSCRIBE: Duration = Duration::from_secs(1);
+
+/// A subscription without messages is probed this often.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 
 #[derive(Debug)]
 pub(super) struct Wake {
@@ -56,9 +61,9 @@ async fn listen(locator: Arc<Locator>, counter: Arc<watch::Sender<u64>>) {
 }
 
 async fn listen_once(locator: &Locator, counter: &watch::Sender<u64>) -> Result<(), Failure> {
-    let client = locator.find().await?;
+    let found = locator.find().await?;
     let connect = async {
-        let mut subscription = client.get_async_pubsub().await?;
+        let mut subscription = found.client.get_async_pubsub().await?;
         subscription.subscribe(keys::WAKE_CHANNEL).await?;
         Ok::<_, redis::RedisError>(subscription)
     };
@@ -67,10 +72,22 @@ async fn listen_once(locator: &Locator, counter: &watch::Sender<u64>) -> Result<
     let subscription = subscription.map_err(|error| classify(&error))?;
     // Whatever was said while nobody listened is lost, so have everybody look.
     bump(counter);
-    // The sink is kept: the connection ends with it.
-    let (_sink, mut messages) = subscription.split();
-    while messages.next().await.is_some() {
-        bump(counter);
+    let (mut sink, mut messages) = subscription.split();
+    let mut probe = tokio::time::interval_at(Instant::now() + PROBE_EVERY, PROBE_EVERY);
+    let moved = locator.moved_from(&found.place);
+    tokio::pin!(moved);
+    loop {
+        tokio::select! {
+            message = messages.next() => match message {
+                Some(_) => bump(counter),
+                None => return Ok(()),
+            },
+            // Silence says nothing: the server may have stopped, or have vanished behind the network.
+            _ = probe.tick() => {
+                let answer = tokio::time::timeout(CONNECT_TIMEOUT, sink.ping::<Value>()).await;
+                answer.map_err(|_| Failure::Reconnect("no answer to a probe".to_owned()))?.map_err(|error| classify(&error))?;
+            }
+            () = &mut moved => return Ok(()),
+        }
     }
-    Ok(())
 }

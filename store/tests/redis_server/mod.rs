@@ -93,7 +93,7 @@ impl Server {
     }
 
     pub async fn store_with(&self, durability: Durability) -> Result<Redis, StoreError> {
-        let options = Options { durability, clock: Arc::new(SystemClock::default()) };
+        let options = Options::new(durability, Arc::new(SystemClock::default()));
         Redis::connect(&self.url(), options).await
     }
 
@@ -122,7 +122,11 @@ impl Server {
     }
 
     pub async fn store_of_least_user(&self) -> Result<Redis, StoreError> {
-        let options = Options { durability: Durability::Always, clock: Arc::new(SystemClock::default()) };
+        self.store_of_least_user_with(Durability::Always).await
+    }
+
+    pub async fn store_of_least_user_with(&self, durability: Durability) -> Result<Redis, StoreError> {
+        let options = Options::new(durability, Arc::new(SystemClock::default()));
         Redis::connect(&self.least_user_url(), options).await
     }
 }
