@@ -13,6 +13,7 @@ mod redis_outage;
 mod refusals;
 mod relay_down;
 mod reply_lost;
+mod retry;
 mod rolling_restart;
 mod run_cancelled;
 mod run_paused;

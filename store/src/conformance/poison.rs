@@ -274,7 +274,7 @@ pub async fn dead_letters_are_listed_by_run_and_page(fixture: &impl Fixture) {
     let store = fixture.store();
     store.pause_run(&one.run).await.unwrap();
     let (_, second) = dead_letter(&two, false).await;
-    let mut ids = vec![first, second];
+    let mut ids = [first, second];
     ids.sort();
     let page = store.dead_letters(None, None, 1).await.unwrap();
     assert_eq!(page[0].id, ids[0]);

@@ -2,7 +2,9 @@
 
 use super::*;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, RunId, SiteName};
-use postrider_common::lease::{Lease, LeaseAnswer, LeaseReport, LeaseStatus, OutcomeKind, Progress, RefusalReason};
+use postrider_common::lease::{
+    IndexRange, Lease, LeaseAnswer, LeaseReport, LeaseStatus, OutcomeKind, Progress, RefusalReason,
+};
 use postrider_common::state::RecipientState;
 
 const TTL_MS: u64 = 10_000;
@@ -267,6 +269,21 @@ fn a_lease_without_traffic_is_renewed_at_a_third() {
     driver.pass(20);
     let (_, report) = driver.checkpoint();
     assert_eq!((report.outcomes.len(), report.intents.len()), (0, 0));
+}
+
+#[test]
+fn a_lease_for_a_part_asks_for_that_part_and_ends() {
+    let mut driver = Driver::new(config(256));
+    driver.up();
+    let mut offer = driver.offer(20, true);
+    offer.lease.only = Some(IndexRange { first: 3, last: 4 });
+    let (call, _) = driver.wish();
+    driver.tell(Event::Leased { call, sent_at_ms: driver.now, held_ms: 0, offers: vec![offer], drain: false });
+    assert_eq!(driver.grant(), [3, 4]);
+    driver.sent(3, OutcomeKind::Accepted);
+    driver.sent(4, OutcomeKind::Accepted);
+    let (_, report) = driver.finish();
+    assert_eq!(report.outcomes.len(), 2);
 }
 
 #[test]
