@@ -68,7 +68,7 @@ async fn a_batch_whose_payload_comes_back_is_sent() {
 }
 
 /// Leased with one in intent, one accepted and one not begun, and then broken; taken back.
-async fn broken(fixture: &Damaged, harm: &[&str]) -> (Scene<'_, Damaged>, DeadId) {
+async fn broken<'a>(fixture: &'a Damaged, harm: &[&str]) -> (Scene<'a, Damaged>, DeadId) {
     let scene = Scene::of(fixture, &[3]).await;
     let mut held = scene.claim_one(1).await;
     scene.intend(&mut held, &[0, 1]).await;

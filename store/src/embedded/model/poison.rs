@@ -87,17 +87,23 @@ impl Suspicion {
         if self.is_suspect() {
             self.suspects.remove(&index);
         } else {
-            (self.strikes, self.suspects) = (0, BTreeSet::new());
+            self.suspects.clear();
         }
+        self.forgive();
         self.unheard = 0;
+    }
+
+    /// Strikes are held against somebody.
+    fn forgive(&mut self) {
+        if self.suspects.is_empty() {
+            self.strikes = 0;
+        }
     }
 
     /// The batch goes back: what its next lease is for.
     pub fn put_back(&mut self, is_pending: impl Fn(u32) -> bool) {
         self.suspects.retain(|index| is_pending(*index));
-        if self.suspects.is_empty() && self.is_suspect() {
-            self.strikes = 0;
-        }
+        self.forgive();
         let half = self.suspects.len().div_ceil(2).saturating_sub(1);
         self.only = match (self.suspects.first(), self.suspects.iter().nth(half)) {
             (Some(first), Some(last)) if self.is_suspect() => Some(IndexRange { first: *first, last: *last }),
@@ -193,6 +199,20 @@ mod tests {
         suspicion.outcome(5);
         suspicion.put_back(|_| true);
         assert_eq!(suspicion, Suspicion::default());
+    }
+
+    #[test]
+    fn strikes_of_those_that_ended_are_not_held_against_another() {
+        let mut suspicion = Suspicion::default();
+        for index in 0..10 {
+            assert_eq!(suspicion.expired(&fallen([index])), Verdict::Strike, "it was there once");
+            suspicion.put_back(|other| other > index);
+        }
+        let mut suspicion = suspect([4, 5]);
+        suspicion.outcome(4);
+        suspicion.outcome(5);
+        let beside = Expired { had_outcome: true, ..fallen([3]) };
+        assert_eq!(suspicion.expired(&beside), Verdict::Nothing);
     }
 
     #[test]

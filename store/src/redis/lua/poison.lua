@@ -82,9 +82,10 @@ local function suspicion_expired(s, lease)
   return 'strike'
 end
 
--- This recipient got as far as an outcome.
+-- This recipient got as far as an outcome. Strikes are held against somebody.
 local function suspicion_outcome(s, index)
-  if is_suspect(s) then s.suspects[index] = nil else s.strikes, s.suspects = 0, {} end
+  if is_suspect(s) then s.suspects[index] = nil else s.suspects = {} end
+  if not next(s.suspects) then s.strikes = 0 end
   s.unheard = 0
 end
 
@@ -96,7 +97,7 @@ local function suspicion_put_back(s, is_pending)
   end
   s.suspects = left
   local list = list_of(left)
-  if #list == 0 and is_suspect(s) then s.strikes = 0 end
+  if #list == 0 then s.strikes = 0 end
   s.first, s.last = nil, nil
   if #list > 0 and is_suspect(s) then s.first, s.last = list[1], list[math.ceil(#list / 2)] end
 end
