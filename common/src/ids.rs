@@ -110,6 +110,10 @@ text_id!(
     SiteName, "site name", |text| slug(text, 32)
 );
 text_id!(
+    /// A relay's name: a slug of 1 to 64 characters.
+    RelayName, "relay name", |text| slug(text, 64)
+);
+text_id!(
     /// Chosen by a caller so that a repeated call is recognised: 1 to 64 printable characters.
     RequestId, "request id", |text| printable(text, 64)
 );

@@ -15,6 +15,7 @@ pub mod limits;
 pub mod message;
 pub mod pace;
 pub mod payload;
+pub mod relay;
 pub mod run;
 pub mod site;
 pub mod state;

@@ -25,6 +25,12 @@ pub struct Rate {
 }
 
 impl Rate {
+    /// Errors: not from 1 to `RATE_PER_HOUR_MAX`.
+    pub fn of_per_hour(per_hour: u64) -> Result<Self, String> {
+        let is_in_range = (1..=RATE_PER_HOUR_MAX).contains(&per_hour);
+        is_in_range.then_some(Self { per_hour }).ok_or_else(|| format!("a rate of {per_hour}/h is out of range"))
+    }
+
     /// 1 to `RATE_PER_HOUR_MAX`.
     pub fn per_hour(self) -> u64 {
         self.per_hour

@@ -5,11 +5,13 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
-    RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
+    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -97,6 +99,8 @@ passed_on! {
     finish(finish: Finish) -> Vec<LeaseAnswer>;
     release(release: Release) -> Vec<LeaseAnswer>;
     facts(facts: Vec<Fact>, retry_fraction: u32) -> Vec<FactStatus>;
+    share_relay(share: ShareRelay) -> RelayShare;
+    rooms(limits: &Limits) -> Vec<Room>;
     claim_history(claim: ClaimHistory) -> ClaimedHistory;
     retire_batches(retire: RetireBatches) -> u64;
     batches(run: &RunId, after: u64, limit: usize) -> Vec<BatchRecord>;

@@ -1,7 +1,7 @@
 //! What `/metrics` shows. The registry is a value, so two masters in one process do not share counters.
 
 use postrider_common::run::{BatchCounts, RecipientCounts};
-use postrider_store::RunRecord;
+use postrider_store::{Room, RoomOf, RunRecord};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -34,6 +34,14 @@ struct LaneLabel {
     lane: String,
 }
 
+/// `what`: how many more may begin now (rate), or be there at once (concurrency).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Headroom {
+    kind: &'static str,
+    name: String,
+    limit: &'static str,
+}
+
 type Latencies = Family<Transition, Histogram, fn() -> Histogram>;
 
 /// The counters; clones share them.
@@ -44,6 +52,7 @@ pub struct Metrics {
     batches: Family<State, Gauge>,
     lane_ready: Family<LaneLabel, Gauge>,
     workers: Gauge,
+    headroom: Family<Headroom, Gauge>,
     store_seconds: Latencies,
     store_errors: Family<Transition, Counter>,
     pub claims: Counter,
@@ -75,6 +84,7 @@ impl Default for Metrics {
         let batches = Family::default();
         let lane_ready = Family::default();
         let workers = Gauge::default();
+        let headroom = Family::default();
         let store_seconds = Latencies::new_with_constructor(seconds);
         let store_errors = Family::default();
         let claims = Counter::default();
@@ -95,6 +105,8 @@ impl Default for Metrics {
         r.register("batches", "Batches of the newest runs, by state", batches.clone());
         r.register("lane_batches_ready", "Batches that wait for a worker, by lane", lane_ready.clone());
         r.register("workers", "Workers seen lately", workers.clone());
+        let help = "What is left now of a limit of a lane, site or relay: recipients, or connections of a relay";
+        r.register("rate_headroom", help, headroom.clone());
         let help = "Time of one store call, by transition";
         r.register_with_unit("store_call", help, Unit::Seconds, store_seconds.clone());
         r.register("store_errors", "Store calls that failed, by transition", store_errors.clone());
@@ -120,6 +132,7 @@ impl Default for Metrics {
             batches,
             lane_ready,
             workers,
+            headroom,
             store_seconds,
             store_errors,
             claims,
@@ -176,6 +189,26 @@ impl Metrics {
             self.lane_ready.get_or_create(&LaneLabel { lane: lane.clone() }).set(signed(*ready));
         }
         self.workers.set(signed(workers as u64));
+    }
+}
+
+impl Metrics {
+    /// Only of what is limited now.
+    pub fn observe_rooms(&self, rooms: &[Room]) {
+        self.headroom.clear();
+        for Room { of, paced, at_once } in rooms {
+            let (kind, name) = match of {
+                RoomOf::Lane(name) => ("lane", name.to_string()),
+                RoomOf::Site(name) => ("site", name.to_string()),
+                RoomOf::Relay(name) => ("relay", name.to_string()),
+            };
+            for (limit, left) in [("rate", paced), ("concurrency", at_once)] {
+                if let Some(left) = left {
+                    let label = Headroom { kind, name: name.clone(), limit };
+                    self.headroom.get_or_create(&label).set(signed(*left));
+                }
+            }
+        }
     }
 }
 

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName,
-    WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
+    SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::pace::Limits;
+use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
 use postrider_common::state::{RecipientState, UnknownReason};
 use serde::{Deserialize, Serialize};
@@ -73,6 +74,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Takes back up to `limit` expired leases. Also the sign of life of the masters: when none came for
     /// `outage_gap_ms`, nothing is reclaimed until `ttl_ms` + `doubt_grace_ms` from now.
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed>;
+
+    // Relays.
+    /// Tells what a worker wants of a relay, and what it may use of it from now on.
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare>;
+    /// What is left now of these limits, and of those of relays that workers seen lately have.
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>>;
 
     // History.
     /// The settled batches that have waited longest for their history to be written, for one caller at a time:
@@ -576,4 +583,32 @@ pub struct LaneRecord {
     pub batches_ready: u64,
     /// Recipients in intent of leases that were counted against a limit; 0 without limits.
     pub in_intent_limited: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShareRelay {
+    pub worker: WorkerId,
+    /// Grows with each call of the worker, over all relays: what comes late changes nothing.
+    pub sequence: u64,
+    pub wish: RelayWish,
+    /// What it gets ends this long from now, unless it asks again.
+    pub ttl_ms: u64,
+}
+
+/// Whose limit it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RoomOf {
+    Lane(LaneName),
+    Site(SiteName),
+    Relay(RelayName),
+}
+
+/// What is left of a limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Room {
+    pub of: RoomOf,
+    /// Recipients that the rate allows to begin now; None: it has no rate.
+    pub paced: Option<u64>,
+    /// Recipients (of a relay: connections) that may come on top at once; None: their number is not limited.
+    pub at_once: Option<u64>,
 }

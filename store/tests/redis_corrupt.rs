@@ -13,13 +13,14 @@ mod redis_server;
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
+use postrider_common::relay::{RelayLimit, RelayWish};
 use postrider_common::run::RunError;
 use postrider_store::conformance::Fixture;
-use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes};
+use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
     ApplyCampaign, BadRow, ClaimHistory, Durability, Reclaim, ReleaseSplit, ReplayDead, RetireBatches, RetryRun,
-    SplitStatus, Store,
+    ShareRelay, SplitStatus, Store,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -87,6 +88,15 @@ async fn live(life: &Life) {
     store().apply_campaign(ApplyCampaign { key: None, spec: b"other".to_vec(), ..apply.clone() }).await.unwrap();
     store().set_campaign_paused(&apply.name, true).await.unwrap();
     store().delete_campaign(&apply.name).await.unwrap();
+
+    // A relay with two workers, one of which is silent for too long.
+    for (number, ttl_ms) in [(1, 1), (2, 60_000), (2, 60_000), (3, 60_000)] {
+        let limit = RelayLimit::of_numbers(3600, 2, 4).unwrap();
+        let wish = RelayWish { relay: "out".parse().unwrap(), limit, held: 1, wanted: 3, sends: 1 };
+        let sequence = life.sections.lock().unwrap().len() as u64;
+        store().share_relay(ShareRelay { worker: worker(number), sequence, wish, ttl_ms }).await.unwrap();
+        life.pass(5).await;
+    }
 
     // Two runs, with batches in every place and recipients in every state.
     let other = Scene::with(life, new_run("other"), &[2, 1]).await;

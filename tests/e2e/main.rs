@@ -3,6 +3,7 @@
 mod bad_input;
 mod big;
 mod demo;
+mod fleet_scale;
 mod happy_path;
 mod history_drained;
 mod limits_hold;

@@ -53,7 +53,7 @@ fn scenario(name: &str, same_host: bool) {
         slots: 32,
         lease_ttl_ms: 1_500,
         doubt_grace_ms: 500,
-        relay: Some(relay.address()),
+        through: Some(relay.address()),
         sites: vec![site],
         ..Settings::default()
     };

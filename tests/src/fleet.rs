@@ -15,6 +15,7 @@ use crate::watcher::{Watched, Watcher};
 use postrider_common::{Clock, SystemClock};
 use rustix::process::Signal;
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
@@ -129,7 +130,7 @@ impl Fleet {
             if let Some(status) = sink.exited() {
                 panic!("the sink ended: {status}\n{}", sink.tail());
             }
-            std::net::TcpStream::connect(&relay).ok()
+            knock(&relay).ok()
         });
         self.sink = Some(sink);
     }
@@ -449,6 +450,13 @@ fn ready_addresses(line: &str) -> Option<(String, String)> {
     let rest = line.trim().strip_prefix("ready ")?;
     let field = |name: &str| rest.split(' ').find_map(|part| part.strip_prefix(name)).map(str::to_owned);
     Some((field("grpc=")?, field("http=")?))
+}
+
+/// Comes and goes with a goodbye, so that the sink counts nobody when this returns.
+fn knock(relay: &str) -> std::io::Result<()> {
+    let mut stream = std::net::TcpStream::connect(relay)?;
+    stream.write_all(b"QUIT\r\n")?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
 }
 
 /// An address nobody listens on now, below the range that the kernel gives to outgoing connections.

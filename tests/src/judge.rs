@@ -260,6 +260,7 @@ mod tests {
         Line {
             at_ms: 1,
             connection: 1,
+            connections_most: 1,
             peer: format!("{peer}:40000"),
             rcpt_to: address.into(),
             message_id: format!("<{address}>"),

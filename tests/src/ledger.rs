@@ -31,6 +31,8 @@ pub struct Line {
     /// Milliseconds since 1970-01-01T00:00:00Z at the decision.
     pub at_ms: i64,
     pub connection: u64,
+    /// The most connections that the sink had open at once until then.
+    pub connections_most: u64,
     pub peer: String,
     pub rcpt_to: String,
     pub message_id: String,
@@ -84,7 +86,7 @@ fn final_dot(line: &str) -> Option<Line> {
 
 #[test]
 fn remarks_are_told_from_final_dots() {
-    let dot = r#"{"at_ms":5,"seq":1,"connection":2,"peer":"127.0.1.1:4","mail_from":"a@b.example",
+    let dot = r#"{"at_ms":5,"seq":1,"connection":2,"connections_most":1,"peer":"127.0.1.1:4","mail_from":"a@b.example",
         "rcpt_to":"c@d.example","message_id":"<1@b.example>","decision":"lost","code":250}"#;
     let line = final_dot(dot).expect("a final dot");
     assert_eq!((line.at_ms, line.peer_ip(), line.decision), (5, "127.0.1.1", Decision::Lost));

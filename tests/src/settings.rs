@@ -15,6 +15,8 @@ pub struct Settings {
     pub drain_timeout_ms: u64,
     /// Connections of one worker to the relay.
     pub connections: u32,
+    /// Further lines of the relay's section.
+    pub relay: String,
     /// The sink answers every command this much later.
     pub sink_latency_ms: u64,
     /// `--fail` rules of the sink.
@@ -24,7 +26,7 @@ pub struct Settings {
     /// Retry policy of the bulk lane.
     pub retry: &'static str,
     /// Where workers send to instead of the sink's address.
-    pub relay: Option<String>,
+    pub through: Option<String>,
     /// Further lines of the configuration file, whole tables.
     pub extra: String,
 }
@@ -40,11 +42,12 @@ impl Default for Settings {
             doubt_grace_ms: 1_000,
             drain_timeout_ms: 10_000,
             connections: 16,
+            relay: String::new(),
             sink_latency_ms: 10,
             sink_rules: Vec::new(),
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
-            relay: None,
+            through: None,
             extra: String::new(),
         }
     }
@@ -54,7 +57,7 @@ impl Settings {
     /// `postrider.toml` for every process of the fleet; what differs between them comes by environment.
     pub fn to_toml(&self, store: &str, relay: &str, dir: &Path) -> String {
         let mut text = String::new();
-        let relay = self.relay.as_deref().unwrap_or(relay);
+        let relay = self.through.as_deref().unwrap_or(relay);
         let dir = dir.display();
         let parts = [
             format!("[store]\nurl = \"{store}\"\n"),
@@ -65,7 +68,10 @@ impl Settings {
             ),
             format!("[worker]\nslots = {}\ndrain_timeout = \"{}ms\"\n", self.slots, self.drain_timeout_ms),
             format!("[[lane]]\nname = \"bulk\"\nretry = {}\n", self.retry),
-            format!("[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n", self.connections),
+            format!(
+                "[[relay]]\nname = \"sink\"\nurl = \"smtp://{relay}\"\nconnections = {}\n{}\n",
+                self.connections, self.relay
+            ),
         ];
         for part in parts {
             let _ = writeln!(text, "{part}");

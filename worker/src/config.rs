@@ -1,6 +1,8 @@
 //! What a worker is started with, checked once.
 
-use postrider_common::ids::{LaneName, WorkerId};
+use crate::engine::RelayPlan;
+use postrider_common::ids::{InvalidId, LaneName, WorkerId};
+use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayLimit};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -21,6 +23,18 @@ pub struct RelayConfig {
     pub lanes: Vec<LaneName>,
     /// Of this worker, 1 to `CONNECTIONS_MAX`.
     pub connections: u32,
+    /// What holds over all workers.
+    pub limit: RelayLimit,
+}
+
+impl RelayConfig {
+    /// As the engine sees it. Errors: a limited relay whose name cannot be told to others.
+    pub(crate) fn plan(&self) -> Result<RelayPlan, WorkerError> {
+        let name =
+            || self.name.parse().map_err(|error: InvalidId| WorkerError::config("relay.name", error.to_string()));
+        let limit = if self.limit.is_none() { None } else { Some((name()?, self.limit)) };
+        Ok(RelayPlan { lanes: self.lanes.clone(), connections: self.connections, limit })
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +101,9 @@ impl WorkerConfig {
         }
         if self.relays.is_empty() {
             return Err(wrong("relay", "name at least one relay, such as url = \"smtp://127.0.0.1:2525\"".into()));
+        }
+        if self.relays.iter().filter(|relay| !relay.limit.is_none()).count() > RELAYS_LIMITED_MAX {
+            return Err(wrong("relay", format!("at most {RELAYS_LIMITED_MAX} may have rate or connections_total")));
         }
         for relay in &self.relays {
             if relay.host.is_empty() || relay.port == 0 {

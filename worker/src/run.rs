@@ -1,6 +1,6 @@
 //! The worker's loop: events in, effects out. It moves bytes and timers, and decides nothing.
 
-use crate::config::{WorkerConfig, WorkerError};
+use crate::config::{RelayConfig, WorkerConfig, WorkerError};
 use crate::definition::{Batch, Definition, Definitions, prepare};
 use crate::dispatch::{CallError, Dispatch, GrpcDispatch, Reported};
 use crate::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
@@ -8,7 +8,7 @@ use crate::journal::{self, Journal};
 use crate::sabotage::{Sabotage, Started};
 use crate::send::{Hold, Pool, PoolConfig, Told};
 use postrider_common::clock::Clock;
-use postrider_common::ids::{DefinitionHash, LaneName, WorkerId};
+use postrider_common::ids::{DefinitionHash, WorkerId};
 use postrider_common::lease::FactStatus;
 use postrider_common::limits::LEASES_PER_CALL_MAX;
 use std::collections::BTreeMap;
@@ -21,6 +21,8 @@ use tokio::task::AbortHandle;
 
 /// Answers of calls and words of pools waiting for the loop; whoever sends waits when it is full.
 const INBOX_MAX: usize = 1024;
+/// For the last call of a worker that ends.
+const LEAVE_MAX: Duration = Duration::from_secs(1);
 /// The loop looks up at least this often, since its timers do not count while the machine sleeps.
 const TICK_MS_MAX: u64 = 1_000;
 
@@ -70,30 +72,31 @@ pub async fn run_with(
     let (inbox, events) = mpsc::channel(INBOX_MAX);
     let (told, words) = mpsc::channel(INBOX_MAX + config.slots as usize);
     let sabotage = Sabotage::from_env();
-    let relays = config.relays.iter().enumerate().map(|(index, relay)| {
+    let pools = config.relays.iter().enumerate().map(|(index, relay)| {
         let pool = PoolConfig {
             index,
             name: relay.name.clone(),
             host: relay.host.clone(),
             port: relay.port,
             connections: relay.connections as usize,
+            is_limited: !relay.limit.is_none(),
             ehlo: config.ehlo.clone(),
             source_address: config.source_address,
             ignores_deadline: sabotage.ignores_deadline(),
         };
-        let pool = Pool::start(pool, config.slots as usize, clock.clone(), told.clone());
-        Relay { lanes: relay.lanes.clone(), is_up: false, pool }
+        Pool::start(pool, config.slots as usize, clock.clone(), told.clone())
     });
+    let plans = config.relays.iter().map(RelayConfig::plan).collect::<Result<_, _>>()?;
     let engine = Engine::new(EngineConfig {
         instance: instance.simple().to_string(),
         slots: config.slots,
         lanes: config.lanes.clone(),
         reserve: config.reserve.clone(),
-        relays: config.relays.iter().map(|relay| relay.lanes.clone()).collect(),
+        relays: plans,
         drain_timeout_ms: u64::try_from(config.drain_timeout.as_millis()).unwrap_or(u64::MAX / 4),
     });
     let shell = Shell {
-        relays: relays.collect(),
+        pools: pools.collect(),
         engine,
         dispatch,
         clock,
@@ -102,19 +105,11 @@ pub async fn run_with(
         holds: BTreeMap::new(),
         journal,
         lease_call: None,
-        turn: 0,
         last_key: 0,
         slots: config.slots,
         sabotage,
     };
     shell.run(events, words, stop).await
-}
-
-struct Relay {
-    /// Empty: all.
-    lanes: Vec<LaneName>,
-    is_up: bool,
-    pool: Pool,
 }
 
 /// What the tasks of calls send to the loop.
@@ -127,14 +122,12 @@ struct Shell {
     engine: Engine,
     dispatch: Arc<dyn Dispatch>,
     clock: Arc<dyn Clock>,
-    relays: Vec<Relay>,
+    pools: Vec<Pool>,
     inbox: mpsc::Sender<Inbound>,
     definitions: Definitions,
     holds: BTreeMap<LeaseKey, Arc<Hold>>,
     journal: Option<Arc<Journal>>,
     lease_call: Option<AbortHandle>,
-    /// Relays of one lane are taken by turns.
-    turn: usize,
     last_key: u64,
     slots: u32,
     sabotage: Sabotage,
@@ -165,6 +158,7 @@ impl Shell {
             for effect in self.engine.handle(self.clock.boot_ms(), event) {
                 if let Effect::Exit { leases_held } = effect {
                     self.journal.iter().for_each(|journal| journal.close());
+                    self.leave_relays().await;
                     return match leases_held {
                         0 => Ok(()),
                         leases => Err(WorkerError::NotHandedBack { leases }),
@@ -197,7 +191,7 @@ impl Shell {
                     if let Some(hold) = self.holds.get(&offer.key) {
                         hold.trust(u64::MAX);
                     }
-                    self.start_send(offer.key, index);
+                    self.start_send(offer.key, index, 0);
                 }
             }
         }
@@ -212,11 +206,9 @@ impl Shell {
                 Some(Event::Sent { lease, outcome })
             }
             Told::Progress { lease } => Some(Event::Progress { lease }),
-            Told::Relay { index, is_up } => {
-                if let Some(relay) = self.relays.get_mut(index) {
-                    relay.is_up = is_up;
-                }
-                Some(Event::Relay { index, is_up })
+            Told::Relay { index, is_up } => Some(Event::Relay { index, is_up }),
+            Told::Connections { index, allowed, open, wanted } => {
+                Some(Event::Connections { index, allowed, open, wanted })
             }
         }
     }
@@ -229,13 +221,16 @@ impl Shell {
                     hold.trust(until_ms);
                 }
             }
-            Effect::StartSend { lease, index } => match self.sabotage.started_early(lease, index) {
-                Started::No => self.start_send(lease, index),
+            Effect::StartSend { lease, index, relay } => match self.sabotage.started_early(lease, index) {
+                Started::No => self.start_send(lease, index, relay),
                 #[cfg(feature = "sabotage")]
                 Started::Flying => {}
                 #[cfg(feature = "sabotage")]
                 Started::Done(outcome) => self.tell(Event::Sent { lease, outcome }),
             },
+            Effect::Allow { relay, connections, cut } => {
+                self.pools.get(relay).into_iter().for_each(|pool| pool.allow(connections, cut));
+            }
             Effect::Recall { lease } => self.signal(lease, Hold::recall),
             Effect::Cut { lease } => self.signal(lease, Hold::cut),
             Effect::Forget { lease, owed } => {
@@ -253,22 +248,24 @@ impl Shell {
     fn signal(&self, lease: LeaseKey, signal: fn(&Hold)) {
         if let Some(hold) = self.holds.get(&lease) {
             signal(hold);
-            self.relays.iter().for_each(|relay| relay.pool.sweep());
+            self.pools.iter().for_each(Pool::sweep);
         }
     }
 
-    /// Gives the send to a relay that takes its lane and can be reached, by turns.
-    fn start_send(&mut self, lease: LeaseKey, index: u32) {
-        let Some(hold) = self.holds.get(&lease) else { return };
-        let lane = &hold.batch.lane;
-        let fits = |relay: &&Relay| relay.lanes.is_empty() || relay.lanes.contains(lane);
-        let fitting: Vec<&Relay> = self.relays.iter().filter(fits).collect();
-        let up: Vec<&Relay> = fitting.iter().copied().filter(|relay| relay.is_up).collect();
-        // None is up: the pool of one that fits hands it back.
-        let choice = if up.is_empty() { &fitting } else { &up };
-        self.turn = self.turn.wrapping_add(1);
-        if let Some(relay) = choice.get(self.turn % choice.len().max(1)) {
-            relay.pool.start_send(hold, index);
+    fn start_send(&self, lease: LeaseKey, index: u32, relay: usize) {
+        if let (Some(hold), Some(pool)) = (self.holds.get(&lease), self.pools.get(relay)) {
+            pool.start_send(hold, index);
+        }
+    }
+
+    /// Shares of relays that are not given back would be nobody's until they end.
+    async fn leave_relays(&mut self) {
+        let Some(Call::ShareRelays { sequence, wishes }) = self.engine.leave_relays() else { return };
+        for pool in self.pools.drain(..) {
+            pool.close().await;
+        }
+        if let Err(error) = self.dispatch.share_relays(sequence, wishes, LEAVE_MAX).await {
+            tracing::warn!(%error, "shares of relays are not given back; they end by themselves");
         }
     }
 
@@ -304,6 +301,13 @@ impl Shell {
                 let answer: Result<Vec<FactStatus>, CallError> = dispatch.facts(facts, timeout).await;
                 let event = match answer {
                     Ok(statuses) => Event::FactsAnswered { call: id, statuses },
+                    Err(error) => failed(clock.as_ref(), id, &error),
+                };
+                let _ = inbox.send(Inbound::Event(event)).await;
+            })),
+            Call::ShareRelays { sequence, wishes } => drop(tokio::spawn(async move {
+                let event = match dispatch.share_relays(sequence, wishes, timeout).await {
+                    Ok(shares) => Event::Shared { call: id, sent_at_ms, shares },
                     Err(error) => failed(clock.as_ref(), id, &error),
                 };
                 let _ = inbox.send(Inbound::Event(event)).await;

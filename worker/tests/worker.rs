@@ -8,6 +8,7 @@ use loopback::{Master, Relay, Script, Wish, until};
 use postrider_common::SystemClock;
 use postrider_common::ids::LaneName;
 use postrider_common::lease::OutcomeKind;
+use postrider_common::relay::RelayLimit;
 use postrider_common::state::RecipientState;
 use postrider_worker::{RelayConfig, WorkerConfig, WorkerError};
 use std::collections::BTreeMap;
@@ -43,6 +44,7 @@ fn config(masters: &[SocketAddr], relay: SocketAddr) -> WorkerConfig {
             port: relay.port(),
             lanes: Vec::new(),
             connections: 4,
+            limit: RelayLimit::default(),
         }],
         ehlo: "worker.example".into(),
         source_address: Some("127.0.0.1".parse().unwrap()),

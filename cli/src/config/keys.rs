@@ -33,19 +33,10 @@ impl Kind {
     }
 }
 
-/// What this version does with a key that is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    Works,
-    /// It limits, signs or protects and this version cannot: starting with it would be a lie.
-    Refused(&'static str),
-}
-
 #[derive(Debug, Clone, Copy)]
 pub struct Key {
     pub name: &'static str,
     pub kind: Kind,
-    pub standing: Standing,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,16 +57,8 @@ pub struct Section {
 }
 
 const fn key(name: &'static str, kind: Kind) -> Key {
-    Key { name, kind, standing: Standing::Works }
+    Key { name, kind }
 }
-
-const fn refused(name: &'static str, kind: Kind, why: &'static str) -> Key {
-    Key { name, kind, standing: Standing::Refused(why) }
-}
-
-const RELAY_LIMITS: &str = "limits of a relay for the whole fleet are not part of this version, and sending unlimited \
-                            while one is configured would break it silently; limit its lanes (lane.rate, \
-                            lane.concurrency) and remove the key";
 
 pub const SECTIONS: &[Section] = &[
     Section {
@@ -156,8 +139,8 @@ pub const SECTIONS: &[Section] = &[
             key("url", Kind::Text),
             key("lanes", Kind::Texts),
             key("connections", Kind::Integer),
-            refused("connections_total", Kind::Integer, RELAY_LIMITS),
-            refused("rate", Kind::Rate, RELAY_LIMITS),
+            key("connections_total", Kind::Integer),
+            key("rate", Kind::Rate),
         ],
     },
     Section {

@@ -19,6 +19,7 @@ use postrider_common::Clock;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
 use postrider_common::pace::Limits;
+use postrider_common::relay::RelayLimit;
 use postrider_common::site::SiteTable;
 use postrider_store::open::{Durability, TlsFiles};
 use postrider_store::{Options, StoreUrl};
@@ -95,4 +96,6 @@ pub struct RelayConfig {
     pub lanes: Vec<LaneName>,
     /// Per worker.
     pub connections: u32,
+    /// Of the whole fleet.
+    pub limit: RelayLimit,
 }

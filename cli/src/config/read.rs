@@ -8,10 +8,11 @@ use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::duration;
-use postrider_common::ids::LaneName;
+use postrider_common::ids::{LaneName, RelayName};
 use postrider_common::lane::Lane;
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
+use postrider_common::relay::{CONNECTIONS_TOTAL_MAX, RELAYS_LIMITED_MAX, RelayLimit};
 use postrider_common::site::SiteTable;
 use postrider_store::StoreUrl;
 use postrider_store::open::{Durability, TlsFiles};
@@ -511,7 +512,13 @@ impl Reader<'_> {
 
     fn relays(&mut self) -> Vec<RelayConfig> {
         let elements = self.settings.elements("relay").to_vec();
-        elements.iter().filter_map(|element| self.relay(element)).collect()
+        let relays: Vec<RelayConfig> = elements.iter().filter_map(|element| self.relay(element)).collect();
+        let count = relays.iter().filter(|relay| !relay.limit.is_none()).count();
+        if count > RELAYS_LIMITED_MAX {
+            let why = format!("{count} have a rate or connections_total and at most {RELAYS_LIMITED_MAX} may");
+            self.problems.push(format!("relay: {why}; give relays with one limit one name and address"));
+        }
+        relays
     }
 
     fn relay(&mut self, element: &Element) -> Option<RelayConfig> {
@@ -522,6 +529,7 @@ impl Reader<'_> {
             Some(setting) => self.whole_of(setting, &format!("{path}.connections"), 1..=1000),
             None => Some(i64::from(CONNECTIONS)),
         };
+        let limit = self.relay_limit(element);
         let Some(setting) = element.keys.get("url") else {
             self.problems.push(format!("{}: {url_path} is missing: such as smtp://127.0.0.1:2525", element.origin));
             return None;
@@ -529,7 +537,23 @@ impl Reader<'_> {
         let Value::Text(url) = &setting.value else { return None };
         let place = parse_relay(url.trim()).map_err(|why| self.wrong(setting, &url_path, why)).ok();
         let (host, port) = place?;
-        Some(RelayConfig { name: element.name.clone(), host, port, lanes, connections: to_u32(connections?) })
+        Some(RelayConfig { name: element.name.clone(), host, port, lanes, connections: to_u32(connections?), limit })
+    }
+
+    /// What holds for it over all workers.
+    fn relay_limit(&mut self, element: &Element) -> RelayLimit {
+        let path = |key: &str| format!("relay.{}.{key}", element.name);
+        let connections = element.keys.get("connections_total").and_then(|setting| {
+            self.whole_of(setting, &path("connections_total"), 1..=i64::from(CONNECTIONS_TOTAL_MAX)).map(to_u32)
+        });
+        let limit = RelayLimit { pace: self.limit(element, "relay").pace, connections };
+        if !limit.is_none()
+            && let Err(why) = element.name.parse::<RelayName>()
+        {
+            let why = format!("relay.name: {why}; it is how workers know that they share a relay");
+            self.problems.push(format!("{}: {why}", element.origin));
+        }
+        limit
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Knows which keys there are and what type they have; what they may be is `read.rs`.
 
-use super::keys::{Kind, Section, Shape, Standing, nearest_path, section};
+use super::keys::{Kind, Section, Shape, nearest_path, section};
 use crate::toml_text::{Node, Table, Value};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -132,15 +132,9 @@ impl Settings {
         all
     }
 
-    /// Keys that this version does not work with, and why.
+    /// Sections that this version does not work with, and why.
     pub fn refusals(&self) -> Vec<String> {
         let mut refused = Vec::new();
-        for (path, section, key, setting) in self.given() {
-            match section.key(key).map(|key| key.standing) {
-                Some(Standing::Refused(why)) => refused.push(format!("{}: {path} is refused: {why}", setting.origin)),
-                Some(Standing::Works) | None => {}
-            }
-        }
         for (name, origin) in &self.refused {
             if let Some(Shape::Refused(why)) = section(name).map(|s| s.shape) {
                 refused.push(format!("{origin}: [{name}] is refused: {why}"));

@@ -138,6 +138,15 @@ fn limits_of_lanes_and_sites_are_read() {
 }
 
 #[test]
+fn limits_of_relays_are_read() {
+    let toml = "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nrate = \"20/s\"\nconnections_total = 6\n\
+                [[relay]]\nname = \"B\"\nurl = \"smtp://h\"\n";
+    let relays = given(toml).read().expect("good").relays;
+    let limits: Vec<_> = relays.iter().map(|relay| relay.limit.numbers()).collect();
+    assert_eq!(limits, [(72_000, 20, 6), (0, 0, 0)]);
+}
+
+#[test]
 fn unknown_keys_name_file_line_key_and_the_nearest() {
     let rows = [
         ("[lease]\ntll = \"1s\"\n", "postrider.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
@@ -209,6 +218,9 @@ fn values_out_of_range_name_the_range() {
         ("[[relay]]\nname = \"a\"", "relay.a.url is missing"),
         ("[[relay]]\nname = \"a\"\nurl = \"smtp://h:99999\"", "'99999' is not a port"),
         ("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections = 0", "from 1 to 1000"),
+        ("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections_total = 0", "relay.a.connections_total: it must be"),
+        ("[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nrate = \"5\"", "relay.a.rate: '5' is not a rate"),
+        ("[[relay]]\nname = \"A b\"\nurl = \"smtp://h\"\nrate = \"5/s\"", "'A b' is not a relay name"),
         ("[lane]\nname = \"a\"", "lane must be a list: write [[lane]]"),
         ("lease = 3", "lease must be a section: write [lease]"),
         ("[lease\n", "postrider.toml:1:"),
@@ -222,8 +234,6 @@ fn values_out_of_range_name_the_range() {
 #[test]
 fn what_limits_signs_or_protects_is_refused() {
     let rows = [
-        "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nrate = \"5/s\"",
-        "[[relay]]\nname = \"a\"\nurl = \"smtp://h\"\nconnections_total = 5",
         "[[relay]]\nname = \"a\"\nurl = \"smtps://h\"",
         "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
         "[[dkim]]\ndomain = \"a.example\"",

@@ -21,6 +21,7 @@ pub fn settings(config: &Config) -> Result<WorkerConfig> {
         port: relay.port,
         lanes: relay.lanes.clone(),
         connections: relay.connections,
+        limit: relay.limit,
     });
     let worker = &config.worker;
     Ok(WorkerConfig {

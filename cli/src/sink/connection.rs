@@ -37,6 +37,8 @@ pub struct Connection {
     output: Vec<u8>,
     /// Written, and nothing came from the client since.
     unproven: Vec<Decided>,
+    /// The ledger was told that it is over.
+    has_left: bool,
 }
 
 /// Whether the connection goes on.
@@ -60,6 +62,7 @@ impl Connection {
             session,
             output: Vec::new(),
             unproven: Vec::new(),
+            has_left: false,
         }
     }
 
@@ -67,9 +70,16 @@ impl Connection {
     pub async fn run(mut self, stopped: watch::Receiver<bool>) {
         let ended = self.converse(stopped).await;
         self.close_account(&ended);
+        self.leave();
         match ended {
             Ok(()) => tracing::debug!(connection = self.number, "client left"),
             Err(error) => tracing::debug!(connection = self.number, %error, "client was lost"),
+        }
+    }
+
+    fn leave(&mut self) {
+        if !std::mem::replace(&mut self.has_left, true) {
+            self.ledger.left();
         }
     }
 
@@ -93,6 +103,8 @@ impl Connection {
         self.gather(greeting);
         loop {
             if self.act(&mut stopped).await? == Then::End {
+                // Before the goodbye: whoever reads that may open another one.
+                self.leave();
                 return self.write().await;
             }
             self.write().await?;

@@ -23,6 +23,8 @@ pub struct Delivery {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub connections: u64,
+    /// The most connections that were open at once.
+    pub connections_most: u64,
     /// Messages accepted at the final dot, `lost` ones included.
     pub accepted: u64,
     /// Distinct recipient and Message-ID among them.
@@ -78,6 +80,7 @@ struct Line<'a> {
     at_ms: i64,
     seq: u64,
     connection: u64,
+    connections_most: u64,
     peer: &'a str,
     mail_from: &'a str,
     rcpt_to: &'a str,
@@ -112,6 +115,7 @@ struct State {
     deliveries: HashMap<Delivery, u64>,
     unread: HashMap<Delivery, u64>,
     seq: u64,
+    open: u64,
     capturing: bool,
     pending: Vec<u8>,
 }
@@ -164,7 +168,14 @@ impl Ledger {
     pub(super) fn connected(&self) -> u64 {
         let mut state = self.state();
         state.summary.connections += 1;
+        state.open += 1;
+        state.summary.connections_most = state.summary.connections_most.max(state.open);
         state.summary.connections
+    }
+
+    /// A connection is over, or about to be told goodbye.
+    pub(super) fn left(&self) {
+        self.state().open -= 1;
     }
 
     pub(super) fn recipient_refused(&self) {
@@ -192,10 +203,12 @@ impl Ledger {
             Decision::Reject => state.summary.rejected += 1,
             Decision::Defer => state.summary.deferred += 1,
         }
+        let connections_most = state.summary.connections_most;
         state.push_line(&Line {
             at_ms,
             seq,
             connection,
+            connections_most,
             peer,
             mail_from,
             rcpt_to,

@@ -2,6 +2,7 @@
 
 mod campaign;
 mod lease;
+mod relay;
 mod run;
 
 use crate::ids::{InvalidId, WorkerId};

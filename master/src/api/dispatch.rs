@@ -9,10 +9,11 @@ use postrider_common::WorkerId;
 use postrider_common::ids::{DefinitionHash, LaneName};
 use postrider_common::lease::{Fact, LeaseReport};
 use postrider_common::limits::{FACTS_PER_CALL_MAX, KNOWN_DEFINITIONS_MAX, LEASE_WAIT_MS_MAX, LEASES_PER_CALL_MAX};
+use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayWish};
 use postrider_common::wire;
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_server::Dispatch;
-use postrider_store::{Checkpoint, Finish, Release};
+use postrider_store::{Checkpoint, Finish, Release, ShareRelay};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -81,6 +82,22 @@ impl Dispatch for DispatchApi {
         let statuses = self.core.store.facts(facts, self.core.retry_fraction()).await.map_err(ApiError::from)?;
         let facts = statuses.into_iter().map(|status| v1::FactStatus::from(status).into()).collect();
         Ok(Response::new(v1::FactsResponse { facts }))
+    }
+
+    async fn share_relays(&self, request: Request<v1::ShareRelaysRequest>) -> Answer<v1::ShareRelaysResponse> {
+        let v1::ShareRelaysRequest { worker, sequence, relays } = request.into_inner();
+        let worker = wire::worker(worker).map_err(ApiError::from)?;
+        at_most("relays", relays.len(), "relays_limited_max", RELAYS_LIMITED_MAX)?;
+        let wishes: Result<Vec<RelayWish>, _> = relays.into_iter().map(RelayWish::try_from).collect();
+        // Connections wait for replies that may come until the recipient could be sent to again: then not even
+        // closing them costs anything.
+        let ttl_ms = self.core.lease.ttl_ms() + self.core.lease.doubt_grace_ms();
+        let mut shares = Vec::new();
+        for wish in wishes.map_err(ApiError::from)? {
+            let share = ShareRelay { worker: worker.clone(), sequence, wish, ttl_ms };
+            shares.push(self.core.store.share_relay(share).await.map_err(ApiError::from)?.into());
+        }
+        Ok(Response::new(v1::ShareRelaysResponse { relays: shares }))
     }
 }
 

@@ -84,6 +84,7 @@ impl CensusDuty {
             tracing::warn!(lane, "runs use a lane that is not configured: nothing of them is sent until it is");
         }
         self.strange = strange;
+        core.metrics.observe_rooms(&core.store.rooms(&core.limits).await?);
         Ok(Counts { runs: runs.len(), ..counts })
     }
 }

@@ -13,6 +13,7 @@ pub mod pace;
 pub mod poison;
 pub mod random;
 mod random_dead;
+pub mod relay;
 pub mod scene;
 pub mod split;
 pub mod steer;
@@ -104,6 +105,14 @@ macro_rules! conformance_tests {
             facts_never_reopen_a_retired_batch,
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
+        );
+        $crate::conformance_tests!(@module $fixture, relay,
+            share_relay_divides_connections,
+            share_relay_gives_what_others_do_not_want,
+            share_relay_ends_with_the_silence_of_a_worker,
+            share_relay_of_a_late_call_changes_nothing,
+            share_relay_holds_the_lowest_limit,
+            share_relay_paces_all_workers_by_one_rate
         );
         $crate::conformance_tests!(@module $fixture, pace,
             checkpoint_paces_a_lane,

@@ -9,7 +9,7 @@ use super::random_dead;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
-    Release, ReleaseSplit, RetireBatches, SettledBatch, SplitLease,
+    Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
@@ -17,6 +17,7 @@ use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
 use postrider_common::pace::{Limit, Limits, Pace};
+use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use std::collections::BTreeSet;
 
@@ -47,6 +48,7 @@ pub(super) struct Driver {
     pub(super) replayed: u64,
     pub(super) purged: u64,
     pub(super) retried: u64,
+    shared: u64,
 }
 
 /// Low enough that they are often met.
@@ -210,6 +212,8 @@ pub struct Reached {
     pub replayed: u64,
     pub purged: u64,
     pub retried: u64,
+    /// Shares of a relay with connections and with sends refused.
+    pub shared: u64,
 }
 
 impl Reached {
@@ -246,6 +250,7 @@ impl Reached {
             self.replayed,
             self.purged,
             self.retried,
+            self.shared,
         ];
         all.iter().all(|count| *count > 0)
     }
@@ -268,6 +273,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         replayed: 0,
         purged: 0,
         retried: 0,
+        shared: 0,
     };
     let mut model = Model::default();
     for number in 0..RUNS {
@@ -282,6 +288,9 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     for step in 0..steps {
         let pick = driver.random.u8(0..105);
         one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
+        if step % 8 == 0 {
+            share(fixture, &mut model, &mut driver).await;
+        }
         for number in 0..RUNS {
             let id = new_run(&format!("random {number}")).id;
             let (ours, theirs) = (fixture.store().run(&id).await.unwrap(), model.run(&id));
@@ -320,6 +329,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.replayed += driver.replayed;
     reached.purged += driver.purged;
     reached.retried += driver.retried;
+    reached.shared += driver.shared;
 }
 
 async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, salt: u64) {
@@ -421,6 +431,27 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         103..105 => random_dead::retry(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
+}
+
+/// Workers that disagree about a relay, seldom call in the order of their numbers, and want any number.
+async fn share(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+    let number = driver.random.u8(1..4);
+    let limit = [(36_000, 2, 4), (0, 0, 7), (72_000, 5, 0)][usize::from(number) - 1];
+    driver.requests += 1;
+    let wish = RelayWish {
+        relay: "out".parse().expect("a relay name"),
+        limit: RelayLimit::of_numbers(limit.0, limit.1, limit.2).expect("a limit"),
+        held: driver.random.u32(0..3),
+        wanted: driver.random.u32(0..6),
+        sends: driver.random.u32(0..4),
+    };
+    let sequence = driver.requests - driver.random.u64(0..3).min(driver.requests - 1);
+    let share = ShareRelay { worker: worker(number), sequence, wish, ttl_ms: TTL_MS };
+    let same = |a: &RelayShare| (a.connections, a.sends, a.retry_in_ms > 0);
+    let store = fixture.store();
+    let call = store.share_relay(share.clone());
+    let got = both!(fixture, *model, "share_relay", call, |m: &mut Model, now| m.share_relay(now, share.clone()), same);
+    driver.shared += u64::from(got.connections > 0 && got.retry_in_ms > 0);
 }
 
 async fn claim(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {

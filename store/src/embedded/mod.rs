@@ -12,8 +12,8 @@ pub mod model;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
-    RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
+    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::error::StoreError;
 use async_trait::async_trait;
@@ -23,6 +23,8 @@ use model::{Command, Model};
 use postrider_common::Clock;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use std::path::Path;
 use std::sync::Arc;
 use std::{fmt, thread};
@@ -316,6 +318,15 @@ impl Store for Embedded {
             self.wake.send_modify(|count| *count += 1);
         }
         Ok(reclaimed)
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        let (limits, now) = (limits.clone(), self.clock.wall_ms());
+        self.read(move |model| model.rooms(now, &limits)).await
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

@@ -3,7 +3,7 @@
 //! Keys of one script share one hash tag: `{s0}` for the first shard (its runs, batches, leases), `{s1}` for the next,
 //! and `{g}` for what is global (campaigns, definitions, the schema).
 
-use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RunId};
+use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RelayName, RunId};
 use std::fmt::Display;
 
 const GLOBAL: &str = "postrider:{g}:";
@@ -12,6 +12,7 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+pub(super) const RELAYS: &str = "postrider:{g}:relays";
 /// Nothing is ever stored under it.
 pub(super) const GLOBAL_UNUSED: &str = "postrider:{g}:permission";
 
@@ -134,6 +135,10 @@ impl Keys {
         &self.all[22]
     }
 
+    pub fn pace(&self) -> &str {
+        &self.all[23]
+    }
+
     /// Hash: what a run froze, its flags and its split.
     pub fn run(&self, run: &RunId) -> String {
         self.one("run", run)
@@ -173,6 +178,11 @@ pub(super) fn definition(hash: &DefinitionHash) -> String {
     format!("{GLOBAL}definition:{hash}")
 }
 
+/// Hash: the meter of a relay, and the share of each worker.
+pub(super) fn relay(name: &RelayName) -> String {
+    format!("{GLOBAL}relay:{name}")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -193,6 +203,7 @@ mod tests {
             ("dead", keys.dead()),
             ("depth", keys.depth()),
             ("flight", keys.flight()),
+            ("pace", keys.pace()),
         ];
         for (name, key) in named {
             assert_eq!(key, format!("postrider:{{s12}}:{name}"));

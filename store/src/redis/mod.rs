@@ -18,6 +18,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod relays;
 mod replicas;
 mod reply;
 mod reports;
@@ -29,8 +30,8 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
-    RunRecord, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
+    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use ::redis::{Cmd, Pipeline, Value};
@@ -41,6 +42,8 @@ use link::Link;
 use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
 use scripts::{Args, Scripts, Transition};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -223,6 +226,14 @@ impl Store for Redis {
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
         self.lease_reclaim(reclaim).await
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.relay_share(share).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        self.rooms_of(limits).await
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

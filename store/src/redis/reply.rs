@@ -17,7 +17,7 @@ pub(super) fn parse<T: FromStr<Err: std::fmt::Display>>(text: &str, what: &str) 
 }
 
 /// The elements of one array, taken from the front.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Elements {
     what: &'static str,
     values: std::vec::IntoIter<Value>,

@@ -36,6 +36,7 @@ pub(super) enum Transition {
     RetryRun,
     ReplayDead,
     PurgeDead,
+    ShareRelay,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -93,7 +94,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 28] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -121,6 +122,7 @@ impl Transition {
         Self::RetryRun,
         Self::ReplayDead,
         Self::PurgeDead,
+        Self::ShareRelay,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -154,6 +156,7 @@ impl Transition {
             Self::RetryRun => (Refusable, Batch, include_str!("lua/retry_run.lua")),
             Self::ReplayDead => (Refusable, Batch, include_str!("lua/replay_dead.lua")),
             Self::PurgeDead => (Allowed, Batch, include_str!("lua/purge_dead.lua")),
+            Self::ShareRelay => (Allowed, Nothing, include_str!("lua/share_relay.lua")),
         }
     }
 

@@ -8,6 +8,7 @@ use postrider_common::ids::{DefinitionHash, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport};
 use postrider_common::limits::{GRPC_MESSAGE_BYTES_MAX, KNOWN_DEFINITIONS_MAX};
 use postrider_common::message::MessageSpec;
+use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::wire::InvalidField;
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_client::DispatchClient;
@@ -215,5 +216,18 @@ impl Dispatch for GrpcDispatch {
         let act = |mut client: DispatchClient<Channel>, request| async move { client.facts(request).await };
         let response = self.call(timeout, request, act).await?;
         response.facts().map(FactStatus::try_from).collect::<Result<_, _>>().map_err(unreadable)
+    }
+
+    async fn share_relays(
+        &self,
+        sequence: u64,
+        wishes: Vec<RelayWish>,
+        timeout: Duration,
+    ) -> Result<Vec<RelayShare>, CallError> {
+        let relays = wishes.into_iter().map(Into::into).collect();
+        let request = v1::ShareRelaysRequest { worker: self.worker(), sequence, relays };
+        let act = |mut client: DispatchClient<Channel>, request| async move { client.share_relays(request).await };
+        let response = self.call(timeout, request, act).await?;
+        Ok(response.relays.into_iter().map(RelayShare::from).collect())
     }
 }

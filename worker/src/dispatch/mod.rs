@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use postrider_common::ids::DefinitionHash;
 use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport};
 use postrider_common::message::MessageSpec;
+use postrider_common::relay::{RelayShare, RelayWish};
 use std::time::Duration;
 
 #[derive(Debug, Clone, Default)]
@@ -50,4 +51,11 @@ pub trait Dispatch: Send + Sync + std::fmt::Debug {
     async fn release(&self, reports: Vec<LeaseReport>, abandon: bool, timeout: Duration)
     -> Result<Reported, CallError>;
     async fn facts(&self, facts: Vec<Fact>, timeout: Duration) -> Result<Vec<FactStatus>, CallError>;
+    /// Shares in the order of the wishes.
+    async fn share_relays(
+        &self,
+        sequence: u64,
+        wishes: Vec<RelayWish>,
+        timeout: Duration,
+    ) -> Result<Vec<RelayShare>, CallError>;
 }

@@ -84,9 +84,17 @@ impl Engine {
                 if asked || throttled.is_some() {
                     held.throttled_until_ms = throttled;
                 }
+                let mut routes = std::mem::take(&mut held.routes);
                 for index in held.intents_answered(now_ms, answer, may_start) {
-                    self.effects.push(Effect::StartSend { lease, index });
+                    match self.relays.carrier(&held.lane, routes.remove(&index)) {
+                        Some(relay) => self.effects.push(Effect::StartSend { lease, index, relay }),
+                        None => {
+                            held.flying.remove(&index);
+                            held.not_written(index);
+                        }
+                    }
                 }
+                routes.into_values().for_each(|route| self.relays.give_back(now_ms, route));
                 if was_open && had_flying && held.stage != Stage::Working {
                     self.effects.push(Effect::Recall { lease });
                 }
@@ -153,6 +161,9 @@ impl Engine {
                 self.facts_told();
             }
             self.facts.unanswered();
+            return;
+        }
+        if self.relays.failed(now_ms, call, refused, random) {
             return;
         }
         let is_draining = self.is_draining();

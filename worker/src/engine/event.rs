@@ -2,6 +2,7 @@
 
 use postrider_common::ids::{LaneName, RequestId};
 use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport, Outcome};
+use postrider_common::relay::{RelayShare, RelayWish};
 
 /// Names a lease between engine and shell; chosen by the shell, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -63,6 +64,20 @@ pub enum Event {
         index: usize,
         is_up: bool,
     },
+    /// A relay's pool keeps to `allowed` connections, has `open` ones, and has use for `wanted`. Told whenever one of
+    /// them changes, of limited relays.
+    Connections {
+        index: usize,
+        allowed: u32,
+        open: u32,
+        wanted: u32,
+    },
+    /// A ShareRelays call was answered, in the order of the wishes. `sent_at_ms` as in `Leased`.
+    Shared {
+        call: CallId,
+        sent_at_ms: u64,
+        shares: Vec<RelayShare>,
+    },
     /// Time has passed; see `Engine::next_wake_ms`.
     Tick,
     /// Drain and exit. May come again.
@@ -90,6 +105,10 @@ pub enum Call {
         abandon: bool,
     },
     Facts(Vec<Fact>),
+    ShareRelays {
+        sequence: u64,
+        wishes: Vec<RelayWish>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,8 +117,11 @@ pub enum Effect {
     Call { id: CallId, call: Call, timeout_ms: u64 },
     /// From now on no final dot of this lease may be written at or after this boot time.
     Trust { lease: LeaseKey, until_ms: u64 },
-    /// Send to one recipient; exactly one `Sent` must follow.
-    StartSend { lease: LeaseKey, index: u32 },
+    /// Send to one recipient through that relay; exactly one `Sent` must follow.
+    StartSend { lease: LeaseKey, index: u32, relay: usize },
+    /// From now on the pool of that relay may have so many connections; those above are closed when what they carry
+    /// has ended, or at once (`cut`). Limited relays begin with none.
+    Allow { relay: usize, connections: u32, cut: bool },
     /// Hand back (`NotWritten`) what was told to start and has not begun.
     Recall { lease: LeaseKey },
     /// Recall, and close the connections of transactions whose final dot is not yet written.

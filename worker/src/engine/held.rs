@@ -52,6 +52,8 @@ pub(super) struct Held {
     pub(super) later: BTreeMap<u32, u64>,
     /// An intent was asked for and not answered.
     pub(super) asked: BTreeSet<u32>,
+    /// Of those asked for: the relay that is to carry them, where it matters.
+    pub(super) routes: BTreeMap<u32, usize>,
     /// Told to start; no verdict yet.
     pub(super) flying: BTreeSet<u32>,
     /// Outcomes that no answer has acknowledged.
@@ -71,6 +73,8 @@ pub(super) struct Held {
     /// The fleet's limit had no room at the last asking: nothing more is asked for before this, but together with
     /// outcomes, which may have made room and need a call anyway. Its free window takes no slots meanwhile.
     pub(super) throttled_until_ms: Option<u64>,
+    /// Its relays have no room in their rate: its free window takes no slots meanwhile.
+    pub(super) waits_for_relay: bool,
     /// IN_INTENT answers in a row.
     pub(super) refusals: u32,
     ends_at_ms: u64,
@@ -101,6 +105,7 @@ impl Held {
             ready: BTreeSet::new(),
             later: BTreeMap::new(),
             asked: BTreeSet::new(),
+            routes: BTreeMap::new(),
             flying: BTreeSet::new(),
             told: BTreeMap::new(),
             stage: if is_usable { Stage::Working } else { Stage::Shelved { until_ms: now_ms + shelf_ms } },
@@ -111,6 +116,7 @@ impl Held {
             is_cut: false,
             pause_until_ms: 0,
             throttled_until_ms: None,
+            waits_for_relay: false,
             refusals: 0,
             ends_at_ms,
             renew_at_ms: 0,
@@ -168,7 +174,7 @@ impl Held {
     pub(super) fn usable(&self) -> usize {
         let busy = self.asked.len() + self.flying.len();
         match self.stage {
-            Stage::Working if self.throttled_until_ms.is_some() => busy,
+            Stage::Working if self.throttled_until_ms.is_some() || self.waits_for_relay => busy,
             Stage::Working => self.window.min(busy + self.ready.len()).max(busy),
             Stage::Shelved { .. } | Stage::Closing(_) => busy,
         }
@@ -217,6 +223,7 @@ impl Held {
     fn hand_back_asked(&mut self) {
         if self.carried.is_none() && !self.asked.is_empty() {
             self.is_repeat = false;
+            self.routes.clear();
             std::mem::take(&mut self.asked).into_iter().for_each(|index| self.not_written(index));
         }
     }
@@ -237,12 +244,14 @@ impl Held {
         self.progress += 1;
     }
 
-    /// The next report, with `intents` moved from `ready` to `asked`, or the repeat of the last.
-    pub(super) fn report(&mut self, is_end: bool, intents: usize) -> LeaseReport {
+    /// The next report, with an intent for each of `routes` moved from `ready` to `asked`, or the repeat of the last.
+    pub(super) fn report(&mut self, is_end: bool, routes: &[Option<usize>]) -> LeaseReport {
         if !self.is_repeat || self.was_end != is_end {
             self.sequence += 1;
-            for _ in 0..intents {
-                self.asked.extend(self.ready.pop_first());
+            for route in routes {
+                let Some(index) = self.ready.pop_first() else { break };
+                self.asked.insert(index);
+                self.routes.extend(route.map(|relay| (index, relay)));
             }
         }
         self.is_repeat = false;

@@ -13,6 +13,7 @@ mod event;
 mod facts;
 mod held;
 mod line;
+mod relays;
 mod report;
 mod slots;
 mod wish;
@@ -26,8 +27,10 @@ use drain::Drain;
 use facts::{Facts, Orphan};
 use held::{End, Held, Stage};
 use line::Line;
-use postrider_common::ids::LaneName;
+use postrider_common::ids::{LaneName, RelayName};
 use postrider_common::lease::Outcome;
+use postrider_common::relay::RelayLimit;
+use relays::Relays;
 use slots::{Slots, Used};
 use std::collections::{BTreeMap, BTreeSet};
 use wish::Wish;
@@ -49,9 +52,20 @@ pub struct EngineConfig {
     /// Empty: all.
     pub lanes: Vec<LaneName>,
     pub reserve: BTreeMap<LaneName, u32>,
-    /// The lanes of each relay; an empty list takes every lane. All begin unreachable.
-    pub relays: Vec<Vec<LaneName>>,
+    /// All begin unreachable.
+    pub relays: Vec<RelayPlan>,
     pub drain_timeout_ms: u64,
+}
+
+/// A relay, as far as it matters here.
+#[derive(Debug, Clone, Default)]
+pub struct RelayPlan {
+    /// Empty: all.
+    pub lanes: Vec<LaneName>,
+    /// Of this worker.
+    pub connections: u32,
+    /// What holds for it over all workers. None: nothing.
+    pub limit: Option<(RelayName, RelayLimit)>,
 }
 
 /// The state of one worker.
@@ -67,7 +81,7 @@ pub struct Engine {
     checkpoint: Carrier,
     finish: Carrier,
     release: Carrier,
-    relays_up: Vec<bool>,
+    relays: Relays,
     /// Lanes that are known by name, so that one of them can be left out.
     lanes_seen: BTreeSet<LaneName>,
     window_seen: usize,
@@ -92,7 +106,7 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Self {
         let mut lanes_seen: BTreeSet<LaneName> = config.lanes.iter().cloned().collect();
         lanes_seen.extend(config.reserve.keys().cloned());
-        lanes_seen.extend(config.relays.iter().flatten().cloned());
+        lanes_seen.extend(config.relays.iter().flat_map(|relay| &relay.lanes).cloned());
         lanes_seen.extend([LaneName::bulk(), LaneName::transactional()]);
         Self {
             slots: Slots::new(config.slots, &config.reserve),
@@ -104,7 +118,7 @@ impl Engine {
             checkpoint: Carrier::default(),
             finish: Carrier::default(),
             release: Carrier::default(),
-            relays_up: vec![false; config.relays.len()],
+            relays: Relays::new(config.relays.clone()),
             lanes_seen,
             window_seen: WINDOW_ASSUMED,
             stirred_at_ms: None,
@@ -141,11 +155,9 @@ impl Engine {
                     held.progressed();
                 }
             }
-            Event::Relay { index, is_up } => {
-                if let Some(relay) = self.relays_up.get_mut(index) {
-                    *relay = is_up;
-                }
-            }
+            Event::Relay { index, is_up } => self.relays.set_up(index, is_up),
+            Event::Connections { index, allowed, open, wanted } => self.relays.counted(index, allowed, open, wanted),
+            Event::Shared { call, sent_at_ms, shares } => self.shared(now_boot_ms, call, sent_at_ms, shares),
             Event::Tick => {}
             Event::Stop => self.drain_if(true, now_boot_ms),
         }
@@ -172,6 +184,7 @@ impl Engine {
             at(gathered.map(|due| due.max(pause)));
         }
         at(self.wish.wake_ms());
+        at(self.relays.wake_ms());
         at(self.finish.line.wake_ms());
         at(self.release.line.wake_ms());
         at(self.facts_line.wake_ms());
@@ -203,6 +216,7 @@ impl Engine {
         self.call_release(now_ms);
         self.call_checkpoint(now_ms);
         self.call_facts(now_ms);
+        self.call_share(now_ms);
         self.call_lease(now_ms);
         self.exit_if_done(now_ms);
     }
@@ -215,6 +229,7 @@ impl Engine {
                 self.effects.push(Effect::Cut { lease: held.key });
             }
         }
+        self.lapse_shares(now_ms);
     }
 
     /// Moves leases to the stage that they are in now.
@@ -226,7 +241,7 @@ impl Engine {
                 Stage::Closing(_) => None,
                 Stage::Working if is_draining => Some(End::Release),
                 Stage::Shelved { until_ms } => (is_draining || now_ms >= until_ms).then_some(End::Release),
-                Stage::Working if !can_carry(&self.config.relays, &self.relays_up, &held.lane) => Some(End::Release),
+                Stage::Working if !self.relays.can_carry(&held.lane) => Some(End::Release),
                 // A call under way says what became of it first.
                 Stage::Working if held.carried.is_none() && !held.is_repeat && held.is_idle(now_ms) => {
                     Some(End::Finish)
@@ -301,13 +316,4 @@ impl Engine {
             *used.entry(orphan.lane.clone()).or_default() += orphan.flying.len();
         }
     }
-
-    fn can_carry(&self, lane: &LaneName) -> bool {
-        can_carry(&self.config.relays, &self.relays_up, lane)
-    }
-}
-
-/// Some relay that takes this lane can be reached.
-fn can_carry(relays: &[Vec<LaneName>], up: &[bool], lane: &LaneName) -> bool {
-    relays.iter().zip(up).any(|(lanes, up)| *up && (lanes.is_empty() || lanes.contains(lane)))
 }

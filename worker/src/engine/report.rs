@@ -2,6 +2,7 @@
 
 use super::event::{Call, Effect, LeaseKey};
 use super::held::{End, Stage};
+use super::relays::Allotment;
 use super::slots::Used;
 use super::{Carrier, Engine, GATHER_MS, Held};
 
@@ -11,10 +12,19 @@ const TIMEOUT_DIVISOR: u64 = 3;
 const TIMEOUT_MS_MIN: u64 = 300;
 const TIMEOUT_MS_MAX: u64 = 5_000;
 
-/// What one lease puts into a checkpoint.
+/// What one lease puts into a checkpoint: an intent for each route.
 struct Share {
     lease: LeaseKey,
-    intents: usize,
+    routes: Vec<Option<usize>>,
+}
+
+struct Plan {
+    shares: Vec<Share>,
+    /// It cannot wait for others.
+    is_urgent: bool,
+    /// The leases that were looked at, and whether they wait for a relay.
+    waiting: Vec<(LeaseKey, bool)>,
+    allotment: Allotment,
 }
 
 impl Engine {
@@ -22,7 +32,13 @@ impl Engine {
         if !self.may_checkpoint() || (self.checkpoint.line.is_open() && self.stirred_at_ms.is_some()) {
             return;
         }
-        let (shares, is_urgent) = self.plan_checkpoint(now_ms);
+        let Plan { shares, is_urgent, waiting, allotment } = self.plan_checkpoint(now_ms);
+        self.relays.note_short(&allotment);
+        for (lease, waits) in waiting {
+            if let Some(held) = self.leases.get_mut(&lease) {
+                held.waits_for_relay = waits;
+            }
+        }
         if shares.is_empty() {
             self.stirred_at_ms = None;
             return;
@@ -32,13 +48,14 @@ impl Engine {
             return;
         }
         self.stirred_at_ms = None;
+        self.relays.spend(&allotment);
         let mut reports = Vec::with_capacity(shares.len());
         let mut ttl_ms = u64::MAX;
         self.checkpoint.leases.clear();
-        for Share { lease, intents } in shares {
+        for Share { lease, routes } in shares {
             let Some(held) = self.leases.get_mut(&lease) else { continue };
             ttl_ms = ttl_ms.min(held.ttl_ms);
-            reports.push(held.report(false, intents));
+            reports.push(held.report(false, &routes));
             self.checkpoint.leases.push(lease);
             self.next_lease = LeaseKey(lease.0 + 1);
         }
@@ -47,41 +64,56 @@ impl Engine {
         self.effects.push(Effect::Call { id, call: Call::Checkpoint(reports), timeout_ms: timeout_ms(ttl_ms) });
     }
 
-    /// The leases with something to say, and whether it cannot wait.
-    fn plan_checkpoint(&self, now_ms: u64) -> (Vec<Share>, bool) {
-        let leases_max = self.checkpoint.line.leases_max();
+    /// The leases with something to say, in order: what must be said before what is only wished, since outcomes are
+    /// what frees the slots; the oldest first, so that leases end rather than linger.
+    fn in_order(&self, now_ms: u64) -> Vec<&Held> {
         let may = |held: &&Held| held.carried.is_none() && !held.ends_now();
         let mut chosen: Vec<&Held> = self.leases.range(self.next_lease..).map(|(_, held)| held).filter(may).collect();
         chosen.extend(self.leases.range(..self.next_lease).map(|(_, held)| held).filter(may));
-        // What must be said goes before what is only wished: outcomes are what frees the slots.
         let (mut chosen, mut wishing): (Vec<&Held>, Vec<&Held>) =
             chosen.into_iter().partition(|held| held.has_news(now_ms));
-        chosen.truncate(leases_max);
-        // The oldest first, so that leases end rather than linger.
+        chosen.truncate(self.checkpoint.line.leases_max());
         chosen.sort_by_key(|held| held.key);
         wishing.retain(|held| held.wanted(now_ms) > 0);
         wishing.sort_by_key(|held| held.key);
-        wishing.truncate(leases_max - chosen.len());
         chosen.extend(wishing);
+        if self.relays.have_rates() {
+            // Permits are scarce: who has slots of its own has the first ones.
+            chosen.sort_by_key(|held| !self.config.reserve.contains_key(&held.lane));
+        }
+        chosen
+    }
+
+    fn plan_checkpoint(&self, now_ms: u64) -> Plan {
+        let chosen = self.in_order(now_ms);
+        let news = chosen.iter().filter(|held| held.has_news(now_ms)).count();
+        let mut wishes_left = self.checkpoint.line.leases_max().saturating_sub(news);
         // The outcomes in the call free their slots before its intents take any.
         let mut used = self.used();
         for held in &chosen {
             free(&mut used, held);
         }
-        let mut is_urgent = false;
-        let mut shares = Vec::with_capacity(chosen.len());
+        let mut allotment = self.relays.allotment(now_ms);
+        let (mut is_urgent, mut shares, mut waiting) = (false, Vec::with_capacity(chosen.len()), Vec::new());
         for held in chosen {
+            let has_news = held.has_news(now_ms);
+            if !has_news && wishes_left == 0 {
+                continue;
+            }
             let intents = held.wanted(now_ms).min(self.slots.room(&held.lane, &used));
-            if intents > 0 {
-                *used.entry(held.lane.clone()).or_default() += intents;
+            let routes = self.relays.allot(&mut allotment, &held.lane, intents);
+            waiting.push((held.key, routes.len() < intents));
+            if !routes.is_empty() {
+                *used.entry(held.lane.clone()).or_default() += routes.len();
             }
             let must = held.is_repeat || held.needs_renewal(now_ms);
-            is_urgent |= must || (intents > 0 && held.flying.is_empty());
-            if must || intents > 0 || !held.told.is_empty() {
-                shares.push(Share { lease: held.key, intents });
+            is_urgent |= must || (!routes.is_empty() && held.flying.is_empty());
+            if must || !routes.is_empty() || !held.told.is_empty() {
+                wishes_left -= usize::from(!has_news);
+                shares.push(Share { lease: held.key, routes });
             }
         }
-        (shares, is_urgent)
+        Plan { shares, is_urgent, waiting, allotment }
     }
 
     pub(super) fn call_finish(&mut self, now_ms: u64) {
@@ -156,7 +188,7 @@ fn gather(
     let mut ttl_ms = u64::MAX;
     for held in leases.values_mut().filter(ready).take(carrier.line.leases_max()) {
         ttl_ms = ttl_ms.min(held.ttl_ms);
-        reports.push(held.report(true, 0));
+        reports.push(held.report(true, &[]));
         carrier.leases.push(held.key);
     }
     (!reports.is_empty()).then(|| (reports, timeout_ms(ttl_ms)))

@@ -24,7 +24,7 @@ fn config(slots: u32) -> EngineConfig {
         slots,
         lanes: Vec::new(),
         reserve: BTreeMap::new(),
-        relays: vec![Vec::new()],
+        relays: vec![RelayPlan::default()],
         drain_timeout_ms: 5_000,
     }
 }
@@ -420,7 +420,8 @@ fn what_a_lost_lease_leaves_behind_is_told_as_facts_until_answered() {
 #[test]
 fn nothing_is_leased_for_lanes_whose_relays_are_down() {
     let mut with_relays = config(8);
-    with_relays.relays = vec![vec![LaneName::bulk()], vec![LaneName::transactional()]];
+    let of = |lane| RelayPlan { lanes: vec![lane], ..RelayPlan::default() };
+    with_relays.relays = vec![of(LaneName::bulk()), of(LaneName::transactional())];
     let mut driver = Driver::new(with_relays);
     driver.pass(10_000);
     assert_eq!(driver.effects, []);

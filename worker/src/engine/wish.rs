@@ -1,11 +1,13 @@
 //! When to ask for leases, how many and of which lanes. One Lease call at a time.
 
+use super::Engine;
 use super::event::{Call, CallId, Effect, LeaseWish};
+use super::held::Stage;
 use super::line::Line;
 use super::slots::Used;
-use super::{Engine, can_carry};
 use postrider_common::ids::{LaneName, RequestId};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
+use std::collections::BTreeSet;
 
 /// How long a master may hold a call for any lane. Short enough that a hung master is noticed.
 const WAIT_MS: u32 = 5_000;
@@ -132,23 +134,28 @@ impl Engine {
 
     /// Every lane that can be sent now, and how long to wait for it. None: no lane can.
     fn open_lanes(&self) -> Option<(Vec<LaneName>, u32)> {
-        let takes_all = |(lanes, up): (&Vec<LaneName>, &bool)| *up && lanes.is_empty();
-        let is_open = self.config.relays.iter().zip(&self.relays_up).any(takes_all);
-        if is_open && self.config.lanes.is_empty() {
+        let waiting = self.lanes_waiting();
+        if self.relays.can_carry_all() && self.config.lanes.is_empty() && waiting.is_empty() {
             return Some((Vec::new(), WAIT_MS));
         }
         let known: Vec<&LaneName> = match self.config.lanes.is_empty() {
             true => self.lanes_seen.iter().collect(),
             false => self.config.lanes.iter().collect(),
         };
-        let open: Vec<LaneName> =
-            known.iter().filter(|lane| self.can_carry(lane)).map(|lane| (*lane).clone()).collect();
-        let all_up = self.relays_up.iter().all(|up| *up);
-        (!open.is_empty()).then_some((open, if all_up { WAIT_MS } else { WAIT_PARTIAL_MS }))
+        let is_open = |lane: &&LaneName| self.relays.can_carry(lane) && !waiting.contains(*lane);
+        let open: Vec<LaneName> = known.into_iter().filter(is_open).cloned().collect();
+        let is_partial = !self.relays.are_all_up() || !waiting.is_empty();
+        (!open.is_empty()).then_some((open, if is_partial { WAIT_PARTIAL_MS } else { WAIT_MS }))
+    }
+
+    /// Lanes of leases that wait for a relay: more of them would only wait, too.
+    fn lanes_waiting(&self) -> BTreeSet<&LaneName> {
+        let waiting = self.leases.values().filter(|held| held.waits_for_relay && held.stage == Stage::Working);
+        waiting.map(|held| &held.lane).collect()
     }
 
     fn is_wanted(&self, lane: &LaneName) -> bool {
         let is_ours = self.config.lanes.is_empty() || self.config.lanes.contains(lane);
-        is_ours && can_carry(&self.config.relays, &self.relays_up, lane)
+        is_ours && self.relays.can_carry(lane) && !self.lanes_waiting().contains(lane)
     }
 }

@@ -13,7 +13,22 @@ use postrider_common::lease::Outcome;
 /// What pools tell the loop.
 #[derive(Debug)]
 pub(crate) enum Told {
-    Sent { lease: LeaseKey, outcome: Outcome },
-    Progress { lease: LeaseKey },
-    Relay { index: usize, is_up: bool },
+    Sent {
+        lease: LeaseKey,
+        outcome: Outcome,
+    },
+    Progress {
+        lease: LeaseKey,
+    },
+    Relay {
+        index: usize,
+        is_up: bool,
+    },
+    /// See `Event::Connections`.
+    Connections {
+        index: usize,
+        allowed: u32,
+        open: u32,
+        wanted: u32,
+    },
 }

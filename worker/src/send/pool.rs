@@ -14,8 +14,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, mpsc};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::{Instant, sleep_until};
 
 /// Between two probes of a relay that cannot be reached; doubles from the first to the second.
@@ -23,6 +23,8 @@ const PROBE_FIRST: Duration = Duration::from_secs(1);
 const PROBE_MAX: Duration = Duration::from_secs(30);
 /// A relay that refuses one connection more is not asked for more for this long.
 const CROWDED: Duration = Duration::from_secs(10);
+/// At the end, how long the relay may take to say goodbye.
+const QUIT_MAX: Duration = Duration::from_secs(1);
 /// Reports waiting for the pool.
 const REPORTS_MAX: usize = 1024;
 
@@ -34,6 +36,8 @@ pub(crate) struct PoolConfig {
     pub(crate) host: String,
     pub(crate) port: u16,
     pub(crate) connections: usize,
+    /// The fleet shares it: there are no connections but those allowed.
+    pub(crate) is_limited: bool,
     pub(crate) ehlo: String,
     pub(crate) source_address: Option<IpAddr>,
     /// A planted fault, see `sabotage`.
@@ -49,13 +53,22 @@ pub(super) enum Report {
     Gone { id: u64, unbegun: Option<Transmission>, failure: Option<(String, String)> },
 }
 
+/// How many connections there may be.
+#[derive(Debug, Clone, Copy, Default)]
+struct Allowed {
+    connections: u32,
+    /// How often all were to be closed at once.
+    cuts: u64,
+}
+
 /// The loop's end of a pool. Dropping it ends the pool and its connections.
 #[derive(Debug)]
 pub(crate) struct Pool {
     transmissions: mpsc::Sender<Transmission>,
     sweep: Arc<Notify>,
+    allowed: watch::Sender<Allowed>,
     told: mpsc::Sender<Told>,
-    task: AbortHandle,
+    task: JoinHandle<()>,
 }
 
 impl Drop for Pool {
@@ -68,6 +81,8 @@ impl Pool {
     pub(crate) fn start(config: PoolConfig, jobs_max: usize, clock: Arc<dyn Clock>, told: mpsc::Sender<Told>) -> Self {
         let (transmissions, queue) = mpsc::channel(jobs_max);
         let sweep = Arc::new(Notify::new());
+        let connections = if config.is_limited { 0 } else { config.connections as u32 };
+        let (allow, allowed) = watch::channel(Allowed { connections, cuts: 0 });
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
         let keeper = Keeper {
             config: Arc::new(config),
@@ -78,6 +93,10 @@ impl Pool {
             connections: BTreeMap::new(),
             idle: Vec::new(),
             connecting: BTreeSet::new(),
+            closing: BTreeMap::new(),
+            allowed: connections as usize,
+            cuts: 0,
+            counted: None,
             queue: VecDeque::new(),
             is_up: false,
             probe: PROBE_FIRST,
@@ -85,14 +104,29 @@ impl Pool {
             crowded_until: Instant::now(),
             last_id: 0,
         };
-        let task = tokio::spawn(keeper.run(queue, reported, sweep.clone())).abort_handle();
-        Self { transmissions, sweep, told, task }
+        let task = tokio::spawn(keeper.run(queue, reported, sweep.clone(), allowed));
+        Self { transmissions, sweep, allowed: allow, told, task }
     }
 
     /// Starts a send. When the pool has no room for it, it is handed back.
     pub(crate) fn start_send(&self, hold: &Arc<Hold>, index: u32) {
         // A transmission that is dropped hands itself back.
         let _ = self.transmissions.try_send(hold.transmission(index, self.told.clone()));
+    }
+
+    /// From now on there may be so many connections. `cut`: those there are are closed at once.
+    pub(crate) fn allow(&self, connections: u32, cut: bool) {
+        self.allowed.send_modify(|allowed| {
+            allowed.connections = connections;
+            allowed.cuts += u64::from(cut);
+        });
+    }
+
+    /// Ends the pool; when it returns its connections are closed.
+    pub(crate) async fn close(mut self) {
+        self.transmissions = mpsc::channel(1).0;
+        // A defect of the pool has closed them as well.
+        let _ = (&mut self.task).await;
     }
 
     /// Looks for recalled transmissions that wait.
@@ -108,11 +142,18 @@ struct Keeper {
     reports: mpsc::Sender<Report>,
     tasks: JoinSet<()>,
     /// Where to give a connection its next transmission; those being made too.
-    connections: BTreeMap<u64, mpsc::Sender<Transmission>>,
+    connections: BTreeMap<u64, (mpsc::Sender<Transmission>, AbortHandle)>,
     /// The last one used is used first, so that the others may close.
     idle: Vec<u64>,
     /// Those of them that never took a transmission yet.
     connecting: BTreeSet<u64>,
+    /// Others, that take no transmission any more and are not closed yet.
+    closing: BTreeMap<u64, AbortHandle>,
+    /// Connections that there may be.
+    allowed: usize,
+    cuts: u64,
+    /// What the loop was told last: allowed, open, wanted.
+    counted: Option<(u32, u32, u32)>,
     queue: VecDeque<Transmission>,
     is_up: bool,
     probe: Duration,
@@ -127,17 +168,23 @@ impl Keeper {
         mut transmissions: mpsc::Receiver<Transmission>,
         mut reports: mpsc::Receiver<Report>,
         sweep: Arc<Notify>,
+        mut allowed: watch::Receiver<Allowed>,
     ) {
         loop {
-            let is_probing = !self.is_up && self.connecting.is_empty();
+            self.tell_count().await;
+            let is_probing = !self.is_up && self.connecting.is_empty() && self.open() < self.allowed;
             tokio::select! {
                 transmission = transmissions.recv() => match transmission {
                     Some(transmission) => self.queue.push_back(transmission),
-                    None => return,
+                    None => return self.close_all().await,
                 },
                 Some(report) = reports.recv() => self.reported(report).await,
                 () = sweep.notified() => self.hand_back(Transmission::is_recalled).await,
                 () = sleep_until(self.probe_at), if is_probing => self.connect(),
+                Ok(()) = allowed.changed() => {
+                    let now_allowed = *allowed.borrow_and_update();
+                    self.allow(now_allowed).await;
+                }
                 Some(ended) = self.tasks.join_next() => if ended.is_err() {
                     self.prune();
                 },
@@ -146,10 +193,71 @@ impl Keeper {
         }
     }
 
+    /// Connections that the relay may see.
+    fn open(&self) -> usize {
+        self.connections.len() + self.closing.len()
+    }
+
+    async fn allow(&mut self, allowed: Allowed) {
+        self.allowed = (allowed.connections as usize).min(self.config.connections);
+        if allowed.cuts != self.cuts {
+            self.cuts = allowed.cuts;
+            tracing::warn!(
+                relay = self.config.name,
+                open = self.open(),
+                "share of the relay ended; connections are cut"
+            );
+            self.tasks.shutdown().await;
+            (self.connections, self.idle) = (BTreeMap::new(), Vec::new());
+            (self.connecting, self.closing) = (BTreeSet::new(), BTreeMap::new());
+        }
+        while self.connections.len() > self.allowed {
+            let unused = self.idle.pop().or_else(|| self.connecting.first().copied());
+            let Some(id) = unused.or_else(|| self.connections.keys().next().copied()) else { break };
+            // Without its sender it ends after what it carries.
+            let Some((_, task)) = self.connections.remove(&id) else { continue };
+            self.connecting.remove(&id);
+            self.closing.insert(id, task);
+        }
+        if self.allowed == 0 {
+            self.down().await;
+        } else if !self.is_up {
+            self.probe_at = Instant::now();
+        }
+    }
+
+    /// Tells the loop, of a relay that the fleet shares, what there is and what there is use for.
+    async fn tell_count(&mut self) {
+        let waiting = self.queue.len().saturating_sub(self.connecting.len());
+        let wanted = (self.connections.len() + waiting).clamp(1, self.config.connections);
+        let counted = (self.allowed as u32, self.open() as u32, wanted as u32);
+        if self.config.is_limited && self.counted != Some(counted) {
+            self.counted = Some(counted);
+            let (index, (allowed, open, wanted)) = (self.config.index, counted);
+            let _ = self.told.send(Told::Connections { index, allowed, open, wanted }).await;
+        }
+    }
+
+    async fn close_all(mut self) {
+        self.connections.clear();
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(QUIT_MAX, all).await.is_err() {
+            self.tasks.shutdown().await;
+        }
+    }
+
+    async fn down(&mut self) {
+        if self.is_up {
+            self.is_up = false;
+            let _ = self.told.send(Told::Relay { index: self.config.index, is_up: false }).await;
+        }
+    }
+
     /// A connection ended without its last words, by a defect: forgets those that take no transmission any more.
     fn prune(&mut self) {
         tracing::error!(relay = self.config.name, "a connection ended by a defect of this program");
-        self.connections.retain(|_, transmissions| !transmissions.is_closed());
+        self.connections.retain(|_, (transmissions, _)| !transmissions.is_closed());
+        self.closing.retain(|_, task| !task.is_finished());
         self.connecting.retain(|id| self.connections.contains_key(id));
         self.idle.retain(|id| self.connections.contains_key(id));
         self.probe_at = Instant::now() + self.probe;
@@ -158,20 +266,25 @@ impl Keeper {
     async fn reported(&mut self, report: Report) {
         match report {
             Report::Idle { id, is_new } => {
-                self.idle.push(id);
-                if is_new {
-                    self.connecting.remove(&id);
-                    self.connected().await;
+                if self.connections.contains_key(&id) {
+                    self.idle.push(id);
+                    if is_new {
+                        self.connecting.remove(&id);
+                        self.connected().await;
+                    }
                 }
             }
             Report::Gone { id, unbegun, failure } => {
                 self.connections.remove(&id);
                 self.connecting.remove(&id);
+                let was_closing = self.closing.remove(&id).is_some();
                 self.idle.retain(|idle| *idle != id);
                 if let Some(transmission) = unbegun {
                     self.queue.push_front(transmission);
                 }
-                if let Some((code, detail)) = failure {
+                if let Some((code, detail)) = failure
+                    && !was_closing
+                {
                     self.failed(&code, &detail).await;
                 }
             }
@@ -199,10 +312,7 @@ impl Keeper {
         self.probe_at = Instant::now() + self.probe;
         tracing::warn!(relay, code, detail, retry_in = ?self.probe, "relay refuses connections");
         self.probe = (self.probe * 2).min(PROBE_MAX);
-        if self.is_up {
-            self.is_up = false;
-            let _ = self.told.send(Told::Relay { index: self.config.index, is_up: false }).await;
-        }
+        self.down().await;
         if let Some(transmission) = self.queue.pop_front() {
             let outcome = transmission.outcome(OutcomeKind::Deferred, code, detail);
             transmission.end(outcome).await;
@@ -219,7 +329,7 @@ impl Keeper {
                 self.idle.push(id);
                 break;
             };
-            let Some(connection) = self.connections.get(&id) else {
+            let Some((connection, _)) = self.connections.get(&id) else {
                 self.queue.push_front(transmission);
                 continue;
             };
@@ -229,7 +339,7 @@ impl Keeper {
             }
         }
         let is_crowded = Instant::now() < self.crowded_until;
-        while self.queue.len() > self.connecting.len() && self.connections.len() < self.config.connections {
+        while self.queue.len() > self.connecting.len() && self.open() < self.allowed {
             let is_first = self.connections.is_empty();
             let is_alone = self.connections.len() == self.connecting.len();
             // Without a connection that works, one at a time is tried.
@@ -244,9 +354,10 @@ impl Keeper {
         self.last_id += 1;
         let id = self.last_id;
         let (transmissions, queue) = mpsc::channel(1);
-        self.connections.insert(id, transmissions);
+        let run = connection::run(id, self.config.clone(), self.clock.clone(), queue, self.reports.clone());
+        let task = self.tasks.spawn(run);
+        self.connections.insert(id, (transmissions, task));
         self.connecting.insert(id);
-        self.tasks.spawn(connection::run(id, self.config.clone(), self.clock.clone(), queue, self.reports.clone()));
     }
 
     async fn hand_back(&mut self, which: impl Fn(&Transmission) -> bool) {

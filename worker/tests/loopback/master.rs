@@ -12,7 +12,7 @@ use postrider_common::{payload, wire};
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_server::{Dispatch, DispatchServer};
 use postrider_store::api::{
-    AddBatches, Checkpoint, Claim, ClaimSplit, Delivery, Finish, NewBatch, NewRun, Reclaim, Release,
+    AddBatches, Checkpoint, Claim, ClaimSplit, Delivery, Finish, NewBatch, NewRun, Reclaim, Release, ShareRelay,
 };
 use postrider_store::embedded::model::Model;
 use std::net::SocketAddr;
@@ -307,5 +307,21 @@ impl Dispatch for Master {
         let statuses = self.with(|model, now| model.facts(now, (facts, 0)));
         let statuses = statuses.into_iter().map(|status| v1::FactStatus::from(status).into()).collect();
         Ok(Response::new(v1::FactsResponse { facts: statuses }))
+    }
+
+    async fn share_relays(
+        &self,
+        request: Request<v1::ShareRelaysRequest>,
+    ) -> Result<Response<v1::ShareRelaysResponse>, Status> {
+        self.serve()?;
+        let v1::ShareRelaysRequest { worker, sequence, relays } = request.into_inner();
+        let worker = wire::worker(worker).map_err(invalid)?;
+        let mut shares = Vec::new();
+        for relay in relays {
+            let wish = relay.try_into().map_err(invalid)?;
+            let share = ShareRelay { worker: worker.clone(), sequence, wish, ttl_ms: self.ttl_ms };
+            shares.push(self.with(|model, now| model.share_relay(now, share)).into());
+        }
+        Ok(Response::new(v1::ShareRelaysResponse { relays: shares }))
     }
 }

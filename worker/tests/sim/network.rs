@@ -4,7 +4,8 @@ use super::{Happening, TTL_MS, WINDOW, World};
 use postrider_common::ids::LaneName;
 use postrider_common::ids::WorkerId;
 use postrider_common::lease::{Lease, LeaseAnswer};
-use postrider_store::api::{Checkpoint, Claim, ClaimedBatch, Finish, Release};
+use postrider_common::relay::RelayShare;
+use postrider_store::api::{Checkpoint, Claim, ClaimedBatch, Finish, Release, ShareRelay};
 use postrider_worker::engine::{Call, CallId, Event};
 
 const HARD_CAP_MS: u64 = 1_800_000;
@@ -28,6 +29,7 @@ pub enum Answer {
     Leased { leases: Vec<ClaimedBatch>, held_ms: u64, drain: bool },
     Reported(Vec<LeaseAnswer>),
     Facts(Vec<postrider_common::lease::FactStatus>),
+    Shared(Vec<RelayShare>),
 }
 
 impl World {
@@ -114,6 +116,11 @@ impl World {
                 Release { worker: id, reports, retry_fraction: 500_000, abandon, doubt_grace_ms: super::GRACE_MS },
             )),
             Call::Facts(facts) => Answer::Facts(self.model.facts(now, (facts, 500_000))),
+            Call::ShareRelays { sequence, wishes } => {
+                let share = |wish| ShareRelay { worker: id.clone(), sequence, wish, ttl_ms: TTL_MS };
+                let shares = wishes.into_iter().map(|wish| self.model.share_relay(now, share(wish)));
+                Answer::Shared(shares.collect())
+            }
         };
         self.check_in_intent(envelope.worker);
         envelope.answer = Some(answer);
@@ -144,6 +151,7 @@ impl World {
                 Event::Answered { call, sent_at_ms, answers, drain: false }
             }
             Some(Answer::Facts(statuses)) => Event::FactsAnswered { call, statuses },
+            Some(Answer::Shared(shares)) => Event::Shared { call, sent_at_ms, shares },
             None => return,
         };
         self.tell(worker, event);

@@ -3,7 +3,7 @@
 use super::{Happening, World};
 use postrider_common::ids::{BatchId, Fence, LaneName};
 use postrider_common::lease::{Fact, Lease, LeaseAnswer, LeaseStatus, Outcome, OutcomeKind};
-use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
+use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer, RelayPlan};
 use std::collections::{BTreeMap, BTreeSet};
 
 const DRAIN_MS: u64 = 3_000;
@@ -50,7 +50,7 @@ impl Worker {
             slots,
             lanes: Vec::new(),
             reserve: BTreeMap::from([(LaneName::transactional(), 2)]),
-            relays: vec![Vec::new()],
+            relays: vec![RelayPlan::default()],
             drain_timeout_ms: DRAIN_MS,
         });
         Self {
@@ -255,12 +255,12 @@ impl World {
             Effect::Trust { lease, until_ms } => {
                 self.workers[worker].trust.insert(lease, until_ms);
             }
-            Effect::StartSend { lease, index } => self.start_send(worker, lease, index),
+            Effect::StartSend { lease, index, .. } => self.start_send(worker, lease, index),
             Effect::Recall { lease } => self.give_back(worker, lease, |send| send == Send::Waiting),
             Effect::Cut { lease } => self.give_back(worker, lease, |send| send != Send::DotWritten),
             Effect::Forget { lease, owed: _ } => self.give_back(worker, lease, |send| send != Send::DotWritten),
-            // This worker keeps no journal.
-            Effect::Told { .. } => {}
+            // This worker keeps no journal, and its relay is not limited.
+            Effect::Told { .. } | Effect::Allow { .. } => {}
             Effect::Exit { leases_held } => {
                 if leases_held > 0 {
                     self.fail("a worker ended with leases");

@@ -10,10 +10,11 @@ mod claim;
 mod generation;
 mod history;
 mod look;
-mod pace;
+pub(crate) mod pace;
 mod poison;
 mod recipient;
 mod reclaim;
+pub(crate) mod relay;
 mod report;
 mod runs;
 mod split;
@@ -21,18 +22,19 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun,
+    ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay,
 };
 use batch::{Batch, Place};
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RequestId, RunId, SiteName,
-    WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
+    SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::state::{RecipientState, UnknownReason};
+use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use turns::Turns;
@@ -64,6 +66,7 @@ pub enum Command {
     RetryRun(RetryRun),
     ReplayDead(ReplayDead),
     PurgeDead(DeadId),
+    ShareRelay(ShareRelay),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -217,6 +220,7 @@ pub struct Model {
     history_hold: Option<(RequestId, i64)>,
     turns: Turns,
     meters: Meters,
+    relays: BTreeMap<RelayName, Relay>,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
@@ -258,6 +262,7 @@ impl Model {
             Command::RetryRun(retry) => drop(self.retry_run(now, retry)),
             Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
             Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
+            Command::ShareRelay(share) => drop(self.share_relay(now, share)),
         }
     }
 

@@ -13,13 +13,17 @@ use std::collections::BTreeMap;
 
 /// What one lane or site has used.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Meter {
+pub(crate) struct Meter {
     at_ms: i64,
     debt: u64,
     in_intent: u64,
 }
 
 impl Meter {
+    pub fn of(at_ms: i64, debt: u64, in_intent: u64) -> Self {
+        Self { at_ms, debt, in_intent }
+    }
+
     fn debt(&self, now: i64, pace: &Pace) -> u64 {
         let elapsed = u64::try_from(now - self.at_ms).unwrap_or(0);
         self.debt.saturating_sub(elapsed.saturating_mul(pace.rate.per_hour()))
