@@ -13,7 +13,7 @@ use postrider_store::{AddBatches, Checkpoint, Claim, ClaimSplit, Durability, Fin
 use postrider_tests::redis_server::RedisServer;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const COUNT: u32 = 100;
 const WINDOW: u32 = 10;
@@ -27,6 +27,10 @@ const BASELINE_SCRIPT: &str = "return redis.call('SET', KEYS[1], ARGV[1])";
 const PACE_RECIPIENTS_PER_SECOND: f64 = 10_000.0;
 
 /// What a kind of call cost.
+/// The first costs are those of redis-benchmark.
+const BASELINES: usize = 2;
+const REPLICA_BOUND: Duration = Duration::from_secs(60);
+
 #[derive(Debug, Clone)]
 struct Cost {
     name: &'static str,
@@ -49,16 +53,23 @@ pub fn measure(batches: usize, callers: usize) {
     println!("{batches} batches of {COUNT}, windows of {WINDOW}, {callers} calls under way");
     let always = runtime.block_on(one_server("always", Durability::Always, batches, callers));
     let everysec = runtime.block_on(one_server("everysec", Durability::Relaxed, batches, callers));
+    let one_replica = Durability::Replicated { replicas: 1 };
+    let replicated = runtime.block_on(one_server("always", one_replica, batches, callers));
     println!("\nalways against everysec, calls per second");
     for (always, everysec) in always.iter().zip(&everysec) {
         println!("{:42} {:6.2}", always.name, always.per_second() / everysec.per_second());
+    }
+    println!("\nreplicated (one replica on this machine) against always, calls per second");
+    for (replicated, always) in replicated.iter().zip(&always).skip(BASELINES) {
+        println!("{:42} {:6.2}", always.name, replicated.per_second() / always.per_second());
     }
 }
 
 struct Server {
     process: RedisServer,
     connection: redis::Connection,
-    _folder: tempfile::TempDir,
+    replica: Option<RedisServer>,
+    folder: tempfile::TempDir,
 }
 
 impl Server {
@@ -67,7 +78,30 @@ impl Server {
         let process = RedisServer::start_with(&folder.path().join("redis"), folder.path(), appendfsync);
         let client = redis::Client::open(process.url()).expect("the server's URL");
         let connection = client.get_connection().expect("a connection");
-        Self { process, connection, _folder: folder }
+        Self { process, connection, replica: None, folder }
+    }
+
+    /// Has a second server follow, with the same settings, and waits until it is in step.
+    fn attach_replica(&mut self) {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("some port is free");
+        let port = listener.local_addr().expect("it is bound").port();
+        drop(listener);
+        let mut set = redis::cmd("CONFIG");
+        set.arg("SET").arg("port").arg(port).arg("repl-diskless-sync-delay").arg(0);
+        set.query::<()>(&mut self.connection).expect("a port");
+        let replica = RedisServer::start_with(&self.folder.path().join("replica"), self.folder.path(), "always");
+        let client = redis::Client::open(replica.url()).expect("the replica's URL");
+        let mut connection = client.get_connection().expect("a connection");
+        redis::cmd("REPLICAOF").arg("127.0.0.1").arg(port).query::<()>(&mut connection).expect("REPLICAOF");
+        let begun = Instant::now();
+        let info = |connection: &mut redis::Connection| {
+            redis::cmd("INFO").arg("replication").query::<String>(connection).expect("INFO")
+        };
+        while !info(&mut self.connection).contains("state=online") {
+            assert!(begun.elapsed() < REPLICA_BOUND, "the replica does not get in step");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        self.replica = Some(replica);
     }
 
     /// Calls and microseconds of a command so far.
@@ -89,14 +123,17 @@ impl Server {
     /// Begins to count the calls of one command.
     fn begin(&mut self, name: &'static str, command: &'static str) -> Phase {
         let (calls, usec) = self.command(command);
-        Phase { name, command, calls, usec, cpu: self.cpu_seconds(), begun: Instant::now() }
+        let (waits, _) = self.command("wait");
+        Phase { name, command, calls, usec, waits, cpu: self.cpu_seconds(), begun: Instant::now() }
     }
 
     fn end(&mut self, phase: Phase) -> Cost {
         let seconds = phase.begun.elapsed().as_secs_f64();
         let cpu = self.cpu_seconds() - phase.cpu;
         let (calls, usec) = self.command(phase.command);
-        let calls = calls - phase.calls;
+        // Before each WAIT there is a script that is no transition.
+        let waits = self.command("wait").0 - phase.waits;
+        let calls = calls - phase.calls - waits;
         Cost { name: phase.name, calls, seconds, command_us: (usec - phase.usec) / calls, cpu_us: cpu * 1e6 / calls }
     }
 
@@ -124,6 +161,7 @@ struct Phase {
     command: &'static str,
     calls: f64,
     usec: f64,
+    waits: f64,
     cpu: f64,
     begun: Instant,
 }
@@ -142,6 +180,10 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
             callers,
         ),
     ];
+    assert_eq!(costs.len(), BASELINES);
+    if matches!(durability, Durability::Replicated { .. }) {
+        server.attach_replica();
+    }
     let options = Options::new(durability, Arc::new(SystemClock::default()));
     let url = server.process.url().parse().expect("a store URL");
     let store = postrider_store::open(&url, options).await.expect("a store");
@@ -161,16 +203,20 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
     finish_all(&*store, &held, callers).await;
     costs.push(server.end(phase));
 
-    print(appendfsync, &costs, batches);
+    let label = match durability {
+        Durability::Replicated { .. } => "replicated",
+        Durability::Always | Durability::Relaxed => appendfsync,
+    };
+    print(label, &costs, batches);
     println!("queued, bytes a recipient                  {:6.1}  (payload {:.1})", queued / all, payload_bytes / all);
     println!("settled, bytes a recipient                 {:6.1}", (server.used_bytes() - empty) / all);
     println!("append-only file, bytes a recipient        {:6.1}", server.process.info_number("aof_current_size") / all);
     costs
 }
 
-fn print(appendfsync: &str, costs: &[Cost], batches: usize) {
+fn print(label: &str, costs: &[Cost], batches: usize) {
     let script = &costs[1];
-    let head = format!("appendfsync {appendfsync}");
+    let head = format!("durability {label}");
     println!("\n{head:42}      calls/s   of script  in call   server cpu  of script");
     for cost in costs {
         println!(

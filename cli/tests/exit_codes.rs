@@ -99,7 +99,7 @@ impl Drop for Running {
 fn wrong_usage_ends_with_2() {
     let place = Place::new();
     place.write("typo.toml", "[lease]\ntll = \"1s\"\n");
-    place.write("rate.toml", "[[relay]]\nname = \"r\"\nurl = \"smtp://127.0.0.1:25\"\nrate = \"5/s\"\n");
+    place.write("dkim.toml", "[[dkim]]\ndomain = \"a.example\"\n");
     place.write("broken.toml", &GOOD.replace("Hello {{ name }}", "Hello {{ name"));
     place.write("column.toml", &GOOD.replace("address = \"email\"", "address = \"mail\""));
     place.write("ca.toml", "[store]\nurl = \"rediss://me:secret@127.0.0.1\"\ntls_ca = \"none.pem\"\n");
@@ -110,9 +110,9 @@ fn wrong_usage_ends_with_2() {
         (&["run", "list", "--output", "yaml"], "invalid value"),
         (&["--config", "none.toml", "config", "check"], "cannot read the configuration none.toml"),
         (&["--config", "typo.toml", "run", "list"], "typo.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
-        (&["--config", "rate.toml", "master"], "rate.toml:4: relay.r.rate is refused"),
-        (&["--config", "rate.toml", "worker"], "is refused"),
-        (&["--config", "rate.toml", "config", "check"], "is refused"),
+        (&["--config", "dkim.toml", "master"], "[dkim] is refused"),
+        (&["--config", "dkim.toml", "worker"], "is refused"),
+        (&["--config", "dkim.toml", "config", "check"], "is refused"),
         (&["--token", "secret", "run", "list"], "--token is refused"),
         (&["master", "--grpc-listen", "0.0.0.0:0"], "listening on 0.0.0.0:0 is refused"),
         (&["master", "--http-listen", "[::]:0"], "listening on [::]:0 is refused"),

@@ -3,6 +3,7 @@
 mod bad_input;
 mod big;
 mod demo;
+mod failover;
 mod fleet_scale;
 mod happy_path;
 mod history_drained;
@@ -20,6 +21,7 @@ mod run_cancelled;
 mod run_paused;
 mod sabotage;
 mod same_key;
+mod slots_reserved;
 mod small_not_behind_big;
 mod split_killed;
 mod unsafe_store;

@@ -337,6 +337,11 @@ impl Fleet {
         self.note_fleet_fault(Role::Redis, "redis", in_intent, cuts_off);
     }
 
+    /// Notes that the store of the scenario was killed just now.
+    pub fn note_store_killed(&mut self, in_intent: (u32, u32)) {
+        self.note_fleet_fault(Role::Redis, "primary", in_intent, false);
+    }
+
     pub fn kill_master(&mut self, index: usize) {
         if let Some(mut process) = self.masters[index].process.take() {
             process.kill();

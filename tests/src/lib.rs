@@ -19,6 +19,7 @@ pub mod ledger;
 pub mod poison_relay;
 pub mod process;
 pub mod redis_server;
+pub mod sentinels;
 pub mod settings;
 pub mod summary;
 pub mod wait;

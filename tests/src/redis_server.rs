@@ -80,6 +80,15 @@ impl RedisServer {
         self.converse(command, 1)?.into_iter().next()
     }
 
+    /// Does what an administrator types.
+    ///
+    /// # Panics
+    /// When the server refuses.
+    pub fn tell(&self, command: &str) {
+        let answer = self.ask(command).expect("redis answers");
+        assert!(!answer.starts_with('-'), "{command}: {answer}");
+    }
+
     /// One number of `INFO`.
     ///
     /// # Panics

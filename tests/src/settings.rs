@@ -27,6 +27,8 @@ pub struct Settings {
     pub retry: &'static str,
     /// Where workers send to instead of the sink's address.
     pub through: Option<String>,
+    /// Lines of `[store]`, instead of those for the fleet's own Redis.
+    pub store: Option<String>,
     /// Further lines of the configuration file, whole tables.
     pub extra: String,
 }
@@ -48,6 +50,7 @@ impl Default for Settings {
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
             through: None,
+            store: None,
             extra: String::new(),
         }
     }
@@ -60,7 +63,10 @@ impl Settings {
         let relay = self.through.as_deref().unwrap_or(relay);
         let dir = dir.display();
         let parts = [
-            format!("[store]\nurl = \"{store}\"\n"),
+            match &self.store {
+                Some(lines) => format!("[store]\n{lines}\n"),
+                None => format!("[store]\nurl = \"{store}\"\n"),
+            },
             format!("[storage]\nurl = \"{dir}/storage\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",

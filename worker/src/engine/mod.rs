@@ -19,6 +19,8 @@ mod slots;
 mod wish;
 
 #[cfg(test)]
+mod relay_tests;
+#[cfg(test)]
 mod tests;
 
 pub use event::{Call, CallId, Effect, Event, LeaseKey, LeaseWish, Offer};

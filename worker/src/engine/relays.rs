@@ -203,7 +203,12 @@ impl Relays {
                 }
                 true
             });
-            let Some((index, has_rate)) = found else { break };
+            let Some((index, has_rate)) = found else {
+                // The others find none either; what is asked for them is divided.
+                let rest = (count - routes.len() - 1).div_ceil(fitting.len());
+                fitting.iter().for_each(|(index, _)| from.short[*index] += u32::try_from(rest).unwrap_or(u32::MAX));
+                break;
+            };
             if *has_rate {
                 from.permits[*index] -= 1;
             }

@@ -11,14 +11,14 @@ const TTL_MS: u64 = 10_000;
 const HARD_CAP_MS: u64 = 1_800_000;
 
 /// An engine, its time, and what it asked for.
-struct Driver {
+pub(super) struct Driver {
     engine: Engine,
-    now: u64,
-    effects: Vec<Effect>,
+    pub now: u64,
+    pub effects: Vec<Effect>,
     leases: u64,
 }
 
-fn config(slots: u32) -> EngineConfig {
+pub(super) fn config(slots: u32) -> EngineConfig {
     EngineConfig {
         instance: "test".into(),
         slots,
@@ -30,7 +30,7 @@ fn config(slots: u32) -> EngineConfig {
 }
 
 impl Driver {
-    fn new(config: EngineConfig) -> Self {
+    pub fn new(config: EngineConfig) -> Self {
         Self { engine: Engine::new(config), now: 100_000, effects: Vec::new(), leases: 0 }
     }
 
@@ -42,13 +42,13 @@ impl Driver {
         driver
     }
 
-    fn tell(&mut self, event: Event) {
+    pub fn tell(&mut self, event: Event) {
         let effects = self.engine.handle(self.now, event);
         self.effects.extend(effects);
     }
 
     /// Ticks as the engine wishes, until that much time has passed.
-    fn pass(&mut self, ms: u64) {
+    pub fn pass(&mut self, ms: u64) {
         let end = self.now + ms;
         while self.now < end {
             self.now = self.engine.next_wake_ms(self.now).min(end);
@@ -56,12 +56,12 @@ impl Driver {
         }
     }
 
-    fn up(&mut self) {
+    pub fn up(&mut self) {
         self.tell(Event::Relay { index: 0, is_up: true });
     }
 
     /// Takes the first call that fits out of what was asked for.
-    fn take<T>(&mut self, what: &str, fits: impl Fn(&Call) -> Option<T>) -> (CallId, T) {
+    pub fn take<T>(&mut self, what: &str, fits: impl Fn(&Call) -> Option<T>) -> (CallId, T) {
         let found = self.effects.iter().enumerate().find_map(|(at, effect)| match effect {
             Effect::Call { id, call, .. } => fits(call).map(|found| (at, *id, found)),
             _ => None,
@@ -71,7 +71,7 @@ impl Driver {
         (id, found)
     }
 
-    fn wish(&mut self) -> (CallId, LeaseWish) {
+    pub fn wish(&mut self) -> (CallId, LeaseWish) {
         self.take("lease call", |call| match call {
             Call::Lease(wish) => Some(wish.clone()),
             _ => None,
@@ -99,7 +99,7 @@ impl Driver {
         })
     }
 
-    fn lease(&mut self, count: usize) {
+    pub fn lease(&mut self, count: usize) {
         let offer = self.offer(count, true);
         let (call, _) = self.wish();
         let event = Event::Leased { call, sent_at_ms: self.now, held_ms: 0, offers: vec![offer], drain: false };
@@ -134,14 +134,14 @@ impl Driver {
     }
 
     /// Grants what the checkpoint asked for.
-    fn grant(&mut self) -> Vec<u32> {
+    pub fn grant(&mut self) -> Vec<u32> {
         let (call, report) = self.checkpoint();
         let answer = LeaseAnswer { granted: report.intents.clone(), ttl_ms: TTL_MS, ..held(&report) };
         self.answer(call, answer);
         report.intents
     }
 
-    fn sent(&mut self, index: u32, kind: OutcomeKind) {
+    pub fn sent(&mut self, index: u32, kind: OutcomeKind) {
         let outcome = Outcome { index, kind, code: "250".into(), detail: String::new(), retry_after_ms: 0 };
         self.tell(Event::Sent { lease: LeaseKey(1), outcome });
     }
@@ -156,7 +156,7 @@ impl Driver {
         started
     }
 
-    fn has(&self, fits: impl Fn(&Effect) -> bool) -> bool {
+    pub fn has(&self, fits: impl Fn(&Effect) -> bool) -> bool {
         self.effects.iter().any(fits)
     }
 }

@@ -122,11 +122,11 @@ impl Pool {
         });
     }
 
-    /// Ends the pool; when it returns its connections are closed.
+    /// Ends the pool; when it returns its connections are closed, or will be soon.
     pub(crate) async fn close(mut self) {
         self.transmissions = mpsc::channel(1).0;
-        // A defect of the pool has closed them as well.
-        let _ = (&mut self.task).await;
+        // One that does not end in time is aborted with the pool; a defect of it has closed them as well.
+        let _ = tokio::time::timeout(QUIT_MAX * 2, &mut self.task).await;
     }
 
     /// Looks for recalled transmissions that wait.

@@ -73,10 +73,6 @@ impl Model {
         if before.is_some_and(|before| sequence <= before.sequence) {
             return RelayShare::default();
         }
-        if wish.wanted == 0 && wish.held == 0 {
-            relay.stakes.remove(&worker);
-            return RelayShare::default();
-        }
         let joined = before.map_or(relay.joined + 1, |before| before.joined);
         relay.joined = relay.joined.max(joined);
         let (held, wanted) = (wish.held, wish.wanted);
@@ -175,7 +171,7 @@ mod tests {
                 prop_assert!(sum <= total, "{open:?}");
             }
             let mut mine = [0; 6];
-            for round in 0..4 {
+            for round in 0..10 {
                 now += 1;
                 for at in 0..6 {
                     let sequence = open[at].2 + 1 + round;

@@ -90,6 +90,9 @@ async fn ask_patiently(servers: &Servers, url: &NodesUrl, node: &Node, service: 
 /// A refusal of a sentinel is mended at the sentinel.
 fn refused(error: &redis::RedisError, node: &Node) -> Failure {
     match classify(error) {
+        Failure::Fatal(StoreError::Unsafe { message, mend }) if error.is_io_error() => {
+            Failure::Fatal(StoreError::Unsafe { message: format!("the sentinel {node}: {message}"), mend })
+        }
         Failure::Fatal(StoreError::Unsafe { message, .. }) => Failure::Fatal(StoreError::Unsafe {
             message: format!("the sentinel {node}: {message}"),
             mend: "give what it asks for as ?sentinel_user=…&sentinel_password=… in the store URL, and allow that \

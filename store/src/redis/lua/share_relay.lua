@@ -48,10 +48,6 @@ end
 local field = 'w|' .. worker
 local before = stakes[field]
 if before and sequence <= before.sequence then return { 0, 0, 0 } end
-if own.wanted == 0 and own.held == 0 then
-  call('HDEL', KEYS[1], field)
-  return { 0, 0, 0 }
-end
 own.joined = before and before.joined or joined + 1
 joined = math.max(joined, own.joined)
 stakes[field] = own
