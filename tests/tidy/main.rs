@@ -225,6 +225,8 @@ const LOOKS: &[&str] = &[
     "batches",
     "workers",
     "lanes",
+    "rooms",
+    "dead_letters",
 ];
 
 #[test]

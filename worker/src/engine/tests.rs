@@ -2,9 +2,7 @@
 
 use super::*;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, RunId, SiteName};
-use postrider_common::lease::{
-    IndexRange, Lease, LeaseAnswer, LeaseReport, LeaseStatus, OutcomeKind, Progress, RefusalReason,
-};
+use postrider_common::lease::{Lease, LeaseAnswer, LeaseReport, LeaseStatus, OutcomeKind, Progress, RefusalReason};
 use postrider_common::state::RecipientState;
 
 const TTL_MS: u64 = 10_000;
@@ -85,7 +83,7 @@ impl Driver {
         })
     }
 
-    fn finish(&mut self) -> (CallId, LeaseReport) {
+    pub fn finish(&mut self) -> (CallId, LeaseReport) {
         self.take("finish", |call| match call {
             Call::Finish(reports) => Some(reports[0].clone()),
             _ => None,
@@ -106,7 +104,7 @@ impl Driver {
         self.tell(event);
     }
 
-    fn offer(&mut self, count: usize, is_usable: bool) -> Offer {
+    pub fn offer(&mut self, count: usize, is_usable: bool) -> Offer {
         self.leases += 1;
         let run = RunId::derive("run", "1");
         let pending = Progress { state: RecipientState::Pending, attempts: 0, not_before_ms: 0 };
@@ -269,21 +267,6 @@ fn a_lease_without_traffic_is_renewed_at_a_third() {
     driver.pass(20);
     let (_, report) = driver.checkpoint();
     assert_eq!((report.outcomes.len(), report.intents.len()), (0, 0));
-}
-
-#[test]
-fn a_lease_for_a_part_asks_for_that_part_and_ends() {
-    let mut driver = Driver::new(config(256));
-    driver.up();
-    let mut offer = driver.offer(20, true);
-    offer.lease.only = Some(IndexRange { first: 3, last: 4 });
-    let (call, _) = driver.wish();
-    driver.tell(Event::Leased { call, sent_at_ms: driver.now, held_ms: 0, offers: vec![offer], drain: false });
-    assert_eq!(driver.grant(), [3, 4]);
-    driver.sent(3, OutcomeKind::Accepted);
-    driver.sent(4, OutcomeKind::Accepted);
-    let (_, report) = driver.finish();
-    assert_eq!(report.outcomes.len(), 2);
 }
 
 #[test]

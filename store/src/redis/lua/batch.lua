@@ -495,20 +495,6 @@ local function write_letters(b, set, name, letters)
   end
 end
 
--- What is held against the batch and its recipients: a field each, and none for nothing.
-local function write_suspicion(b, set, gone)
-  if not (b.sus or b.h.z or b.h.k or next(b.dead) or next(b.fallen)) then return end
-  local texts = { w = b.sus and suspicion_text(b.sus) or '', z = set_text(b.dead), k = set_text(b.fallen) }
-  for field, text in pairs(texts) do
-    if text == '' then
-      if b.h[field] then gone[#gone + 1] = field end
-    elseif b.h[field] ~= text then
-      set[#set + 1] = field
-      set[#set + 1] = text
-    end
-  end
-end
-
 -- Recipients, fences and counters. Placing the batch is a step of its own, after this.
 local function commit(b)
   local set, gone = {}, {}
@@ -603,27 +589,4 @@ local function put_back(b, from)
   add_count(run.id, 'b_' .. from, -1)
   add_count(run.id, 'b_' .. to, 1)
   return to, due
-end
-
--- This recipient ends workers. It keeps the state that says whether it may have been sent.
-local function set_aside(b, index)
-  change(b, index, nil, function(_, _, r)
-    r.code = DEAD_LETTER
-    give_up(b, index, r)
-  end)
-  b.detail[index] = ''
-  b.dead[index] = true
-  b.dead_new[#b.dead_new + 1] = index
-end
-
--- A leased batch of which workers are not heard again waits for a person. Nobody may be in intent.
-local function set_aside_batch(b)
-  if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
-  commit(b)
-  call('ZREM', K.lease, b.id)
-  call('HDEL', K.holder, b.id)
-  if b.hold.counted > 0 then count_flight(b.entry, -b.hold.counted, true) end
-  dead_add(b.id, nil, ENDS_WORKERS, entry_text(b.entry))
-  add_count(run.id, 'b_leased', -1)
-  add_count(run.id, 'b_dead', 1)
 end

@@ -1,4 +1,5 @@
--- Who ends workers: what the end of a lease says about the recipients of its batch. Pure; prepended before batch.lua.
+-- Who ends workers: what the end of a lease says about the recipients of its batch. Writes nothing; prepended
+-- before batch.lua.
 -- The same as `embedded/model/poison.rs`, which says why.
 --
 -- A suspicion is kept as `strikes|unheard|first|last|suspects`, suspects with commas between. One that is damaged is
@@ -105,4 +106,18 @@ end
 -- Whether the lease is for this recipient.
 local function is_offered(s, index)
   return not (s and s.first and s.last) or (s.first <= index and index <= s.last)
+end
+
+-- What is held against the batch and its recipients: a field each, and none for nothing.
+local function write_suspicion(b, set, gone)
+  if not (b.sus or b.h.z or b.h.k or next(b.dead) or next(b.fallen)) then return end
+  local texts = { w = b.sus and suspicion_text(b.sus) or '', z = set_text(b.dead), k = set_text(b.fallen) }
+  for field, text in pairs(texts) do
+    if text == '' then
+      if b.h[field] then gone[#gone + 1] = field end
+    elseif b.h[field] ~= text then
+      set[#set + 1] = field
+      set[#set + 1] = text
+    end
+  end
 end

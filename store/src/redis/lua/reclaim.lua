@@ -5,6 +5,29 @@
 --          in it was set aside for ending workers
 -- refuses  a lease that has not expired, or any while held after an outage (kept)
 
+-- This recipient ends workers. It keeps the state that says whether it may have been sent.
+local function set_aside(b, index)
+  change(b, index, nil, function(_, _, r)
+    r.code = DEAD_LETTER
+    give_up(b, index, r)
+  end)
+  b.detail[index] = ''
+  b.dead[index] = true
+  b.dead_new[#b.dead_new + 1] = index
+end
+
+-- A leased batch of which workers are not heard again waits for a person. Nobody may be in intent.
+local function set_aside_batch(b)
+  if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
+  commit(b)
+  call('ZREM', K.lease, b.id)
+  call('HDEL', K.holder, b.id)
+  if b.hold.counted > 0 then count_flight(b.entry, -b.hold.counted, true) end
+  dead_add(b.id, nil, ENDS_WORKERS, entry_text(b.entry))
+  add_count(run.id, 'b_leased', -1)
+  add_count(run.id, 'b_dead', 1)
+end
+
 local id, grace = ARGV[1], num(ARGV[2], 'doubt grace')
 local hold = hold_of(id)
 local held_until = num(call('HGET', K.shard, 'hold_until') or '0', 'hold_until')
