@@ -1,11 +1,19 @@
 //! Measures a whole Postrider: real processes, a real Redis with every write on disk, the SMTP sink.
 //!
 //! `memory` asks what a queued recipient costs in Redis; `throughput` how many messages a second arrive;
-//! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server.
+//! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server;
+//! `claim` whether a claim stays cheap whatever is queued, `compare` what one job per recipient would cost,
+//! `share` how much of a core Redis takes at a given pace, `restart` how long it is away after its death.
 //! The program measured is `POSTRIDER_BIN`, which `scripts/bench` sets to a release build.
 
+mod calls;
+mod claim;
+mod compare;
 mod memory;
 mod people;
+mod restart;
+mod server;
+mod share;
 mod throughput;
 mod transitions;
 
@@ -50,6 +58,36 @@ enum What {
         #[arg(long, default_value_t = 16)]
         callers: usize,
     },
+    /// Server time of a claim with 1 to 100,000 ready batches, and beside 10,000 runs that are paused or have no room.
+    Claim,
+    /// Claim and finish of batches beside one job per recipient: recipients a second, server time, memory.
+    Compare {
+        #[arg(long, default_value_t = 200_000)]
+        recipients: usize,
+        /// Single jobs, which take longer.
+        #[arg(long, default_value_t = 50_000)]
+        jobs: usize,
+        #[arg(long, default_value_t = 16)]
+        callers: usize,
+        /// Leases in one claim and in one finish: a worker takes as many as it has slots for.
+        #[arg(long, default_value_t = 4)]
+        batches_per_call: usize,
+    },
+    /// The share of one core that Redis takes while workers report at a steady pace, with appendfsync always.
+    Share {
+        /// Recipients a second.
+        #[arg(long, default_value_t = 10_000)]
+        rate: u32,
+        #[arg(long, default_value_t = 20)]
+        seconds: u32,
+        #[arg(long, default_value_t = 4)]
+        workers: u8,
+    },
+    /// Time from the start of a killed server to its first answer and to the first claim.
+    Restart {
+        #[arg(long, default_value_t = 1_000_000)]
+        recipients: usize,
+    },
 }
 
 fn main() {
@@ -59,5 +97,11 @@ fn main() {
             throughput::measure(&throughput::Load { recipients, masters, workers, connections, latency_ms });
         }
         What::Transitions { batches, callers } => transitions::measure(batches, callers),
+        What::Claim => claim::measure(),
+        What::Compare { recipients, jobs, callers, batches_per_call } => {
+            compare::measure(recipients, jobs, callers, batches_per_call);
+        }
+        What::Share { rate, seconds, workers } => share::measure(rate, seconds, workers),
+        What::Restart { recipients } => restart::measure(recipients),
     }
 }

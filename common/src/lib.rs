@@ -17,6 +17,7 @@ pub mod pace;
 pub mod payload;
 pub mod relay;
 pub mod run;
+pub mod sabotage;
 pub mod site;
 pub mod state;
 pub mod wire;

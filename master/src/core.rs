@@ -69,6 +69,7 @@ impl Core {
     /// Waits, unless the master stops first. False: it stops.
     pub async fn pause(&self, duration: Duration) -> bool {
         tokio::select! {
+            biased;
             () = self.stopping.cancelled() => false,
             () = tokio::time::sleep(duration) => true,
         }

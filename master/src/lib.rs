@@ -6,6 +6,7 @@
 //! those to workers; `history` is what settled batches leave behind; `loops` are the duties that run by themselves.
 
 pub mod api;
+mod assemble;
 pub mod audience;
 pub mod campaign;
 mod config;
@@ -21,5 +22,6 @@ pub mod split;
 mod start;
 pub mod storage;
 
+pub use assemble::{Master, assemble};
 pub use config::{LeaseSettings, MasterConfig, StartError};
 pub use start::{RunningMaster, start};

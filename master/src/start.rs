@@ -4,14 +4,10 @@ use crate::api::admin::AdminApi;
 use crate::api::campaigns::CampaignsApi;
 use crate::api::dispatch::DispatchApi;
 use crate::api::messages::MessagesApi;
+use crate::assemble::{Master, assemble};
 use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::http;
-use crate::lease::{Definitions, Turnstile};
-use crate::loops::census::Draining;
-use crate::loops::{cancel, census, history, reclaim, split};
-use crate::metered::Metered;
-use crate::metrics::Metrics;
 use crate::schedule::{SYSTEM_FOLDER, Zones};
 use crate::storage::Storage;
 use postrider_common::Clock;
@@ -27,7 +23,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::server::TcpIncoming;
@@ -63,43 +58,27 @@ pub async fn start(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
 ) -> Result<RunningMaster, StartError> {
-    config.check()?;
     let storage = Storage::open(&config.storage)?;
+    let place = store.describe();
+    let zones = Zones::newest(Path::new(SYSTEM_FOLDER));
+    tracing::info!(version = zones.version(), origin = ?zones.origin(), "time zone database");
+    let master = assemble(&config, store, storage, clock, zones)?;
     let grpc = bind("grpc_listen", config.grpc_listen).await?;
     let http = match config.http_listen {
         Some(address) => Some(bind("http_listen", address).await?),
         None => None,
     };
     let grpc_addr = local("grpc_listen", &grpc, config.grpc_listen)?;
-    let metrics = Metrics::default();
-    let place = store.describe();
-    let zones = Zones::newest(Path::new(SYSTEM_FOLDER));
-    tracing::info!(version = zones.version(), origin = ?zones.origin(), "time zone database");
-    let core = Arc::new(Core {
-        store: Arc::new(Metered::new(store, metrics.clone())),
-        storage,
-        clock,
-        lease: config.lease,
-        lanes: config.lanes,
-        sites: Arc::new(config.sites),
-        zones,
-        limits: config.limits,
-        audience_bytes_max: config.audience_bytes_max,
-        metrics,
-        stopping: CancellationToken::new(),
-        turnstile: Turnstile::default(),
-        split_due: Notify::new(),
-    });
+    let core = Arc::clone(&master.core);
     let closing = CancellationToken::new();
-    let draining = Draining::default();
     let mut servers = JoinSet::new();
-    let health = serve_grpc(&core, draining.clone(), grpc, closing.clone(), &mut servers).await?;
+    let health = serve_grpc(&master, grpc, closing.clone(), &mut servers).await?;
     let mut http_addr = None;
     if let (Some(listener), Some(address)) = (http, config.http_listen) {
         http_addr = Some(local("http_listen", &listener, address)?);
         serve_http(&core, listener, closing.clone(), &mut servers);
     }
-    let duties = begin_duties(&core, draining);
+    let duties = master.begin_duties();
     tracing::info!(%grpc_addr, ?http_addr, store = place, "master started");
     Ok(RunningMaster { grpc_addr, http_addr, core, health, duties, closing, servers })
 }
@@ -133,17 +112,6 @@ impl RunningMaster {
     }
 }
 
-fn begin_duties(core: &Arc<Core>, draining: Draining) -> JoinSet<()> {
-    let mut duties = JoinSet::new();
-    let reclaim = reclaim::Config::of(core.lease.ttl_ms(), core.lease.doubt_grace_ms());
-    duties.spawn(reclaim::ReclaimDuty::new(Arc::clone(core), reclaim).run());
-    duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
-    duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
-    duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());
-    duties.spawn(census::CensusDuty::new(Arc::clone(core), census::Config::default(), draining).run());
-    duties
-}
-
 async fn bind(field: &'static str, address: SocketAddr) -> Result<TcpListener, StartError> {
     TcpListener::bind(address).await.map_err(|error| StartError::Bind { field, address, why: error.to_string() })
 }
@@ -153,8 +121,7 @@ fn local(field: &'static str, listener: &TcpListener, address: SocketAddr) -> Re
 }
 
 async fn serve_grpc(
-    core: &Arc<Core>,
-    draining: Draining,
+    master: &Master,
     listener: TcpListener,
     closing: CancellationToken,
     servers: &mut JoinSet<()>,
@@ -175,8 +142,7 @@ async fn serve_grpc(
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
     let wrong = |error: tonic_reflection::server::Error| StartError::Service(error.to_string());
-    let definitions = Arc::new(Definitions::default());
-    let dispatch = DispatchApi { core: Arc::clone(core), definitions, draining };
+    let core = &master.core;
     let router = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -186,8 +152,8 @@ async fn serve_grpc(
         .add_service(reflection().build_v1alpha().map_err(wrong)?)
         .add_service(limited!(CampaignsServer, CampaignsApi { core: Arc::clone(core) }))
         .add_service(limited!(MessagesServer, MessagesApi { core: Arc::clone(core) }))
-        .add_service(limited!(DispatchServer, dispatch))
-        .add_service(limited!(AdminServer, AdminApi { core: Arc::clone(core) }));
+        .add_service(limited!(DispatchServer, master.dispatch.clone()))
+        .add_service(limited!(AdminServer, master.admin.clone()));
     let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
     let serving = router.serve_with_incoming_shutdown(incoming, closing.cancelled_owned());
     servers.spawn(ends("grpc", serving));

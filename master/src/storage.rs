@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use futures::{StreamExt as _, TryStreamExt as _};
 use object_store::local::LocalFileSystem;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _, WriteMultipart};
 use postrider_common::ids::to_hex;
@@ -53,6 +54,11 @@ impl Storage {
         std::fs::create_dir_all(&folder).map_err(|error| wrong(error.to_string()))?;
         let objects = LocalFileSystem::new_with_prefix(&folder).map_err(|error| wrong(error.to_string()))?;
         Ok(Self { objects: Arc::new(objects.with_fsync(true)) })
+    }
+
+    /// Gone with the process; for tests. Copies share it.
+    pub fn in_memory() -> Self {
+        Self { objects: Arc::new(InMemory::new()) }
     }
 
     pub async fn has_audience(&self, sha256: &str) -> Result<bool, StorageError> {

@@ -13,6 +13,7 @@ pub mod journal;
 mod run;
 mod sabotage;
 mod send;
+pub mod trust;
 
 pub use config::{RelayConfig, WorkerConfig, WorkerError};
 pub use run::{run, run_with};

@@ -82,7 +82,6 @@ pub async fn run_with(
             is_limited: !relay.limit.is_none(),
             ehlo: config.ehlo.clone(),
             source_address: config.source_address,
-            ignores_deadline: sabotage.ignores_deadline(),
         };
         Pool::start(pool, config.slots as usize, clock.clone(), told.clone())
     });

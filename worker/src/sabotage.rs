@@ -1,5 +1,5 @@
-//! Planted faults, so that a test can show that it would notice them. Test builds only: without the
-//! feature `sabotage` nothing here does anything, and no environment is read.
+//! What the loop does when sends are to begin before their intents. Test builds only: without the feature
+//! `sabotage` nothing here does anything. All planted faults are listed in `postrider_common::sabotage`.
 
 use crate::engine::LeaseKey;
 use postrider_common::lease::{Lease, LeaseReport, Outcome};
@@ -15,10 +15,6 @@ pub(crate) struct Sabotage;
 impl Sabotage {
     pub(crate) fn from_env() -> Self {
         Self
-    }
-
-    pub(crate) fn ignores_deadline(&self) -> bool {
-        false
     }
 
     pub(crate) fn starts_early(&mut self, _key: LeaseKey, _lease: &Lease) -> Vec<u32> {
@@ -51,6 +47,7 @@ mod planted {
     use super::{Lease, LeaseKey, LeaseReport, Outcome, Started};
     use postrider_common::ids::Fence;
     use postrider_common::lease::OutcomeKind;
+    use postrider_common::sabotage::{Fault, planted};
     use postrider_common::state::RecipientState;
     use std::collections::BTreeMap;
 
@@ -63,29 +60,21 @@ mod planted {
         Done(Outcome),
     }
 
-    /// `POSTRIDER_SABOTAGE=skip_intents`: every due recipient is sent at once, and its intent is asked for
-    /// when its verdict is there. `ignore_deadline`: the final dot is written however late it is.
+    /// `Fault::SkipIntents`: every due recipient is sent at once, and its intent is asked for when its verdict is
+    /// there.
     #[derive(Debug, Default)]
     pub(crate) struct Sabotage {
         skips_intents: bool,
-        ignores_deadline: bool,
         early: BTreeMap<(LeaseKey, u32), Early>,
         keys: BTreeMap<Fence, LeaseKey>,
     }
 
     impl Sabotage {
         pub(crate) fn from_env() -> Self {
-            let fault = std::env::var("POSTRIDER_SABOTAGE").unwrap_or_default();
-            let planted = |name: &str| fault.split(',').any(|fault| fault == name);
-            let (skips_intents, ignores_deadline) = (planted("skip_intents"), planted("ignore_deadline"));
-            if skips_intents || ignores_deadline {
-                tracing::error!(fault, "a fault is planted in this worker");
-            }
-            Self { skips_intents, ignores_deadline, early: BTreeMap::new(), keys: BTreeMap::new() }
-        }
-
-        pub(crate) fn ignores_deadline(&self) -> bool {
-            self.ignores_deadline
+            Fault::ALL.iter().filter(|fault| planted(**fault)).for_each(|fault| {
+                tracing::error!(fault = fault.name(), "a fault is planted in this worker");
+            });
+            Self { skips_intents: planted(Fault::SkipIntents), early: BTreeMap::new(), keys: BTreeMap::new() }
         }
 
         pub(crate) fn starts_early(&mut self, key: LeaseKey, lease: &Lease) -> Vec<u32> {

@@ -99,6 +99,7 @@ pub async fn long_poll(
         }
         let rest = Duration::from_millis((wish.wait_ms - waited_ms).min(CLAIM_POLL_MS));
         hinted = tokio::select! {
+            biased;
             () = core.stopping.cancelled() => return Ok(v1::LeaseResponse::default()),
             () = hint(&mut wake) => true,
             () = tokio::time::sleep(rest) => false,

@@ -55,6 +55,7 @@ impl SplitDuty {
         while !core.stopping.is_cancelled() {
             trouble.note(self.run_once().await);
             tokio::select! {
+                biased;
                 () = core.stopping.cancelled() => break,
                 () = core.split_due.notified() => {}
                 () = tokio::time::sleep(self.config.tick) => {}

@@ -14,6 +14,7 @@ use postrider_common::limits::{
 };
 use postrider_common::message::Recipient;
 use postrider_common::payload;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::site::SiteTable;
 use postrider_store::{AddBatches, BadRow, NewBatch, SplitLease};
 use sha2::{Digest as _, Sha256};
@@ -102,6 +103,7 @@ impl Splitter {
                 match (before_position, is_new) {
                     (true, _) => {}
                     (false, true) => self.place(recipient),
+                    (false, false) if planted(Fault::DedupeOff) => self.place(recipient),
                     (false, false) => self.repeated_rows += 1,
                 }
             }

@@ -3,6 +3,9 @@
 //! The two cannot read the same clock at the same instant, so the model runs a call at the store's time
 //! before it and, if the answers differ, at the store's time after it: a difference that only the instant makes
 //! is no divergence.
+//!
+//! Some answers are lost: the call is made, what it answered is thrown away, and the very same call is made again, at
+//! once or after others.
 
 use super::Fixture;
 use super::random_dead;
@@ -34,6 +37,7 @@ const KINDS: [OutcomeKind; 5] = [
 ];
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
+#[derive(Clone)]
 pub(super) struct Driver {
     pub(super) random: fastrand::Rng,
     pub(super) requests: u64,
@@ -47,7 +51,8 @@ pub(super) struct Driver {
     pub(super) dead: u64,
     pub(super) replayed: u64,
     pub(super) purged: u64,
-    pub(super) retried: u64,
+    pub(super) reopened: u64,
+    retried: u64,
     shared: u64,
 }
 
@@ -143,6 +148,34 @@ impl Driver {
     }
 }
 
+/// A call whose answer was lost: what it was made from, so that the same is made again.
+struct Unanswered {
+    before: Driver,
+    pick: u8,
+    salt: u64,
+}
+
+impl Driver {
+    /// Goes on after a call whose answer was lost: no call is numbered like it, and nothing is known of what it did.
+    fn forget(&mut self, after: Self) {
+        (self.random, self.requests) = (after.random, after.requests);
+    }
+
+    /// What the call made again has answered.
+    fn learn(&mut self, before: &Self, after: Self) {
+        self.leases.extend(after.leases.into_iter().skip(before.leases.len()));
+        self.splits.extend(after.splits.into_iter().skip(before.splits.len()));
+        self.settled.extend(after.settled.into_iter().skip(before.settled.len()));
+        self.throttled += after.throttled - before.throttled;
+        self.suspect += after.suspect - before.suspect;
+        self.dead += after.dead - before.dead;
+        self.replayed += after.replayed - before.replayed;
+        self.purged += after.purged - before.purged;
+        self.reopened += after.reopened - before.reopened;
+        self.retried += 1;
+    }
+}
+
 pub(super) type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
 
 pub(super) async fn counts(store: &dyn crate::Store) -> Counts {
@@ -211,6 +244,8 @@ pub struct Reached {
     pub dead: u64,
     pub replayed: u64,
     pub purged: u64,
+    pub reopened: u64,
+    /// Calls that were made again because their answer was lost.
     pub retried: u64,
     /// Shares of a relay with connections and with sends refused.
     pub shared: u64,
@@ -249,6 +284,7 @@ impl Reached {
             self.dead,
             self.replayed,
             self.purged,
+            self.reopened,
             self.retried,
             self.shared,
         ];
@@ -272,9 +308,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         dead: 0,
         replayed: 0,
         purged: 0,
+        reopened: 0,
         retried: 0,
         shared: 0,
     };
+    let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
     for number in 0..RUNS {
         let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
@@ -287,7 +325,23 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     }
     for step in 0..steps {
         let pick = driver.random.u8(0..105);
-        one(fixture, &mut model, &mut driver, pick, seed + step as u64).await;
+        let salt = seed + step as u64;
+        if driver.random.u8(0..8) == 0 {
+            let before = driver.clone();
+            let mut deaf = driver.clone();
+            one(fixture, &mut model, &mut deaf, pick, salt).await;
+            driver.forget(deaf);
+            unanswered.push(Unanswered { before, pick, salt });
+        } else {
+            one(fixture, &mut model, &mut driver, pick, salt).await;
+        }
+        if !unanswered.is_empty() && driver.random.u8(0..3) == 0 {
+            let at = driver.random.usize(0..unanswered.len());
+            let Unanswered { before, pick, salt } = unanswered.swap_remove(at);
+            let mut again = before.clone();
+            one(fixture, &mut model, &mut again, pick, salt).await;
+            driver.learn(&before, again);
+        }
         if step % 8 == 0 {
             share(fixture, &mut model, &mut driver).await;
         }
@@ -328,6 +382,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.dead += driver.dead;
     reached.replayed += driver.replayed;
     reached.purged += driver.purged;
+    reached.reopened += driver.reopened;
     reached.retried += driver.retried;
     reached.shared += driver.shared;
 }

@@ -128,6 +128,6 @@ pub(super) async fn retry(fixture: &impl Fixture, model: &mut Model, driver: &mu
     let apply = |m: &mut Model, now| m.retry_run(now, retry.clone());
     let answer = both!(fixture, *model, "retry_run", call, apply, |a: &_| *a);
     if let crate::RetriedRun::Step { recipients, .. } = answer {
-        driver.retried += recipients;
+        driver.reopened += recipients;
     }
 }

@@ -44,6 +44,7 @@ use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunI
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
+use postrider_common::sabotage::{Fault, planted};
 use scripts::{Args, Scripts, Transition};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -70,7 +71,7 @@ impl Redis {
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
         let keys = Keys::of_shard(0);
         let locator = Locator::new(&Servers::new(url, &options.tls)?, keys.tag());
-        let scripts = Arc::new(Scripts::new(ignore_fences()));
+        let scripts = Arc::new(Scripts::new(planted(Fault::IgnoreFences)));
         let (durability, clock) = (options.durability, options.clock);
         let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), keys.clone(), durability, clock.clone());
         let (swift, bulk) = (link(), link());
@@ -106,16 +107,6 @@ impl Redis {
         let values = answers.into_iter().collect::<Result<Vec<_>>>()?;
         reply::Elements::of(Value::Array(values), what)
     }
-}
-
-#[cfg(feature = "sabotage")]
-fn ignore_fences() -> bool {
-    std::env::var("POSTRIDER_SABOTAGE").is_ok_and(|faults| faults.split(',').any(|fault| fault == "ignore_fences"))
-}
-
-#[cfg(not(feature = "sabotage"))]
-fn ignore_fences() -> bool {
-    false
 }
 
 #[async_trait]

@@ -177,7 +177,7 @@ impl Transition {
             Base::EndLease => &[PRELUDE, POISON, BATCH, REPORT, END_LEASE],
         };
         let channel = keys::WAKE_CHANNEL;
-        let itself = self == Self::Checkpoint;
+        let itself = matches!(self, Self::Checkpoint | Self::Finish);
         let settings =
             format!("local IGNORE_FENCES, CHECKS_ITSELF, WAKE_CHANNEL = {ignore_fences}, {itself}, '{channel}'");
         let mut source = format!("{flags}\n{settings}\n{}\n", type_checks());

@@ -7,6 +7,7 @@
 use super::event::{LeaseKey, Offer};
 use postrider_common::ids::{BatchId, Fence, LaneName, SiteName};
 use postrider_common::lease::{LeaseReport, Outcome, OutcomeKind};
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::RecipientState;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -270,6 +271,9 @@ impl Held {
     /// The call that carries this lease got no answer.
     pub(super) fn unanswered(&mut self) {
         self.carried = None;
+        if planted(Fault::OutcomesForgotten) {
+            self.told.clear();
+        }
         self.is_repeat = true;
         match self.stage {
             Stage::Working | Stage::Shelved { .. } => {}

@@ -110,11 +110,28 @@ fn files_in(folder: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
 
 /// What the files of one folder say. Files that cannot be read count as damaged.
 pub(super) fn facts(files: &[(u64, PathBuf)], boot: &str) -> Vec<Fact> {
+    let contents = |(_, path): &(u64, PathBuf)| {
+        let contents = read(path);
+        match &contents {
+            None => {
+                tracing::warn!(file = %path.display(), "a crash journal cannot be read; its recipients stay in doubt");
+            }
+            Some(Contents { is_whole: false, records, .. }) => {
+                tracing::warn!(file = %path.display(), records = records.len(), "a crash journal is damaged; what it says up to there is used");
+            }
+            Some(_) => {}
+        }
+        contents
+    };
+    facts_of(files.iter().map(contents), boot)
+}
+
+/// What files say that followed each other, in their order. None: one that cannot be read.
+pub(super) fn facts_of(files: impl Iterator<Item = Option<Contents>>, boot: &str) -> Vec<Fact> {
     let mut facts = Vec::new();
     let (mut table, mut instance, mut is_whole) = (Table::default(), String::new(), true);
-    for (_, path) in files {
-        let Some(contents) = read(path) else {
-            tracing::warn!(file = %path.display(), "a crash journal cannot be read; its recipients stay in doubt");
+    for contents in files {
+        let Some(contents) = contents else {
             is_whole = false;
             continue;
         };
@@ -124,9 +141,6 @@ pub(super) fn facts(files: &[(u64, PathBuf)], boot: &str) -> Vec<Fact> {
             is_whole = true;
         }
         instance = of;
-        if !is_file_whole {
-            tracing::warn!(file = %path.display(), records = records.len(), "a crash journal is damaged; what it says up to there is used");
-        }
         is_whole &= is_file_whole && then == boot && !boot.is_empty();
         records.into_iter().for_each(|record| table.apply(record));
     }

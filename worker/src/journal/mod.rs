@@ -16,6 +16,7 @@
 //! leave before its note is there, and handing it to a task would cost a wake-up each.
 
 mod folder;
+mod notes;
 mod record;
 mod table;
 mod tell;
@@ -26,16 +27,16 @@ mod tests;
 pub(crate) use tell::tell;
 
 use folder::{FILE_BYTES_MAX, Folder};
+pub use notes::Notes;
 use postrider_common::ids::{BatchId, Fence};
 use postrider_common::lease::{Fact, LeaseReport, Outcome};
-use record::{Record, VERSION};
-use std::collections::BTreeMap;
+pub use record::Record;
+use record::VERSION;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
-use table::Table;
 
 /// Of one file, unless what must be carried over is large: some tens of thousands of messages. It is sparse.
 const FILE_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -54,9 +55,7 @@ struct State {
     instance: String,
     boot: String,
     standing: Standing,
-    table: Table,
-    /// Leases by the names that reports use.
-    leases: BTreeMap<(BatchId, Fence), u64>,
+    notes: Notes,
     buffer: Vec<u8>,
 }
 
@@ -101,15 +100,8 @@ pub(crate) fn open(root: &Path, instance: &str, boot: &str) -> io::Result<(Journ
         files.extend(found.into_iter().map(|(_, path)| path));
     }
     let (instance, boot) = (instance.to_owned(), boot.to_owned());
-    let mut state = State {
-        folder,
-        instance,
-        boot,
-        standing: Standing::Gone,
-        table: Table::default(),
-        leases: BTreeMap::new(),
-        buffer: Vec::new(),
-    };
+    let mut state =
+        State { folder, instance, boot, standing: Standing::Gone, notes: Notes::default(), buffer: Vec::new() };
     state.standing = Standing::Writing(state.turn(last + 1)?);
     Ok((Journal { state: Mutex::new(state) }, Leftovers { facts, files, _folders: folders }))
 }
@@ -117,6 +109,16 @@ pub(crate) fn open(root: &Path, instance: &str, boot: &str) -> io::Result<(Journ
 /// What the journals below `root` would tell, without taking them over; for people and tests.
 pub fn facts_in(root: &Path) -> io::Result<Vec<Fact>> {
     folder::facts_in(root, &boot_id())
+}
+
+/// What would be told of journals that are in memory, oldest first, after the boot `boot`.
+pub fn facts_in_memory<'a>(files: impl IntoIterator<Item = &'a [u8]>, boot: &str) -> Vec<Fact> {
+    folder::facts_of(files.into_iter().map(record::read), boot)
+}
+
+/// The beginning of a journal that is to be `bytes` long.
+pub fn begin(instance: &str, boot: &str, bytes: u64) -> Record {
+    Record::Begin { version: VERSION, instance: instance.to_owned(), boot: boot.to_owned(), bytes }
 }
 
 /// Of the running system; empty where it has none, which is never the same as another.
@@ -132,29 +134,22 @@ impl Journal {
 
     /// A lease arrived, known by this number from now on. Nothing is written before intents are asked for.
     pub(crate) fn leased(&self, lease: u64, batch: &BatchId, fence: &Fence) {
-        self.state().leases.entry((batch.clone(), fence.clone())).or_insert(lease);
+        self.state().notes.leased(lease, batch, fence);
     }
 
     /// Intents are about to be asked for.
     pub(crate) fn asked(&self, reports: &[LeaseReport]) {
         let mut state = self.state();
-        let mut records = Vec::new();
-        for report in reports.iter().filter(|report| !report.intents.is_empty()) {
-            let name = (report.batch.clone(), report.fence.clone());
-            let Some(lease) = state.leases.get(&name).copied() else { continue };
-            if !state.table.knows(lease) {
-                records.push(Record::Leased { lease, batch: name.0, fence: name.1 });
-            }
-            records.push(Record::Asked { lease, indexes: report.intents.clone() });
-        }
-        state.note(records);
+        let records = state.notes.asked(reports);
+        state.note(&records);
     }
 
     /// The final dot is about to be written. False: it must not be.
     #[must_use]
     pub(crate) fn dot(&self, lease: u64, index: u32) -> bool {
         let mut state = self.state();
-        state.note(vec![Record::Dot { lease, index }]);
+        let records = state.notes.dot(lease, index);
+        state.note(&records);
         match state.standing {
             Standing::Writing(_) | Standing::Gone => true,
             Standing::Stuck => false,
@@ -163,30 +158,29 @@ impl Journal {
 
     /// It ended, and will be reported.
     pub(crate) fn ended(&self, lease: u64, outcome: &Outcome) {
-        self.state().note(vec![Record::Ended { lease, outcome: outcome.clone() }]);
+        let mut state = self.state();
+        let records = state.notes.ended(lease, outcome);
+        state.note(&records);
     }
 
     /// A master has taken these outcomes.
     pub(crate) fn told(&self, lease: u64, indexes: Vec<u32>) {
         let mut state = self.state();
-        if state.table.knows(lease) {
-            state.note(vec![Record::Told { lease, indexes }]);
-        }
+        let records = state.notes.told(lease, indexes);
+        state.note(&records);
     }
 
     /// The lease is over; these outcomes are still to be told.
     pub(crate) fn over(&self, lease: u64, owed: Vec<u32>) {
         let mut state = self.state();
-        state.leases.retain(|_, known| *known != lease);
-        if state.table.knows(lease) {
-            state.note(vec![Record::Over { lease, owed }]);
-        }
+        let records = state.notes.over(lease, owed);
+        state.note(&records);
     }
 
     /// The process ends in good order: a journal that owes nothing is removed.
     pub(crate) fn close(&self) {
         let mut state = self.state();
-        if state.table.is_empty() {
+        if state.notes.is_empty() {
             if let Standing::Writing(page) = &state.standing {
                 // What is left of it says nothing.
                 let _ = std::fs::remove_file(&page.path);
@@ -197,17 +191,20 @@ impl Journal {
 }
 
 impl State {
-    fn note(&mut self, records: Vec<Record>) {
+    /// Writes what the notes say; the table has it already.
+    fn note(&mut self, records: &[Record]) {
+        if records.is_empty() {
+            return;
+        }
         if let Err(error) = self.write(records) {
             self.throw_away(&error);
         }
     }
 
-    fn write(&mut self, records: Vec<Record>) -> io::Result<()> {
+    fn write(&mut self, records: &[Record]) -> io::Result<()> {
         let mut bytes = std::mem::take(&mut self.buffer);
         bytes.clear();
         let fits = records.iter().all(|record| record.write(&mut bytes));
-        records.into_iter().for_each(|record| self.table.apply(record));
         let written = if fits { self.append(&bytes) } else { Err(too_large()) };
         self.buffer = bytes;
         written
@@ -236,11 +233,11 @@ impl State {
     /// Begins a new file with what is still owed. It gets its name when it is complete.
     fn turn(&self, number: u64) -> io::Result<Page> {
         let mut carried = Vec::new();
-        if !self.table.records().iter().all(|record| record.write(&mut carried)) {
+        if !self.notes.table.records().iter().all(|record| record.write(&mut carried)) {
             return Err(too_large());
         }
         let bytes = (carried.len() as u64 * FILE_GROWTH).max(FILE_BYTES_MIN);
-        let begin = Record::Begin { version: VERSION, instance: self.instance.clone(), boot: self.boot.clone(), bytes };
+        let begin = begin(&self.instance, &self.boot, bytes);
         let mut contents = Vec::new();
         if bytes > FILE_BYTES_MAX || !begin.write(&mut contents) {
             return Err(too_large());

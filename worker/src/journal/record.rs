@@ -16,7 +16,7 @@ const HEAD_BYTES: usize = 6;
 
 /// `lease` is the worker's own number for a lease; recipients are indexes into its batch.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Record {
+pub enum Record {
     /// The first of every file.
     Begin {
         version: u8,
@@ -61,7 +61,7 @@ pub(super) enum Record {
 
 impl Record {
     /// Appends its frame. False, and nothing appended: it is too large.
-    pub(super) fn write(&self, out: &mut Vec<u8>) -> bool {
+    pub fn write(&self, out: &mut Vec<u8>) -> bool {
         let Ok(payload) = postcard::to_allocvec(self) else { return false };
         let Ok(length) = u16::try_from(payload.len()) else { return false };
         if payload.len() > PAYLOAD_BYTES_MAX {

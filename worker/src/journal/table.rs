@@ -3,6 +3,7 @@
 use super::record::Record;
 use postrider_common::ids::{BatchId, Fence};
 use postrider_common::lease::{Fact, Outcome, OutcomeKind};
+use postrider_common::sabotage::{Fault, planted};
 use std::collections::BTreeMap;
 
 /// Code and text of an outcome whose reply nobody read any more.
@@ -112,6 +113,7 @@ impl Table {
                 let outcome = match mark {
                     Mark::Asked if is_whole => outcome(*index, OutcomeKind::NotWritten, "", ""),
                     Mark::Asked => continue,
+                    Mark::Dot if planted(Fault::JournalDenies) => outcome(*index, OutcomeKind::NotWritten, "", ""),
                     Mark::Dot => outcome(*index, OutcomeKind::Unknown, CODE, DETAIL),
                     Mark::Ended(outcome) => outcome.clone(),
                 };

@@ -12,6 +12,7 @@ use super::pool::{PoolConfig, Report};
 use postrider_common::clock::Clock;
 use postrider_common::lease::{Outcome, OutcomeKind};
 use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_mail::smtp::client::{Event, Lost, Session, WRITE_TIMEOUT};
 use std::io;
 use std::net::SocketAddr;
@@ -34,7 +35,6 @@ const READ_BYTES: usize = 4096;
 
 pub(super) struct Connection {
     id: u64,
-    config: Arc<PoolConfig>,
     clock: Arc<dyn Clock>,
     reports: mpsc::Sender<Report>,
     stream: TcpStream,
@@ -64,7 +64,6 @@ pub(super) async fn run(
             let session = Session::new(&config.ehlo);
             let mut connection = Connection {
                 id,
-                config,
                 clock,
                 reports: reports.clone(),
                 stream,
@@ -170,9 +169,7 @@ impl Connection {
     /// Sends to one recipient. A transmission that certainly did not begin, because the connection was dead, comes
     /// back, once.
     async fn carry(&mut self, mut transmission: Transmission) -> Option<Transmission> {
-        if transmission.is_recalled()
-            || !(transmission.hold.is_trusted(self.clock.boot_ms()) || self.config.ignores_deadline)
-        {
+        if transmission.is_recalled() || !transmission.hold.is_trusted(self.clock.boot_ms()) {
             transmission.hand_back().await;
             return None;
         }
@@ -269,8 +266,8 @@ impl Connection {
         // Before the look at the lease, so that nothing comes between that and the write.
         let is_noted = transmission.note_dot();
         while written < bytes.len() {
-            let may = (transmission.hold.is_trusted(self.clock.boot_ms()) && !transmission.is_cut())
-                || self.config.ignores_deadline;
+            let may = transmission.hold.is_trusted(self.clock.boot_ms())
+                && (!transmission.is_cut() || planted(Fault::IgnoreDeadline));
             if !may || !is_noted {
                 self.is_handed_back = true;
                 match written {
@@ -287,7 +284,7 @@ impl Connection {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     let is_ready = tokio::select! {
                         biased;
-                        () = transmission.cut(), if !self.config.ignores_deadline => true,
+                        () = transmission.cut(), if !planted(Fault::IgnoreDeadline) => true,
                         ready = timeout_at(due, self.stream.writable()) => matches!(ready, Ok(Ok(()))),
                     };
                     if !is_ready {
@@ -325,7 +322,7 @@ impl Connection {
         let due = reply_due.min(self.dot_due);
         tokio::select! {
             biased;
-            () = transmission.cut(), if !self.config.ignores_deadline => {
+            () = transmission.cut(), if !planted(Fault::IgnoreDeadline) => {
                 self.is_handed_back = true;
                 self.session.connection_lost(Lost::Closed);
             }

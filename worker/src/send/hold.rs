@@ -4,11 +4,11 @@ use super::Told;
 use crate::definition::Batch;
 use crate::engine::LeaseKey;
 use crate::journal::Journal;
+use crate::trust::Trust;
 use postrider_common::lease::{Outcome, OutcomeKind};
 use postrider_common::limits::{CODE_BYTES_MAX, DETAIL_BYTES_MAX};
 use postrider_common::wire::printable;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{mpsc, watch};
 
 /// How often a lease's sends were recalled and cut. A transmission carries what it was when it was started; a
@@ -24,8 +24,7 @@ struct Signals {
 pub(crate) struct Hold {
     pub(crate) key: LeaseKey,
     pub(crate) batch: Batch,
-    /// Boot time from which on no final dot is written.
-    trusted_until_ms: AtomicU64,
+    trust: Trust,
     signals: watch::Sender<Signals>,
     journal: Option<Arc<Journal>>,
 }
@@ -33,7 +32,7 @@ pub(crate) struct Hold {
 impl Hold {
     pub(crate) fn new(key: LeaseKey, batch: Batch, journal: Option<Arc<Journal>>) -> Self {
         let signals = watch::Sender::new(Signals::default());
-        Self { key, batch, trusted_until_ms: AtomicU64::new(0), signals, journal }
+        Self { key, batch, trust: Trust::default(), signals, journal }
     }
 
     /// A crash journal is kept, so what is read must be noted before it is gone from the system.
@@ -42,11 +41,11 @@ impl Hold {
     }
 
     pub(crate) fn trust(&self, until_ms: u64) {
-        self.trusted_until_ms.store(until_ms, Ordering::SeqCst);
+        self.trust.set(until_ms);
     }
 
     pub(crate) fn is_trusted(&self, now_boot_ms: u64) -> bool {
-        now_boot_ms < self.trusted_until_ms.load(Ordering::SeqCst)
+        self.trust.holds(now_boot_ms)
     }
 
     pub(crate) fn recall(&self) {

@@ -40,8 +40,6 @@ pub(crate) struct PoolConfig {
     pub(crate) is_limited: bool,
     pub(crate) ehlo: String,
     pub(crate) source_address: Option<IpAddr>,
-    /// A planted fault, see `sabotage`.
-    pub(crate) ignores_deadline: bool,
 }
 
 /// What a connection tells its pool.

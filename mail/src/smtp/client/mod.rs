@@ -17,6 +17,7 @@ pub use words::{Event, Lost, Outgoing, Phase, SendError, Write};
 use super::classify::{Command, Verdict, classify};
 use super::reply::{Reply, ReplyReader};
 use postrider_common::OutcomeKind;
+use postrider_common::sabotage::{Fault, planted};
 use std::collections::VecDeque;
 use std::time::Duration;
 use transaction::{Extensions, Transaction};
@@ -159,7 +160,7 @@ impl Session {
             return;
         }
         self.stale = self.messages > 0 && self.transaction.as_ref().is_none_or(|transaction| !transaction.replied);
-        let unknown = self.dot_may_be_written() && lost != Lost::WriteCut;
+        let unknown = self.dot_may_be_written() && lost != Lost::WriteCut && !planted(Fault::LostReplyIsDeferred);
         let kind = if unknown { OutcomeKind::Unknown } else { OutcomeKind::Deferred };
         self.abort(&Verdict::without_reply(kind, lost.code(), lost.detail()));
     }

@@ -6,6 +6,7 @@ use super::{Model, Seen, WORKER_FORGET_MS};
 use crate::api::{Claim, Claimed, ClaimedBatch};
 use postrider_common::ids::{BatchId, Fence, RequestId, WorkerId};
 use postrider_common::limits::HISTORY_BACKLOG_BATCHES_MAX;
+use postrider_common::sabotage::{Fault, planted};
 use std::collections::BTreeSet;
 
 /// Due batches that one claim makes ready: bounds one call.
@@ -63,11 +64,12 @@ impl Model {
     /// The leases of the worker's last claim, if this is a repeat of it.
     fn same_claim(&self, now: i64, worker: &WorkerId, request: &RequestId) -> Option<Vec<ClaimedBatch>> {
         let (last, taken) = self.workers.get(worker)?.last_claim.as_ref()?;
-        (last == request).then(|| taken.iter().filter_map(|(id, fence)| self.claimed(now, id, fence)).collect())
+        (last == request && !planted(Fault::RepeatedClaimLeases))
+            .then(|| taken.iter().filter_map(|(id, fence)| self.claimed(now, id, fence)).collect())
     }
 
     fn promote(&mut self, now: i64) {
-        for _ in 0..PROMOTE_MAX {
+        for _ in 0..if planted(Fault::DelayedNeverDue) { 0 } else { PROMOTE_MAX } {
             let Some((_, id)) = self.delayed.first().filter(|(due, _)| *due <= now).cloned() else { break };
             self.place(now, &id, Place::Ready);
         }

@@ -12,6 +12,7 @@ use super::look::batch_record;
 use super::recipient::Entry;
 use crate::api::{ClaimHistory, ClaimedHistory, RetireBatches, SettledBatch};
 use postrider_common::ids::BatchId;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::RecipientState;
 
 impl Batch {
@@ -71,7 +72,7 @@ impl Model {
         let mut retired = 0;
         for (id, stamp) in retire.batches {
             let Some(batch) = self.batches.get_mut(&id) else { continue };
-            if batch.stamp == Some(stamp) {
+            if batch.stamp == Some(stamp) || (batch.stamp.is_some() && planted(Fault::RetireWithoutStamp)) {
                 self.to_retire.remove(&stamp);
                 batch.retire(retire.segment.clone());
             }

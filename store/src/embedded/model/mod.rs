@@ -4,6 +4,8 @@
 //! same state, so it is at once the embedded store, its replay after a crash, and the executable
 //! specification that Redis is compared with. docs/state-machines.md says the same in words.
 
+#[cfg(feature = "conformance")]
+mod audit;
 mod batch;
 mod cancel;
 mod claim;
@@ -24,6 +26,8 @@ use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
     ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay,
 };
+#[cfg(feature = "conformance")]
+pub use audit::Standing;
 use batch::{Batch, Place};
 use pace::Meters;
 use postrider_common::ids::{
@@ -33,6 +37,7 @@ use postrider_common::ids::{
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
 use relay::Relay;
 use serde::{Deserialize, Serialize};
@@ -101,7 +106,7 @@ struct Run {
 impl Run {
     /// No new intents, and its batches are not leased.
     fn is_parked(&self) -> bool {
-        self.paused || self.cancelled || self.error.is_some()
+        (self.paused && !planted(Fault::PauseIgnored)) || self.cancelled || self.error.is_some()
     }
 
     fn recipients_in(&mut self, state: RecipientState) -> &mut u64 {
@@ -118,6 +123,9 @@ impl Run {
 
     /// Moves one recipient between the counters; the only place that does.
     fn count_move(&mut self, now: i64, from: RecipientState, to: RecipientState) {
+        if to == RecipientState::Rejected && planted(Fault::CounterNotMoved) {
+            return;
+        }
         *self.recipients_in(from) -= 1;
         *self.recipients_in(to) += 1;
         if to.is_final() {

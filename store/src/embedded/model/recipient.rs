@@ -4,6 +4,7 @@ use crate::api::Delivery;
 use postrider_common::backoff::{RetryPolicy, retry_in_ms};
 use postrider_common::campaign::OnUnknown;
 use postrider_common::lease::{FactStatus, Outcome, OutcomeKind, Progress, RefusalReason};
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
 use serde::{Deserialize, Serialize};
 
@@ -164,8 +165,9 @@ impl Entry {
         self.attempts += 1;
         self.doubts += 1;
         self.doubt = Doubt::Standing;
-        self.reason = Some(reason);
-        let hold = policy.on_unknown == OnUnknown::Hold || policy.cancelled || self.doubts >= policy.doubts_max;
+        self.reason = Some(reason).filter(|_| !planted(Fault::ReasonForgotten));
+        let is_held = policy.on_unknown == OnUnknown::Hold && !planted(Fault::HoldIgnored);
+        let hold = is_held || policy.cancelled || self.doubts >= policy.doubts_max;
         match delay.filter(|_| !hold) {
             Some(delay) => self.defer(now, delay),
             None => self.end(now, RecipientState::Unknown),
@@ -213,7 +215,7 @@ impl Entry {
     ) -> (FactStatus, Effect) {
         let own_intent = self.state == RecipientState::Intent && self.intent == fence;
         if outcome.kind == OutcomeKind::Accepted {
-            if self.state == RecipientState::Accepted {
+            if self.state == RecipientState::Accepted || (planted(Fault::LateAcceptedIgnored) && !own_intent) {
                 return (FactStatus::Already, Effect::default());
             }
             self.attempts += u32::from(own_intent);

@@ -7,6 +7,8 @@ use super::poison::Verdict;
 use crate::api::{Reclaim, Reclaimed};
 use postrider_common::ids::BatchId;
 use postrider_common::limits::DOUBTS_MAX;
+use postrider_common::sabotage::{Fault, planted};
+use postrider_common::state::RecipientState;
 
 impl Model {
     pub fn reclaim(&mut self, now: i64, reclaim: Reclaim) -> Reclaimed {
@@ -19,7 +21,7 @@ impl Model {
         self.last_sign_ms = Some(now);
         // Claims do it while there are limits; when these are taken away nobody else would.
         self.turns.unpark(now, UNPARK_MAX);
-        if away {
+        if away && !planted(Fault::NoHoldAfterOutage) {
             self.hold_until_ms = now.saturating_add(hold_ms);
         }
         if now < self.hold_until_ms {
@@ -46,7 +48,11 @@ impl Model {
             // One that ended during an outage, or in the time after it, says nothing about the batch.
             Some(_) | None => (Verdict::Nothing, DOUBTS_MAX),
         };
-        reclaimed.doubts += self.doubt_intents(now, id, grace_ms, doubts_max);
+        reclaimed.doubts += match () {
+            () if planted(Fault::ExpiryIsDone) => self.end_intents(now, id, RecipientState::Accepted),
+            () if planted(Fault::ReclaimWithoutDoubt) => self.end_intents(now, id, RecipientState::Pending),
+            () => self.doubt_intents(now, id, grace_ms, doubts_max),
+        };
         reclaimed.dead += u32::from(matches!(verdict, Verdict::Recipient(_) | Verdict::Batch));
         match verdict {
             Verdict::Recipient(index) => self.set_aside(now, id, index),
@@ -54,5 +60,15 @@ impl Model {
             Verdict::Nothing | Verdict::Strike => (),
         }
         self.put_back(now, id);
+    }
+
+    /// What a planted fault does instead of doubting.
+    fn end_intents(&mut self, now: i64, id: &BatchId, state: RecipientState) -> u32 {
+        let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get_mut(&id.run)) else { return 0 };
+        for entry in batch.entries.iter_mut().filter(|entry| entry.state == RecipientState::Intent) {
+            run.count_move(now, entry.state, state);
+            entry.state = state;
+        }
+        0
     }
 }

@@ -10,6 +10,7 @@ use postrider_common::lease::{
 };
 use postrider_common::limits::{DOUBTS_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::Limits;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
 
 /// What a checkpoint was called with, beside its reports.
@@ -65,7 +66,7 @@ impl Model {
         let Place::Leased(hold) = &mut batch.place else {
             return Err(self.take_as_facts(now, report, fraction));
         };
-        if hold.fence != report.fence {
+        if hold.fence != report.fence && !planted(Fault::IgnoreFences) {
             return Err(self.take_as_facts(now, report, fraction));
         }
         let seen = hold.sequence;
@@ -112,7 +113,8 @@ impl Model {
     fn settle(&mut self, now: i64, id: &BatchId, fence: u64, outcome: &Outcome, fraction: u32) {
         let Some(policy) = self.policy(id, fraction) else { return };
         let applied = self.change(now, id, outcome.index, |entry| {
-            if entry.state == RecipientState::Intent && entry.intent == fence {
+            let in_intent = entry.state == RecipientState::Intent && entry.intent == fence;
+            if in_intent || planted(Fault::RepeatCountsTwice) {
                 (true, entry.settle(now, outcome, &policy))
             } else {
                 (false, Default::default())
@@ -160,7 +162,7 @@ impl Model {
         if let Some(RefusalReason::Settled) = refusal {
             return Err(RefusalReason::Settled);
         }
-        if run.cancelled {
+        if run.cancelled && !planted(Fault::CancelSendsOn) {
             return Err(RefusalReason::Cancelled);
         }
         if run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
@@ -172,14 +174,15 @@ impl Model {
         if let Some(reason) = refusal {
             return Err(reason);
         }
-        if u64::try_from(hard_left).unwrap_or(0) < TRANSACTION_MS_MAX {
+        if u64::try_from(hard_left).unwrap_or(0) < TRANSACTION_MS_MAX && !planted(Fault::HardCapIgnored) {
             return Err(RefusalReason::HardCap);
         }
-        if batch.in_intent() >= terms.window as usize {
+        if batch.in_intent() >= terms.window as usize && !planted(Fault::WindowIgnored) {
             return Err(RefusalReason::Window);
         }
         let of = (&run.frozen.lane, &batch.site);
-        if let Some(retry_in_ms) = self.meters.wait_ms(now, terms.limits, of, waiting) {
+        let wait_ms = self.meters.wait_ms(now, terms.limits, of, waiting);
+        if let Some(retry_in_ms) = wait_ms.filter(|_| !planted(Fault::LimitIgnored)) {
             return Err(RefusalReason::Throttled { retry_in_ms });
         }
         self.meters.grant(now, terms.limits, of);
@@ -229,7 +232,7 @@ impl Model {
             self.doubt_intents(now, &id, grace, DOUBTS_MAX);
         }
         let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
-        if batch.in_intent() > 0 {
+        if batch.in_intent() > 0 && !planted(Fault::FinishInIntent) {
             self.recount(&id, false);
             return LeaseAnswer::plain(id, LeaseStatus::InIntent);
         }

@@ -8,6 +8,7 @@ use super::{Model, Run};
 use crate::api::{AddBatches, BadRow, ClaimSplit, NewBatch, ReleaseSplit, SplitLease, SplitStatus};
 use postrider_common::ids::{BatchId, RunId};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
+use postrider_common::sabotage::{Fault, planted};
 use std::collections::{BTreeMap, BTreeSet};
 
 impl Model {
@@ -79,7 +80,8 @@ impl Model {
             }
             return if held || add.complete { SplitStatus::Done } else { SplitStatus::Lost };
         }
-        if !held || run.split.complete || run.split.cursor != add.cursor || !in_order {
+        let is_current = held && !run.split.complete && run.split.cursor == add.cursor && in_order;
+        if !is_current && !planted(Fault::CursorNotCompared) {
             return SplitStatus::Lost;
         }
         let due = now.saturating_add_unsigned(add.ttl_ms);

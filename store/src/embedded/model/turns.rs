@@ -74,6 +74,12 @@ impl Turns {
         }
     }
 
+    #[cfg(feature = "conformance")]
+    pub fn has(&self, turn: &Turn) -> bool {
+        let run = || self.lanes.get(&turn.lane)?.sites.get(&turn.site)?.runs.get(&turn.run);
+        run().is_some_and(|run| run.ready.contains(&turn.sequence))
+    }
+
     pub fn set_parked(&mut self, lane: &LaneName, sites: &BTreeSet<SiteName>, id: &RunId, parked: bool) {
         for site in sites {
             let Some(run) = self.run_node(lane, site, id) else { continue };

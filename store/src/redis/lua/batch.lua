@@ -61,7 +61,7 @@ end
 
 local function write_hold(b)
   local h = b.hold
-  call('HSET', K.holder, b.id, string.format('%s|%s|%.0f|%.0f|%.0f|%.0f|%.0f%s|%s', h.fence, h.worker, h.hard_at,
+  call('HSET', K.holder, b.id, string.format('%s|%s|%d|%d|%d|%d|%d%s|%s', h.fence, h.worker, h.hard_at,
     h.progress_at, h.progress, h.sequence, h.counted, h.outcome, h.entry))
   call('ZADD', K.lease, int(h.expires_at), b.id)
 end
@@ -123,7 +123,7 @@ local function record_of(text)
 end
 
 local function record_text(r)
-  return string.format('%.0f|%.0f|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
+  return string.format('%d|%d|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
     r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
 
@@ -560,6 +560,15 @@ local function put_back(b, from)
   end
   local to, due = place_of_rest(b)
   if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
+  if CHECKS_ITSELF then
+    -- Of the keys that the usual way writes, these are not read before.
+    if from == 'leased' and to == 'settled' and b.hold.counted == 0 then
+      check_type('ZCARD', K.to_retire)
+      check_type('HLEN', K.count)
+    else
+      check_types()
+    end
+  end
   -- Read before the first write: an unreadable stamp refuses.
   local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp') + 1
   commit(b)

@@ -5,6 +5,7 @@ local function end_lease(grace)
   if not b then return { 'gone', 0 } end
   local ended_before = b.ended ~= '' and not fences_differ(b.ended, REPORT.fence)
   if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then
+    if CHECKS_ITSELF then check_types() end
     local status = take_as_facts(b)
     if status == 'lost' and ended_before then status = 'returned' end
     return { status, 0 }
@@ -12,6 +13,7 @@ local function end_lease(grace)
   take_outcomes(b)
   if grace then doubt_intents(b, grace) end
   if b.open > 0 then
+    if CHECKS_ITSELF then check_types() end
     commit(b)
     keep_lease(b)
     write_run()

@@ -20,7 +20,7 @@ local TIME = call('TIME')
 local now = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
 
 local function int(n)
-  return string.format('%.0f', n)
+  return string.format('%d', n)
 end
 
 local function corrupt(what)
@@ -45,7 +45,8 @@ local NOW = int(now)
 -- Numbers of arguments and fields: nil or junk is an error, not a zero. ('nan' is a number to tonumber.)
 local function num(text, what)
   local n = tonumber(text)
-  if not n or n ~= n or math.abs(n) > 9007199254740992 then corrupt(what .. ' is no number') end
+  -- Of a nan every comparison is false.
+  if not n or not (n <= 9007199254740992 and n >= -9007199254740992) then corrupt(what .. ' is no number') end
   return n
 end
 

@@ -1,0 +1,114 @@
+//! What is submitted: one large run, one of middle size, and single messages, with rows that repeat and rows that are bad.
+
+use crate::mix::BUSY_MS;
+use crate::rules::Terms;
+use crate::world::{Happening, World};
+use postrider_common::MessageSpec;
+use postrider_common::backoff::RetryPolicy;
+use postrider_common::campaign::{Audience, OnBadRow, OnUnknown, Source};
+use postrider_common::ids::{LaneName, RunId};
+use postrider_common::lane::Lane;
+use postrider_common::site::SiteTable;
+use postrider_master::campaign::submit::{Wish, fingerprint, message_run_id};
+use postrider_store::NewRun;
+use std::collections::BTreeSet;
+
+/// Small, so that several are in a run of a few hundred.
+const DOMAINS: [&str; 4] = ["gmail.com", "outlook.com", "acme.example", "other.example"];
+
+/// More than batches of one step of a split.
+const WIDE_SITES: u64 = 45;
+
+pub fn sites() -> SiteTable {
+    let mut sites = SiteTable::default();
+    for site in 0..WIDE_SITES {
+        let domains = [format!("site{site}.example")];
+        sites.add(&format!("site{site}"), &domains).expect("the name is good");
+    }
+    sites
+}
+
+#[derive(Debug)]
+pub struct Submission {
+    pub run: RunId,
+    pub new: NewRun,
+    /// Keys that are to be admitted.
+    pub keys: BTreeSet<String>,
+    pub at_ms: u64,
+    pub is_acknowledged: bool,
+    /// When the relay first took one of them.
+    pub first_ms: Option<u64>,
+}
+
+pub fn lanes(retry_ttl_ms: u64) -> Vec<Lane> {
+    let retry = RetryPolicy { base_ms: 300, cap_ms: 2_500, ttl_ms: retry_ttl_ms };
+    let mut lanes = postrider_common::lane::defaults();
+    lanes.iter_mut().for_each(|lane| lane.retry = retry);
+    lanes
+}
+
+impl World {
+    pub fn people(&mut self) {
+        let recipients = self.mix.recipients;
+        let holds = self.mix.holds_unknown;
+        self.prepare("big", LaneName::bulk(), recipients, 0, holds);
+        let some = 20 + self.random.below(60);
+        let at = self.random.below(BUSY_MS / 2);
+        self.prepare("mid", LaneName::bulk(), some, at, false);
+        if self.mix.has_poison {
+            let mid = self.submissions.last().and_then(|mid| mid.keys.iter().next());
+            self.poison = mid.map(|key| (key.clone(), 0));
+        }
+        for name in ["one", "two", "three"] {
+            let at = self.random.below(BUSY_MS);
+            self.prepare(name, LaneName::transactional(), 1, at, false);
+        }
+    }
+
+    fn prepare(&mut self, name: &str, lane: LaneName, count: u64, at_ms: u64, holds_unknown: bool) {
+        let mut keys = BTreeSet::new();
+        let mut rows = Vec::new();
+        for number in 0..count {
+            let site = self.random.below(WIDE_SITES);
+            let address = match self.mix.is_wide && name == "big" {
+                true => format!("{name}{number}@site{site}.example"),
+                false => format!("{name}{number}@{}", self.random.one_of(&DOMAINS)),
+            };
+            rows.push(format!("{{\"email\":\"{address}\"}}"));
+            if count > 1 && self.random.below(30) == 0 {
+                rows.push(format!("{{\"email\":\"{address}\"}}"));
+            }
+            if count > 1 && self.random.below(40) == 0 {
+                rows.push("{\"email\":\"nobody\"}".to_owned());
+            }
+            keys.insert(address);
+        }
+        let lanes = lanes(self.mix.retry_ttl_ms);
+        let found = lanes.iter().find(|known| known.name == lane).expect("the lane is there by default");
+        let id = message_run_id(name);
+        let on_unknown = if holds_unknown { OnUnknown::Hold } else { OnUnknown::Resend };
+        let message = MessageSpec {
+            from: "Acme <digest@acme.example>".into(),
+            subject: "Hello".into(),
+            text: "Hello".into(),
+            ..MessageSpec::default()
+        };
+        let audience = Audience { source: Source::Inline { rows }, address_field: "email".into(), key_field: None };
+        let wish = Wish {
+            id: id.clone(),
+            fingerprint: fingerprint(&[name.as_bytes()]),
+            campaign: "",
+            lane: found,
+            on_unknown,
+            on_bad_row: OnBadRow::Skip,
+            message,
+            audience,
+        };
+        let new = wish.freeze().expect("what is submitted is good");
+        self.store().rules.runs.insert(id.clone(), Terms { lane, holds_unknown });
+        let submission = Submission { run: id, new, keys, at_ms, is_acknowledged: false, first_ms: None };
+        self.submissions.push(submission);
+        let number = self.submissions.len() - 1;
+        self.after(at_ms, Happening::Submit(number));
+    }
+}

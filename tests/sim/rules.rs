@@ -1,0 +1,321 @@
+//! The rules that hold between any two calls of the store, checked after every one; each is a promise or a rule of the
+//! lease protocol, stated anew and not taken from the model.
+
+use crate::coverage::{Coverage, Point};
+use crate::mix::Mix;
+use postrider_common::ids::{BatchId, LaneName, RequestId, RunId, WorkerId};
+use postrider_common::lease::{LeaseAnswer, LeaseStatus, RefusalReason};
+use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::pace::{COST, Limit, Limits};
+use postrider_common::state::{RecipientState, UnknownReason};
+use postrider_store::embedded::model::{Command, Model, Standing};
+use postrider_store::{Claim, Claimed, ClaimedHistory, Reclaim, Reclaimed};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What was true of a batch after the last call.
+#[derive(Debug, Default)]
+pub struct Shadow {
+    pub fence: Option<u64>,
+    pub recipients: Vec<Standing>,
+    /// Intents granted, by recipient.
+    grants: Vec<u32>,
+}
+
+/// What is frozen of a run.
+#[derive(Debug, Clone)]
+pub struct Terms {
+    pub lane: LaneName,
+    pub holds_unknown: bool,
+}
+
+#[derive(Debug)]
+pub struct Rules {
+    pub coverage: Coverage,
+    /// The first rule that was broken.
+    pub broken: Option<String>,
+    pub runs: BTreeMap<RunId, Terms>,
+    pub batches: BTreeMap<BatchId, Shadow>,
+    pub doubts_unrecorded: u64,
+    window: u32,
+    hard_cap_ms: i64,
+    limits: Limits,
+    /// Grants are counted against real time, which the store's clock does not tell once it was stepped.
+    is_paced: bool,
+    paused: BTreeSet<RunId>,
+    cancelled: BTreeSet<RunId>,
+    lanes_paused: BTreeSet<LaneName>,
+    /// When each fence was first seen.
+    claimed_at: BTreeMap<u64, i64>,
+    /// Leaky buckets, one a lane: when, and how full.
+    buckets: BTreeMap<LaneName, (u64, u64)>,
+    last_sign: Option<i64>,
+    hold_until: i64,
+    /// The last claim of each worker, and what it was answered.
+    claims: BTreeMap<WorkerId, (RequestId, Vec<(BatchId, u64)>)>,
+    /// Who was given each fence, and its slots.
+    owners: BTreeMap<u64, (WorkerId, u32)>,
+    history_claims: BTreeSet<RequestId>,
+}
+
+pub fn limits(mix: &Mix) -> Limits {
+    let mut limits = Limits::default();
+    if mix.is_limited {
+        let pace = "100/s".parse().ok().map(|rate| postrider_common::pace::Pace { rate, burst: 20 });
+        limits.lane(LaneName::bulk(), Limit { pace, concurrency: Some(2 * mix.window) });
+    }
+    limits
+}
+
+impl Rules {
+    pub fn new(mix: &Mix) -> Self {
+        Self {
+            coverage: Coverage::default(),
+            broken: None,
+            runs: BTreeMap::new(),
+            batches: BTreeMap::new(),
+            doubts_unrecorded: 0,
+            window: mix.window,
+            hard_cap_ms: mix.hard_cap_ms as i64,
+            limits: limits(mix),
+            is_paced: mix.clock_steps == 0,
+            paused: BTreeSet::new(),
+            cancelled: BTreeSet::new(),
+            lanes_paused: BTreeSet::new(),
+            claimed_at: BTreeMap::new(),
+            buckets: BTreeMap::new(),
+            last_sign: None,
+            hold_until: i64::MIN,
+            claims: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            history_claims: BTreeSet::new(),
+        }
+    }
+
+    pub fn fail(&mut self, why: &str) {
+        self.broken.get_or_insert_with(|| why.to_owned());
+    }
+
+    /// After every call that may change something.
+    pub fn applied(&mut self, model: &Model, now: i64, real_ms: u64, command: &Command) {
+        match command {
+            // Of what is not submitted yet there is nothing to steer.
+            Command::PauseRun(run) | Command::CancelRun(run) if model.run(run).is_none() => {}
+            Command::PauseRun(run) => drop(self.paused.insert(run.clone())),
+            Command::ResumeRun(run) => drop(self.paused.remove(run)),
+            Command::CancelRun(run) => drop(self.cancelled.insert(run.clone())),
+            Command::SetLanePaused((lane, true)) => drop(self.lanes_paused.insert(lane.clone())),
+            Command::SetLanePaused((lane, false)) => drop(self.lanes_paused.remove(lane)),
+            _ => {}
+        }
+        let mut batches = std::mem::take(&mut self.batches);
+        let mut in_intent: BTreeMap<&LaneName, u32> = BTreeMap::new();
+        let mut by_worker: BTreeMap<(WorkerId, u32), u32> = BTreeMap::new();
+        let owners = std::mem::take(&mut self.owners);
+        let runs = std::mem::take(&mut self.runs);
+        let audit = model.audit(|id, fence, recipients| {
+            if !batches.contains_key(id) {
+                batches.insert(id.clone(), Shadow::default());
+            }
+            let (Some(shadow), Some(terms)) = (batches.get_mut(id), runs.get(&id.run)) else { return };
+            let count = recipients.iter().filter(|one| one.state == RecipientState::Intent).count() as u32;
+            if count > self.window {
+                self.fail(&format!("P2: {count} of {id} in intent, the window is {}", self.window));
+            }
+            *in_intent.entry(&terms.lane).or_default() += count;
+            if let Some(owner) = fence.filter(|_| count > 0).and_then(|fence| owners.get(&fence)) {
+                *by_worker.entry(owner.clone()).or_default() += count;
+            }
+            if shadow.fence != fence || shadow.recipients != recipients {
+                self.changed((now, real_ms), (id, terms), fence, shadow, recipients);
+            }
+        });
+        if let Err(why) = audit {
+            self.fail(&format!("P1: {why}"));
+        }
+        for (lane, count) in in_intent {
+            let cap = self.limits.lanes.get(lane).and_then(|limit| limit.concurrency);
+            if cap.is_some_and(|cap| count > cap) {
+                self.fail(&format!("P6: {count} of lane {lane} in intent, the cap is {cap:?}"));
+            }
+        }
+        if let Some(((worker, slots), count)) = by_worker.iter().find(|((_, slots), count)| *count > slots) {
+            self.fail(&format!("P2: {count} in intent of {worker}, which has {slots} slots"));
+        }
+        (self.batches, self.runs, self.owners) = (batches, runs, owners);
+    }
+
+    fn changed(
+        &mut self,
+        (now, real_ms): (i64, u64),
+        (id, terms): (&BatchId, &Terms),
+        fence: Option<u64>,
+        shadow: &mut Shadow,
+        recipients: &[Standing],
+    ) {
+        if let Some(fence) = fence {
+            self.claimed_at.entry(fence).or_insert(now);
+        }
+        shadow.grants.resize(recipients.len(), 0);
+        let was_new = shadow.recipients.is_empty();
+        if !was_new && shadow.recipients.len() != recipients.len() {
+            self.fail(&format!("P1: {id} had {} recipients and has {}", shadow.recipients.len(), recipients.len()));
+        }
+        for (index, after) in recipients.iter().enumerate() {
+            let Some(before) = shadow.recipients.get(index) else { continue };
+            if before == after {
+                continue;
+            }
+            if before.is_retired != after.is_retired {
+                self.coverage.reach(Point::HistoryRetired);
+                if before.state != after.state {
+                    self.fail(&format!("P1: {id} {index} was {before:?} and retired as {after:?}"));
+                }
+                continue;
+            }
+            let granted = after.state == RecipientState::Intent
+                && (before.state != RecipientState::Intent || before.intent != after.intent);
+            if granted {
+                shadow.grants[index] += 1;
+                self.granted((now, real_ms), (id, terms), fence, before);
+            }
+            self.moved(id, index, before, after);
+            if !after.is_retired && after.attempts > shadow.grants[index] {
+                self.fail(&format!(
+                    "P1: {id} {index} has {} attempts, {} intents",
+                    after.attempts, shadow.grants[index]
+                ));
+            }
+        }
+        shadow.fence = fence;
+        shadow.recipients.clear();
+        shadow.recipients.extend_from_slice(recipients);
+    }
+
+    fn moved(&mut self, id: &BatchId, index: usize, before: &Standing, after: &Standing) {
+        let corrects = after.state == RecipientState::Accepted || before.state == RecipientState::Unknown;
+        if before.state.is_final() && before.state != after.state {
+            if !corrects {
+                self.fail(&format!("P1: {id} {index} was final: {before:?}, and is {after:?}"));
+            }
+            self.coverage.reach(Point::FactAfterSettling);
+            if before.is_retired {
+                self.coverage.reach(Point::HistoryCorrected);
+            }
+        }
+        if after.reason == Some(UnknownReason::OutcomeNotRecorded) && before.state == RecipientState::Intent {
+            self.doubts_unrecorded += 1;
+        }
+        match after.state {
+            RecipientState::Exhausted => self.coverage.reach(Point::Exhausted),
+            RecipientState::Rejected => self.coverage.reach(Point::Rejected),
+            RecipientState::Unknown if self.cancelled.contains(&id.run) => self.coverage.reach(Point::DoubtAtCancel),
+            RecipientState::Unknown => self.coverage.reach(Point::DoubtHeld),
+            RecipientState::Accepted if after.reason.is_some() => self.coverage.reach(Point::AcceptedAfterDoubt),
+            _ => {}
+        }
+    }
+
+    fn granted(
+        &mut self,
+        (now, real_ms): (i64, u64),
+        (id, terms): (&BatchId, &Terms),
+        fence: Option<u64>,
+        before: &Standing,
+    ) {
+        if before.state.is_final() {
+            self.fail(&format!("P2: {id} granted to one that had ended: {before:?}"));
+        }
+        if before.reason.is_some() {
+            self.coverage.reach(Point::DoubtResent);
+            if terms.holds_unknown {
+                self.fail(&format!("P2: {id} resends a doubt that is to be held"));
+            }
+        }
+        if self.cancelled.contains(&id.run) {
+            self.fail(&format!("5.9: {id} of a cancelled run got an intent"));
+        }
+        if self.paused.contains(&id.run) || self.lanes_paused.contains(&terms.lane) {
+            self.fail(&format!("5.9: {id} of a paused run or lane got an intent"));
+        }
+        let claimed_at = fence.and_then(|fence| self.claimed_at.get(&fence)).copied().unwrap_or(now);
+        if now > claimed_at + self.hard_cap_ms - TRANSACTION_MS_MAX as i64 {
+            self.fail(&format!("5.8: {id} got an intent that may not end before the hard cap"));
+        }
+        let pace = self.limits.lanes.get(&terms.lane).and_then(|limit| limit.pace).filter(|_| self.is_paced);
+        if let Some(pace) = pace {
+            let (at, level) = self.buckets.entry(terms.lane.clone()).or_insert((real_ms, 0));
+            *level = level.saturating_sub((real_ms - *at) * pace.rate.per_hour()) + COST;
+            *at = real_ms;
+            if *level > u64::from(pace.burst) * COST {
+                self.fail(&format!("P6: lane {} ran ahead of its rate", terms.lane));
+            }
+        }
+    }
+
+    /// Nothing is reclaimed until ttl + grace after service returned.
+    pub fn reclaimed(&mut self, now: i64, reclaim: &Reclaim, reclaimed: &Reclaimed) {
+        let gap = reclaim.outage_gap_ms as i64;
+        let was_away = self.last_sign.is_some_and(|last| now < last || now - last > gap);
+        if was_away {
+            self.hold_until = now + (reclaim.ttl_ms + reclaim.doubt_grace_ms) as i64;
+        }
+        self.last_sign = Some(now);
+        if reclaimed.held_ms > 0 && was_away {
+            self.coverage.reach(Point::HoldAfterOutage);
+        }
+        if reclaimed.leases > 0 {
+            self.coverage.reach(Point::LeaseExpired);
+            if now < self.hold_until {
+                self.fail("5.5: a lease was taken back right after an outage");
+            }
+        }
+    }
+
+    pub fn claimed(&mut self, claim: &Claim, claimed: &Claimed) {
+        if claimed.leases.iter().any(|lease| lease.only.is_some()) {
+            self.coverage.reach(Point::PartLeased);
+        }
+        let leases: Vec<_> = claimed.leases.iter().map(|lease| (lease.batch.clone(), lease.fence.counter)).collect();
+        for (_, fence) in &leases {
+            self.owners.entry(*fence).or_insert_with(|| (claim.worker.clone(), claim.slots));
+        }
+        let last = self.claims.get(&claim.worker).filter(|(request, _)| *request == claim.request);
+        match last {
+            // What had ended by then is left out.
+            Some((_, before)) if leases.iter().all(|lease| before.contains(lease)) => {
+                self.coverage.reach(Point::ClaimRepeated);
+            }
+            Some(_) => self.fail("5.1: a repeated claim was answered with other leases"),
+            None if leases.is_empty() => {}
+            None => drop(self.claims.insert(claim.worker.clone(), (claim.request.clone(), leases))),
+        }
+    }
+
+    pub fn claimed_history(&mut self, request: RequestId, claimed: &ClaimedHistory) {
+        if !claimed.batches.is_empty() && !self.history_claims.insert(request) {
+            self.coverage.reach(Point::SegmentOrphaned);
+        }
+    }
+
+    pub fn answered(&mut self, answers: &[LeaseAnswer]) {
+        for answer in answers {
+            match answer.status {
+                LeaseStatus::Lost => self.coverage.reach(Point::FenceRefused),
+                LeaseStatus::Returned if answer.due_in_ms > 0 => self.coverage.reach(Point::BatchDelayed),
+                _ => {}
+            }
+            for (_, reason) in &answer.refused {
+                match reason {
+                    RefusalReason::Paused => self.coverage.reach(Point::PausedRefused),
+                    RefusalReason::Cancelled => self.coverage.reach(Point::CancelledRefused),
+                    RefusalReason::HardCap => self.coverage.reach(Point::HardCapRefused),
+                    RefusalReason::Repeated => self.coverage.reach(Point::CheckpointRepeated),
+                    RefusalReason::Throttled { .. } => self.coverage.reach(Point::Throttled),
+                    // No worker of ours asks for more than the window, or beside the part that a lease is for.
+                    RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Window | RefusalReason::Outside => {
+                    }
+                }
+            }
+        }
+    }
+}

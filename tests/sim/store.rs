@@ -1,0 +1,473 @@
+//! The store of the world: the model, virtual time, and a line from each master to it that loses, delays and repeats.
+
+use crate::coverage::Point;
+use crate::mix::Mix;
+use crate::random::Random;
+use crate::rules::Rules;
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
+use postrider_store::embedded::model::{Command, Model};
+use postrider_store::{
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
+    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
+    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
+
+/// The store's clock at the start of the world.
+pub const EPOCH_MS: i64 = 1_800_000_000_000;
+
+/// Virtual time, the same for all; everybody's clock is made from it.
+#[derive(Debug, Clone, Copy)]
+pub struct Time(Instant);
+
+impl Time {
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn now_ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    pub fn at(self, ms: u64) -> Instant {
+        self.0 + Duration::from_millis(ms)
+    }
+}
+
+#[derive(Debug)]
+pub struct StoreWorld {
+    pub time: Time,
+    pub model: Model,
+    /// Every call that was applied, with its instant, since the last restart; kept when the store may restart.
+    log: Option<(Model, Vec<(i64, Command)>)>,
+    pub offset_ms: i64,
+    pub is_down: bool,
+    pub random: Random,
+    pub mix: Mix,
+    pub is_healed: bool,
+    pub rules: Rules,
+    pub calls: u64,
+    pub faults: u64,
+    /// One for every call that waits: receivers of one channel are woken in no order.
+    wakes: Vec<watch::Sender<u64>>,
+}
+
+impl StoreWorld {
+    pub fn new(time: Time, mix: &Mix, random: Random) -> Arc<Mutex<Self>> {
+        Arc::new(Mutex::new(Self {
+            time,
+            model: Model::default(),
+            log: (mix.store_restarts > 0).then(Default::default),
+            offset_ms: 0,
+            is_down: false,
+            random,
+            mix: mix.clone(),
+            is_healed: false,
+            rules: Rules::new(mix),
+            calls: 0,
+            faults: 0,
+            wakes: Vec::new(),
+        }))
+    }
+
+    pub fn now(&self) -> i64 {
+        EPOCH_MS + self.time.now_ms() as i64 + self.offset_ms
+    }
+
+    /// The process ends and another one reads what the first one had made durable: all it answered.
+    ///
+    /// A store that comes back older than that (a rollback) belongs here: the log is cut before it is read.
+    pub fn restart(&mut self) {
+        self.is_down = false;
+        let Some((mut model, log)) = self.log.take() else { return };
+        log.into_iter().for_each(|(at, command)| model.replay(at, command));
+        if model != self.model {
+            self.rules.fail("P9: the store came back with something else than it had answered");
+        }
+        self.rules.coverage.reach(Point::StoreRestarted);
+        self.log = Some((model.clone(), Vec::new()));
+        self.model = model;
+    }
+
+    fn hint(&mut self) {
+        self.wakes.retain(|wake| !wake.is_closed());
+        self.wakes.iter().for_each(|wake| wake.send_modify(|count| *count += 1));
+    }
+
+    fn apply<A: Clone, T>(
+        &mut self,
+        arguments: &A,
+        command: fn(A) -> Command,
+        act: fn(&mut Model, i64, A) -> T,
+    ) -> Result<T> {
+        if self.is_down {
+            return Err(StoreError::Unavailable("it is down".to_owned()));
+        }
+        self.calls += 1;
+        let now = self.now();
+        let record = command(arguments.clone());
+        let answer = act(&mut self.model, now, arguments.clone());
+        self.rules.applied(&self.model, now, self.time.now_ms(), &record);
+        if let Some((_, log)) = &mut self.log {
+            log.push((now, record));
+        }
+        Ok(answer)
+    }
+}
+
+/// What holds a line up.
+#[derive(Debug, Default)]
+pub struct Gate {
+    is_stopped: AtomicBool,
+    goes_on: Notify,
+    /// Nothing gets through.
+    pub is_cut: AtomicBool,
+}
+
+impl Gate {
+    pub fn is_stopped(&self) -> bool {
+        self.is_stopped.load(Ordering::Relaxed)
+    }
+
+    pub fn stop(&self, is_stopped: bool) {
+        self.is_stopped.store(is_stopped, Ordering::Relaxed);
+        if !is_stopped {
+            self.goes_on.notify_waiters();
+        }
+    }
+}
+
+/// The line from one master to the store.
+#[derive(Debug, Clone)]
+pub struct Line {
+    pub world: Arc<Mutex<StoreWorld>>,
+    /// The master does not run (SIGSTOP): nothing of it leaves or arrives.
+    pub gate: Arc<Gate>,
+}
+
+/// What happens to one call.
+#[derive(Debug, Clone, Copy, Default)]
+struct Fate {
+    is_lost: bool,
+    is_answer_lost: bool,
+    is_repeated: bool,
+    delay_ms: u64,
+    delay_back_ms: u64,
+}
+
+const LOST_AFTER_MS: u64 = 300;
+
+impl Line {
+    pub fn world(&self) -> MutexGuard<'_, StoreWorld> {
+        // After a panic the seed has failed already.
+        self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    fn fate(&self) -> Fate {
+        let mut world = self.world();
+        if world.is_healed {
+            return Fate::default();
+        }
+        let (lose, repeat, slow) = (world.mix.store_lose, world.mix.store_repeat, world.mix.store_slow);
+        let random = &mut world.random;
+        let mut fate = Fate {
+            is_lost: random.permille(lose),
+            is_answer_lost: random.permille(lose),
+            is_repeated: random.permille(repeat),
+            ..Fate::default()
+        };
+        if random.permille(slow) {
+            fate.delay_ms = random.below(200);
+            fate.delay_back_ms = random.below(200);
+        }
+        world.faults += u64::from(fate.is_lost) + u64::from(fate.is_answer_lost) + u64::from(fate.is_repeated);
+        fate
+    }
+
+    async fn runs(&self) {
+        loop {
+            let goes_on = self.gate.goes_on.notified();
+            if !self.gate.is_stopped() {
+                return;
+            }
+            goes_on.await;
+        }
+    }
+
+    async fn lost(&self, why: &str) -> StoreError {
+        tokio::time::sleep(Duration::from_millis(LOST_AFTER_MS)).await;
+        StoreError::Unavailable(why.to_owned())
+    }
+
+    /// Makes a call as a line makes it: perhaps late, perhaps twice, perhaps without an answer.
+    async fn carry<T: Send>(&self, apply: impl Fn(&mut StoreWorld) -> Result<T> + Send + Sync) -> Result<T> {
+        self.runs().await;
+        let fate = self.fate();
+        if fate.delay_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(fate.delay_ms)).await;
+        }
+        if fate.is_lost || self.gate.is_cut.load(Ordering::Relaxed) {
+            return Err(self.lost("the call was lost").await);
+        }
+        if fate.is_repeated {
+            let first = apply(&mut self.world());
+            drop(first);
+            tokio::time::sleep(Duration::from_millis(1 + fate.delay_back_ms)).await;
+        }
+        let answer = apply(&mut self.world());
+        if fate.delay_back_ms > 0 {
+            tokio::time::sleep(Duration::from_millis(fate.delay_back_ms)).await;
+        }
+        if fate.is_answer_lost || self.gate.is_cut.load(Ordering::Relaxed) {
+            return Err(self.lost("the answer was lost").await);
+        }
+        self.runs().await;
+        answer
+    }
+
+    async fn read<T: Send>(&self, look: impl Fn(&Model) -> T + Send + Sync) -> Result<T> {
+        self.carry(|world| match world.is_down {
+            true => Err(StoreError::Unavailable("it is down".to_owned())),
+            false => Ok(look(&world.model)),
+        })
+        .await
+    }
+
+    async fn write<A: Clone + Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        arguments: A,
+        command: fn(A) -> Command,
+        act: fn(&mut Model, i64, A) -> T,
+    ) -> Result<T> {
+        self.carry(|world| world.apply(&arguments, command, act)).await
+    }
+
+    async fn write_and_wake<A: Clone + Send + Sync + 'static, T: Send + 'static>(
+        &self,
+        arguments: A,
+        command: fn(A) -> Command,
+        act: fn(&mut Model, i64, A) -> T,
+    ) -> Result<T> {
+        let answer = self.write(arguments, command, act).await;
+        self.world().hint();
+        answer
+    }
+}
+
+#[async_trait]
+impl Store for Line {
+    fn describe(&self) -> String {
+        "simulated".to_owned()
+    }
+
+    fn wake(&self) -> watch::Receiver<u64> {
+        let (sender, receiver) = watch::channel(0);
+        self.world().wakes.push(sender);
+        receiver
+    }
+
+    async fn now_ms(&self) -> Result<i64> {
+        Ok(self.world().now())
+    }
+
+    async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
+        self.write(apply, Command::ApplyCampaign, Model::apply_campaign).await
+    }
+
+    async fn campaign(&self, name: &CampaignName) -> Result<Option<CampaignRecord>> {
+        self.read(|model| model.campaign(name)).await
+    }
+
+    async fn campaigns(&self, after: Option<&CampaignName>, limit: usize) -> Result<Vec<CampaignRecord>> {
+        self.read(|model| model.campaigns(after, limit)).await
+    }
+
+    async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
+        self.write((name.clone(), paused), Command::SetCampaignPaused, Model::set_campaign_paused).await
+    }
+
+    async fn delete_campaign(&self, name: &CampaignName) -> Result<bool> {
+        self.write(name.clone(), Command::DeleteCampaign, Model::delete_campaign).await
+    }
+
+    async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
+        self.read(|model| model.definition(hash).map(Bytes::from)).await
+    }
+
+    async fn create_run(&self, run: NewRun) -> Result<CreatedRun> {
+        let created = self.write_and_wake(run, Command::CreateRun, Model::create_run).await?;
+        if created == CreatedRun::Existed {
+            self.world().rules.coverage.reach(Point::SubmitRepeated);
+        }
+        Ok(created)
+    }
+
+    async fn run(&self, run: &RunId) -> Result<Option<RunRecord>> {
+        self.read(|model| model.run(run)).await
+    }
+
+    async fn runs(&self, before: Option<(i64, RunId)>, limit: usize) -> Result<Vec<RunRecord>> {
+        self.read(|model| model.runs(before.clone(), limit)).await
+    }
+
+    async fn pause_run(&self, run: &RunId) -> Result<Steered> {
+        self.write(run.clone(), Command::PauseRun, Model::pause_run).await
+    }
+
+    async fn resume_run(&self, run: &RunId) -> Result<Steered> {
+        self.write_and_wake(run.clone(), Command::ResumeRun, Model::resume_run).await
+    }
+
+    async fn cancel_run(&self, run: &RunId) -> Result<Steered> {
+        self.write(run.clone(), Command::CancelRun, Model::cancel_run).await
+    }
+
+    async fn cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
+        self.write((run.clone(), after, limit), Command::CancelBatches, Model::cancel_batches).await
+    }
+
+    async fn runs_to_cancel(&self, limit: usize) -> Result<Vec<RunId>> {
+        self.read(|model| model.runs_to_cancel(limit)).await
+    }
+
+    async fn claim_split(&self, claim: ClaimSplit) -> Result<Option<SplitLease>> {
+        let lease = self.write(claim, Command::ClaimSplit, Model::claim_split).await?;
+        if lease.as_ref().is_some_and(|lease| lease.cursor > 0) {
+            self.world().rules.coverage.reach(Point::SplitTakenOver);
+        }
+        Ok(lease)
+    }
+
+    async fn add_batches(&self, add: AddBatches) -> Result<SplitStatus> {
+        let status = self.write_and_wake(add, Command::AddBatches, Model::add_batches).await?;
+        if status == SplitStatus::Lost {
+            self.world().rules.coverage.reach(Point::SplitRefused);
+        }
+        Ok(status)
+    }
+
+    async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus> {
+        self.write_and_wake(release, Command::ReleaseSplit, Model::release_split).await
+    }
+
+    async fn bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {
+        self.read(|model| model.bad_rows(run)).await
+    }
+
+    async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        self.carry(|world| {
+            let claimed = world.apply(&claim, Command::Claim, Model::claim)?;
+            world.rules.claimed(&claim, &claimed);
+            Ok(claimed)
+        })
+        .await
+    }
+
+    async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
+        let answers = self.write(checkpoint, Command::Checkpoint, Model::checkpoint).await?;
+        self.world().rules.answered(&answers);
+        Ok(answers)
+    }
+
+    async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
+        let answers = self.write_and_wake(finish, Command::Finish, Model::finish).await?;
+        self.world().rules.answered(&answers);
+        Ok(answers)
+    }
+
+    async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
+        self.write_and_wake(release, Command::Release, Model::release).await
+    }
+
+    async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
+        let statuses = self.write((facts, retry_fraction), Command::Facts, Model::facts).await?;
+        if statuses.contains(&FactStatus::Applied) {
+            self.world().rules.coverage.reach(Point::FactCorrected);
+        }
+        Ok(statuses)
+    }
+
+    async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
+        let (world, reclaimed) = (
+            Arc::clone(&self.world),
+            self.carry(|world| {
+                let reclaimed = world.apply(&reclaim, Command::Reclaim, Model::reclaim)?;
+                let now = world.now();
+                world.rules.reclaimed(now, &reclaim, &reclaimed);
+                Ok(reclaimed)
+            })
+            .await?,
+        );
+        if reclaimed.leases > 0 {
+            let mut world = world.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            world.hint();
+        }
+        Ok(reclaimed)
+    }
+
+    async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
+        let request = claim.request.clone();
+        let claimed = self.write(claim, Command::ClaimHistory, Model::claim_history).await?;
+        self.world().rules.claimed_history(request, &claimed);
+        Ok(claimed)
+    }
+
+    async fn retire_batches(&self, retire: RetireBatches) -> Result<u64> {
+        self.write_and_wake(retire, Command::RetireBatches, Model::retire_batches).await
+    }
+
+    async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
+        self.read(|model| model.batches(run, after, limit)).await
+    }
+
+    async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
+        self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
+        let now = self.world().now();
+        self.read(|model| model.rooms(now, limits)).await
+    }
+
+    async fn workers(&self) -> Result<Vec<WorkerRecord>> {
+        self.read(Model::workers).await
+    }
+
+    async fn drain_worker(&self, name_or_instance: &str) -> Result<usize> {
+        self.write_and_wake(name_or_instance.to_owned(), Command::DrainWorker, Model::drain_worker).await
+    }
+
+    async fn lanes(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
+        self.read(|model| model.lanes(lanes)).await
+    }
+
+    async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
+        self.write_and_wake((lane.clone(), paused), Command::SetLanePaused, Model::set_lane_paused).await
+    }
+
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
+        self.write_and_wake(retry, Command::RetryRun, Model::retry_run).await
+    }
+
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.read(|model| model.dead_letters(run, after, limit)).await
+    }
+
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
+        self.write_and_wake(replay, Command::ReplayDead, Model::replay_dead).await
+    }
+
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
+        self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
+    }
+}
