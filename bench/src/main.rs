@@ -1,6 +1,7 @@
 //! Measures a whole Postrider: real processes, a real Redis with every write on disk, the SMTP sink.
 //!
 //! `memory` asks what a queued recipient costs in Redis; `throughput` how many messages a second arrive;
+//! `seal` what encryption at rest costs a master;
 //! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server;
 //! `claim` whether a claim stays cheap whatever is queued, `compare` what one job per recipient would cost,
 //! `share` how much of a core Redis takes at a given pace, `restart` how long it is away after its death.
@@ -12,6 +13,7 @@ mod compare;
 mod memory;
 mod people;
 mod restart;
+mod seal;
 mod server;
 mod share;
 mod throughput;
@@ -47,6 +49,12 @@ enum What {
         /// The sink answers this much later.
         #[arg(long, default_value_t = 0)]
         latency_ms: u64,
+    },
+    /// What sealing payloads with a key costs a master.
+    Seal {
+        /// Batches of 100 recipients.
+        #[arg(long, default_value_t = 1_000)]
+        batches: usize,
     },
     /// Calls per second and server time of add_batches, claim, checkpoint and finish, against redis-benchmark on
     /// the same server, with appendfsync always and everysec.
@@ -96,6 +104,7 @@ fn main() {
         What::Throughput { recipients, masters, workers, connections, latency_ms } => {
             throughput::measure(&throughput::Load { recipients, masters, workers, connections, latency_ms });
         }
+        What::Seal { batches } => seal::measure(batches),
         What::Transitions { batches, callers } => transitions::measure(batches, callers),
         What::Claim => claim::measure(),
         What::Compare { recipients, jobs, callers, batches_per_call } => {

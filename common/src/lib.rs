@@ -18,6 +18,7 @@ pub mod payload;
 pub mod relay;
 pub mod run;
 pub mod sabotage;
+pub mod seal;
 pub mod site;
 pub mod state;
 pub mod wire;

@@ -5,6 +5,7 @@
 use crate::address::Address;
 use crate::limits::{BATCH_RECIPIENTS_MAX, RECIPIENT_BYTES_MAX};
 use crate::message::Recipient;
+use crate::seal::{Header, KeyId};
 use bytes::Bytes;
 use postrider_proto::v1::{BatchPayload, Column};
 use prost::Message as _;
@@ -12,6 +13,9 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 
 const ZSTD_LEVEL: i32 = 1;
+
+/// For whoever meets something sealed that no key of his opens.
+pub const OPEN_MEND: &str = "put that key into the file of [encryption] key_file of every master, and restart them";
 
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidPayload {
@@ -21,6 +25,8 @@ pub enum InvalidPayload {
     Message(prost::DecodeError),
     #[error("it contradicts itself: {0}")]
     Shape(&'static str),
+    #[error("it is sealed with the key '{0}' and was not opened: {OPEN_MEND}")]
+    Sealed(KeyId),
 }
 
 /// Packs recipients of any number; their order is kept.
@@ -67,6 +73,9 @@ fn pad(column: &mut Column, length: usize) {
 pub fn decode(frame: &[u8]) -> Result<Vec<Recipient>, InvalidPayload> {
     if frame.is_empty() {
         return Err(InvalidPayload::Shape("it is empty"));
+    }
+    if let Some((header, _)) = Header::read(frame) {
+        return Err(InvalidPayload::Sealed(header.key));
     }
     let bound = BATCH_RECIPIENTS_MAX * RECIPIENT_BYTES_MAX * 2;
     let encoded = zstd::bulk::Decompressor::new()

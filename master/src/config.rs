@@ -5,6 +5,7 @@ use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::pace::{LIMITED_MAX, Limits};
 use postrider_common::site::SiteTable;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// How leases are given.
@@ -40,8 +41,10 @@ fn ms(duration: Duration) -> u64 {
 pub struct MasterConfig {
     pub grpc_listen: SocketAddr,
     pub http_listen: Option<SocketAddr>,
-    /// Plain path or `file://` URL of a directory, created if missing.
+    /// Plain path or `file://` URL of a directory, created if missing, or `s3://BUCKET/PREFIX`.
     pub storage: String,
+    /// What is stored is sealed with its first key; none: it is not sealed.
+    pub key_file: Option<PathBuf>,
     pub lease: LeaseSettings,
     pub lanes: Vec<Lane>,
     pub sites: SiteTable,
@@ -62,6 +65,8 @@ pub enum StartError {
     Bind { field: &'static str, address: SocketAddr, why: String },
     #[error("accept the settings: {field}: {why}")]
     Setting { field: &'static str, why: String },
+    #[error(transparent)]
+    KeyFile(#[from] crate::seal::KeyFileError),
     #[error(transparent)]
     Storage(#[from] crate::storage::StorageError),
     #[error("start the gRPC service: {0}")]
@@ -113,6 +118,7 @@ mod tests {
             grpc_listen: "127.0.0.1:0".parse().unwrap(),
             http_listen: Some("[::1]:0".parse().unwrap()),
             storage: "x".into(),
+            key_file: None,
             lease: LeaseSettings {
                 ttl: Duration::from_mins(1),
                 window: 10,

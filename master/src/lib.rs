@@ -3,7 +3,8 @@
 //! Every master is the same and keeps nothing of its own: all that matters is in the store and in the
 //! storage, so any of them may die at any time. In reading order: what is submitted comes in through
 //! `api` and is checked in `campaign`; `audience` reads rows, `split` makes batches of them; `lease` hands
-//! those to workers; `history` is what settled batches leave behind; `loops` are the duties that run by themselves.
+//! those to workers; `history` is what settled batches leave behind; `seal` is between them and what
+//! is stored; `loops` are the duties that run by themselves.
 
 pub mod api;
 mod assemble;
@@ -18,6 +19,7 @@ pub mod loops;
 mod metered;
 mod metrics;
 pub mod schedule;
+pub mod seal;
 pub mod split;
 mod start;
 pub mod storage;

@@ -8,7 +8,9 @@ use crate::assemble::{Master, assemble};
 use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::http;
+use crate::loops::sweep::{self, SweepDuty};
 use crate::schedule::{SYSTEM_FOLDER, Zones};
+use crate::seal::{Sealed, Vault};
 use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_common::limits::GRPC_MESSAGE_BYTES_MAX;
@@ -58,10 +60,13 @@ pub async fn start(
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
 ) -> Result<RunningMaster, StartError> {
-    let storage = Storage::open(&config.storage)?;
+    let vault = config.key_file.as_deref().map(Vault::read).transpose()?.unwrap_or_default();
+    let storage = Storage::open(&config.storage, vault.clone())?;
+    storage.check(&config.storage).await?;
     let place = store.describe();
     let zones = Zones::newest(Path::new(SYSTEM_FOLDER));
     tracing::info!(version = zones.version(), origin = ?zones.origin(), "time zone database");
+    let store = Arc::new(Sealed::new(store, vault));
     let master = assemble(&config, store, storage, clock, zones)?;
     let grpc = bind("grpc_listen", config.grpc_listen).await?;
     let http = match config.http_listen {
@@ -78,7 +83,8 @@ pub async fn start(
         http_addr = Some(local("http_listen", &listener, address)?);
         serve_http(&core, listener, closing.clone(), &mut servers);
     }
-    let duties = master.begin_duties();
+    let mut duties = master.begin_duties();
+    duties.spawn(SweepDuty::new(Arc::clone(&core), sweep::Config::default()).run());
     tracing::info!(%grpc_addr, ?http_addr, store = place, "master started");
     Ok(RunningMaster { grpc_addr, http_addr, core, health, duties, closing, servers })
 }

@@ -2,6 +2,7 @@
 
 use crate::{Result, Store, StoreUrl, embedded, redis};
 use postrider_common::Clock;
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -30,14 +31,17 @@ pub struct TlsFiles {
 #[derive(Debug, Clone)]
 pub struct Options {
     pub durability: Durability,
+    /// Parts that the runs are spread over, on a server; said at the first start, and the same for ever. An embedded
+    /// store has one.
+    pub shards: NonZeroU16,
     pub tls: TlsFiles,
     pub clock: Arc<dyn Clock>,
 }
 
 impl Options {
-    /// With the system's roots, for stores that need TLS.
+    /// With one shard, and the system's roots for stores that need TLS.
     pub fn new(durability: Durability, clock: Arc<dyn Clock>) -> Self {
-        Self { durability, tls: TlsFiles::default(), clock }
+        Self { durability, shards: NonZeroU16::MIN, tls: TlsFiles::default(), clock }
     }
 }
 

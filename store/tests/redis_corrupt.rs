@@ -105,6 +105,12 @@ async fn live(life: &Life) {
     store().resume_run(&other.run).await.unwrap();
     store().set_lane_paused(&"bulk".parse().unwrap(), true).await.unwrap();
     store().set_lane_paused(&"bulk".parse().unwrap(), false).await.unwrap();
+    // An effect that is begun by a master that ends, and carried on by another.
+    life.store.end_after_steps(1);
+    store().set_lane_paused(&"bulk".parse().unwrap(), false).await.unwrap_err();
+    life.store.end_after_steps(usize::MAX);
+    drop(store());
+    assert_eq!(life.store.relay_effects().await.unwrap(), 1);
     let mut held = scene.claim(1, 4).await;
     let mut first = held.remove(0);
     scene.intend(&mut first, &[0, 1]).await;

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod big;
+mod bucket;
+mod cluster;
 mod demo;
 mod failover;
 mod fleet_scale;

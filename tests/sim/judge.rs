@@ -1,6 +1,7 @@
 //! What the ledger of the relay and the truth about every transmission say of the store's account of them.
 
 use crate::coverage::Point;
+use crate::mix::Mix;
 use crate::people::Submission;
 use crate::world::{Tx, TxId, World};
 use postrider_common::lease::OutcomeKind;
@@ -102,7 +103,7 @@ impl World {
                     }
                     let txs = truth.get(&(run.id.as_str(), one.key.as_str()));
                     let txs = txs.map_or(&[][..], Vec::as_slice);
-                    found.extend(check_recipient(run, &one, txs, &mut verdict, self.mix.may_lose_leases()));
+                    found.extend(check_recipient(run, &one, txs, &mut verdict, &self.mix));
                 }
             }
             if !run.cancelled && !keys.is_empty() {
@@ -166,13 +167,7 @@ fn check_pace(submission: &Submission, is_limited: bool) -> Option<String> {
 }
 
 /// One recipient: what the store says, and the transmissions there were.
-fn check_recipient(
-    run: &RunRecord,
-    known: &Known,
-    txs: &[&Tx],
-    verdict: &mut Verdict,
-    may_lose_leases: bool,
-) -> Option<String> {
+fn check_recipient(run: &RunRecord, known: &Known, txs: &[&Tx], verdict: &mut Verdict, mix: &Mix) -> Option<String> {
     let accepted = txs.iter().filter(|tx| tx.is_accepted).count() as u64;
     verdict.recipients += 1;
     verdict.messages += accepted;
@@ -204,12 +199,14 @@ fn check_recipient(
     if known.state == RecipientState::Cancelled && !run.cancelled {
         return wrong("5.9: cancelled in a run that is not");
     }
-    // One whose process died has no verdict, and its journal says that the reply was lost.
-    let may_be_lost = |tx: &&&Tx| tx.is_dot_written && matches!(tx.verdict, Some(OutcomeKind::Unknown) | None);
+    // One whose process died has no verdict, and its journal says that the reply was lost; so does one whose end went
+    // with its host.
+    let is_unread = |tx: &Tx| matches!(tx.verdict, Some(OutcomeKind::Unknown) | None) || (mix.reboots && !tx.is_told);
+    let may_be_lost = |tx: &&&Tx| tx.is_dot_written && is_unread(tx);
     if known.reason == Some(UnknownReason::ReplyLost) && !txs.iter().any(|tx| may_be_lost(&tx)) {
         return wrong("P2: a lost reply that was not lost");
     }
-    if known.reason == Some(UnknownReason::OutcomeNotRecorded) && !may_lose_leases {
+    if known.reason == Some(UnknownReason::OutcomeNotRecorded) && !mix.may_lose_leases() {
         return wrong("P2: an outcome was not recorded although nobody was cut off");
     }
     None

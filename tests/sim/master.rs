@@ -94,6 +94,7 @@ impl World {
         let config = MasterConfig {
             grpc_listen: ([127, 0, 0, 1], 0).into(),
             http_listen: None,
+            key_file: None,
             storage: "memory".into(),
             lease: LeaseSettings {
                 ttl: Duration::from_millis(mix.ttl_ms),

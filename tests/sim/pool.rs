@@ -124,7 +124,7 @@ impl World {
             if write.carries_final_dot && !self.may_write_dot(id) {
                 continue;
             }
-            self.to_server(id, Bytes::Data(write.bytes));
+            self.carry_to_server(id, Bytes::Data(write.bytes));
         }
         self.watch(id);
     }
@@ -239,7 +239,7 @@ impl World {
     pub fn client_closes(&mut self, id: u64) {
         if let Some(conn) = self.conns.get_mut(&id) {
             conn.is_client_gone = true;
-            self.to_server(id, Bytes::Closed);
+            self.carry_to_server(id, Bytes::Closed);
         }
     }
 

@@ -71,18 +71,18 @@ impl World {
                 conn.is_server_gone = true;
             }
         }
-        self.to_client(id, if refuses { Bytes::Closed } else { Bytes::Connected }, 0);
+        self.carry_to_client(id, if refuses { Bytes::Closed } else { Bytes::Connected }, 0);
         id
     }
 
-    pub fn to_server(&mut self, id: u64, bytes: Bytes) {
+    pub fn carry_to_server(&mut self, id: u64, bytes: Bytes) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.to_server_at = conn.to_server_at.max(self.now_ms + conn.lag_ms);
         let in_ms = conn.to_server_at - self.now_ms;
         self.after(in_ms, Happening::ToServer(id, bytes));
     }
 
-    fn to_client(&mut self, id: u64, bytes: Bytes, late_ms: u64) {
+    fn carry_to_client(&mut self, id: u64, bytes: Bytes, late_ms: u64) {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         conn.to_client_at = conn.to_client_at.max(self.now_ms + conn.lag_ms + late_ms);
         let in_ms = conn.to_client_at - self.now_ms;
@@ -218,7 +218,7 @@ impl World {
                 let cut = conn.cut_to_client.filter(|left| *left < data.len() as u64);
                 conn.cut_to_client = conn.cut_to_client.map(|left| left.saturating_sub(data.len() as u64));
                 let taken = cut.map_or(data.len(), |left| left as usize);
-                self.to_client(id, Bytes::Data(data[..taken].to_vec()), late_ms);
+                self.carry_to_client(id, Bytes::Data(data[..taken].to_vec()), late_ms);
                 if cut.is_some() {
                     self.cut(id);
                 }
@@ -240,7 +240,7 @@ impl World {
             && !conn.is_server_gone
         {
             conn.is_server_gone = true;
-            self.to_client(id, Bytes::Closed, late_ms);
+            self.carry_to_client(id, Bytes::Closed, late_ms);
         }
     }
 

@@ -8,7 +8,7 @@ use std::fmt;
 use std::time::Duration;
 
 /// Failures that are printed in full.
-const FAILURES_SHOWN: usize = 5;
+const FAILURES_SHOWN: usize = 12;
 const DAY_MS: f64 = 86_400_000.0;
 
 #[derive(Debug, Default)]
@@ -141,7 +141,7 @@ impl fmt::Display for Report {
             "SIMULATION {} recipients, {} messages; lost {}, duplicates {} (reply lost) and {} (outcome not recorded), without a reason {}, not converged {}",
             v.recipients,
             v.messages,
-            self.count("lost:"),
+            self.count("P1: lost"),
             v.duplicates_reply_lost,
             v.duplicates_not_recorded,
             self.count("without a reason"),

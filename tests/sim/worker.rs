@@ -266,7 +266,9 @@ impl World {
             let is_it = |tx: &&mut Tx| {
                 tx.batch == fact.batch && tx.fence == fact.fence.counter && tx.index == fact.outcome.index
             };
-            self.txs.iter_mut().filter(is_it).for_each(|tx| tx.is_told = true);
+            // What a journal lost with its host is told as less than it was.
+            let is_whole = fact.outcome.kind == OutcomeKind::Accepted;
+            self.txs.iter_mut().filter(is_it).for_each(|tx| tx.is_told |= is_whole);
         }
         self.tell_journal(worker);
     }

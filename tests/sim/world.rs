@@ -402,7 +402,7 @@ impl World {
 
     /// Every run has ended, every worker has drained, all that may be retired is.
     fn is_over(&mut self) -> bool {
-        self.is_ending && self.workers.iter().all(|worker| worker.is_gone) && self.store().model.history_backlog() == 0
+        self.is_ending && self.workers.iter().all(|worker| worker.is_gone) && self.store().model.is_at_rest()
     }
 
     fn describe(&self) -> String {

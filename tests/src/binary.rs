@@ -6,6 +6,8 @@ use std::sync::OnceLock;
 
 /// The binary under test, given by `scripts/test`; without it the debug build is brought up to date once.
 pub const BIN: &str = "POSTRIDER_BIN";
+/// A binary built with `--features s3`, for a storage that is a bucket.
+pub const BIN_S3: &str = "POSTRIDER_BIN_S3";
 /// A binary built with `--features sabotage`, for the runs that must go red.
 pub const BIN_SABOTAGED: &str = "POSTRIDER_BIN_SABOTAGED";
 /// Which fault a sabotaged binary shows: `ignore_fences` or `skip_intents`.
@@ -19,16 +21,23 @@ pub fn postrider() -> PathBuf {
 /// Built under a name of its own: cargo would write both builds to the same path.
 pub fn sabotaged() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    from_env(BIN_SABOTAGED)
-        .unwrap_or_else(|| BUILT.get_or_init(|| build(&["--features", "sabotage", "--target-dir", &apart()])).clone())
+    from_env(BIN_SABOTAGED).unwrap_or_else(|| {
+        BUILT.get_or_init(|| build(&["--features", "sabotage", "--target-dir", &apart("sabotage")])).clone()
+    })
+}
+
+pub fn with_s3() -> PathBuf {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    from_env(BIN_S3)
+        .unwrap_or_else(|| BUILT.get_or_init(|| build(&["--features", "s3", "--target-dir", &apart("s3")])).clone())
 }
 
 fn from_env(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
 }
 
-fn apart() -> String {
-    target().join("sabotage").display().to_string()
+fn apart(feature: &str) -> String {
+    target().join(feature).display().to_string()
 }
 
 fn target() -> PathBuf {
@@ -42,6 +51,6 @@ fn build(flags: &[&str]) -> PathBuf {
     command.args(["build", "--quiet", "-p", "postrider"]).args(flags);
     let status = command.status().expect("cargo can be started");
     assert!(status.success(), "cargo build -p postrider {flags:?}: {status}");
-    let folder = if flags.is_empty() { target() } else { target().join("sabotage") };
+    let folder = flags.last().map_or_else(target, PathBuf::from);
     folder.join("debug").join("postrider")
 }

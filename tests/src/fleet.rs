@@ -179,7 +179,8 @@ impl Fleet {
     }
 
     fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(binary::postrider());
+        let mut command = Command::new(self.settings.program.clone().unwrap_or_else(binary::postrider));
+        command.envs(self.settings.environment.iter().cloned());
         command.current_dir(self.dir.path()).arg("--no-color").arg(subcommand);
         command
     }

@@ -11,6 +11,7 @@
 
 pub mod audience;
 pub mod binary;
+pub mod bucket;
 pub mod client;
 pub mod faults;
 pub mod fleet;
@@ -18,6 +19,7 @@ pub mod judge;
 pub mod ledger;
 pub mod poison_relay;
 pub mod process;
+pub mod redis_cluster;
 pub mod redis_server;
 pub mod sentinels;
 pub mod settings;
@@ -26,6 +28,7 @@ pub mod wait;
 pub mod watcher;
 
 pub use audience::{Audience, Campaign};
+pub use bucket::Bucket;
 pub use client::{Client, RecipientLine, Run};
 pub use faults::{Fault, FaultLog, Role};
 pub use fleet::Fleet;

@@ -2,7 +2,7 @@
 //! an operator has.
 
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -27,6 +27,12 @@ pub struct Settings {
     pub retry: &'static str,
     /// Where workers send to instead of the sink's address.
     pub through: Option<String>,
+    /// `[storage] url`; none: a folder of the fleet.
+    pub storage: Option<String>,
+    /// For every process of the fleet.
+    pub environment: Vec<(String, String)>,
+    /// Another build than `binary::postrider`.
+    pub program: Option<PathBuf>,
     /// Lines of `[store]`, instead of those for the fleet's own Redis.
     pub store: Option<String>,
     /// Further lines of the configuration file, whole tables.
@@ -50,6 +56,9 @@ impl Default for Settings {
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
             through: None,
+            storage: None,
+            environment: Vec::new(),
+            program: None,
             store: None,
             extra: String::new(),
         }
@@ -60,14 +69,14 @@ impl Settings {
     /// `postrider.toml` for every process of the fleet; what differs between them comes by environment.
     pub fn to_toml(&self, store: &str, relay: &str, dir: &Path) -> String {
         let mut text = String::new();
+        let storage = self.storage.clone().unwrap_or_else(|| format!("{}/storage", dir.display()));
         let relay = self.through.as_deref().unwrap_or(relay);
-        let dir = dir.display();
         let parts = [
             match &self.store {
                 Some(lines) => format!("[store]\n{lines}\n"),
                 None => format!("[store]\nurl = \"{store}\"\n"),
             },
-            format!("[storage]\nurl = \"{dir}/storage\"\n"),
+            format!("[storage]\nurl = \"{storage}\"\n"),
             format!(
                 "[lease]\nttl = \"{}ms\"\nwindow = {}\ndoubt_grace = \"{}ms\"\n",
                 self.lease_ttl_ms, self.window, self.doubt_grace_ms

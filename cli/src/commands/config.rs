@@ -2,7 +2,7 @@
 
 use crate::config::show;
 use crate::context::Context;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::output;
 use clap::Subcommand;
 
@@ -12,11 +12,17 @@ pub enum ConfigCommand {
     Check,
     /// Print what is in force and who said it; secrets are hidden
     Show,
+    /// Print a line with a fresh key for the file of [encryption] key_file
+    Keygen {
+        /// What to call it, such as 2026-11: 1 to 32 of a-z, 0-9, '.', '_' and '-'
+        name: String,
+    },
 }
 
 pub fn perform(context: &Context, command: &ConfigCommand) -> Result<()> {
     match command {
         ConfigCommand::Check => check(context),
+        ConfigCommand::Keygen { name } => keygen(name),
         ConfigCommand::Show => {
             let gathered = context.gather(Vec::new())?;
             if context.json() {
@@ -26,6 +32,12 @@ pub fn perform(context: &Context, command: &ConfigCommand) -> Result<()> {
             }
         }
     }
+}
+
+fn keygen(name: &str) -> Result<()> {
+    let id = name.parse().map_err(|error| Failure::usage(format!("{error}")))?;
+    let without = "this build cannot seal: use one with the feature encryption";
+    output::line(postrider_master::seal::new_line(&id).ok_or_else(|| Failure::failed(without))?)
 }
 
 fn check(context: &Context) -> Result<()> {

@@ -84,6 +84,7 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section { name: "storage", shape: Shape::Table, keys: &[key("url", Kind::Text)] },
+    Section { name: "encryption", shape: Shape::Table, keys: &[key("key_file", Kind::Text)] },
     Section {
         name: "lease",
         shape: Shape::Table,

@@ -25,6 +25,7 @@ use postrider_store::open::{Durability, TlsFiles};
 use postrider_store::{Options, StoreUrl};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,11 +35,15 @@ use std::time::Duration;
 pub struct Config {
     pub master: MasterConfig,
     pub store: StoreUrl,
+    /// Parts that the runs are spread over.
+    pub shards: NonZeroU16,
     pub durability: Durability,
     /// For stores that are reached with TLS.
     pub tls: TlsFiles,
-    /// A folder, or a `file://` URL.
+    /// A folder, a `file://` URL, or `s3://BUCKET/PREFIX`.
     pub storage: String,
+    /// None: what is stored is not sealed.
+    pub key_file: Option<PathBuf>,
     pub lease: LeaseConfig,
     pub lanes: Vec<Lane>,
     pub sites: SiteTable,
@@ -50,7 +55,7 @@ pub struct Config {
 impl Config {
     /// How the store is opened.
     pub fn store_options(&self, clock: &Arc<dyn Clock>) -> Options {
-        Options { tls: self.tls.clone(), ..Options::new(self.durability, clock.clone()) }
+        Options { shards: self.shards, tls: self.tls.clone(), ..Options::new(self.durability, clock.clone()) }
     }
 }
 

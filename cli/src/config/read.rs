@@ -18,6 +18,7 @@ use postrider_store::StoreUrl;
 use postrider_store::open::{Durability, TlsFiles};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -25,6 +26,8 @@ const LEASE_TTL: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::f
 const DOUBT_GRACE: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(600);
 const HARD_CAP: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(86_400);
 const REPLICAS: RangeInclusive<i64> = 1..=16;
+/// An idle worker asks each of them for work.
+const SHARDS: RangeInclusive<i64> = 1..=64;
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(900);
 /// Connections to one relay when the configuration does not say.
 const CONNECTIONS: u32 = 32;
@@ -64,21 +67,26 @@ impl Reader<'_> {
         // Each part is read before any is given up, so that every complaint is told.
         let master = self.master();
         let store = self.store();
+        let shards = self.shards();
         let durability = self.durability();
         let tls = self.store_tls();
         let storage = self.storage();
+        let key_file = self.text("encryption", "key_file").map(|(path, _)| path);
         let lease = self.lease();
         let lanes = self.lanes();
         let sites = self.sites();
         let limits = self.limits();
+        self.check_shares(&limits, shards);
         let worker = self.worker(host);
         let relays = self.relays();
         Some(Config {
             master: master?,
             store: store?,
+            shards: shards?,
             durability: durability?,
             tls: tls?,
             storage: storage?,
+            key_file: key_file.filter(|path| !path.is_empty()).map(Into::into),
             lease: lease?,
             lanes,
             sites,
@@ -183,17 +191,6 @@ impl Reader<'_> {
 
     fn store(&mut self) -> Option<StoreUrl> {
         let (text, setting) = self.text("store", "url")?;
-        let shards = self.setting("store", "shards");
-        if let Some(shards) = shards {
-            match shards.value {
-                Value::Integer(1) => {}
-                Value::Integer(number) if number > 1 => {
-                    let why = "more than one shard is refused: Redis Cluster is not part of this version; use 1";
-                    self.wrong(&shards, "store.shards", why);
-                }
-                _ => self.wrong(&shards, "store.shards", "it must be 1"),
-            }
-        }
         match text.parse() {
             Ok(url) => Some(url),
             Err(why) => {
@@ -201,6 +198,24 @@ impl Reader<'_> {
                 self.wrong(&setting, "store.url", why);
                 None
             }
+        }
+    }
+
+    fn shards(&mut self) -> Option<NonZeroU16> {
+        let setting = self.setting("store", "shards")?;
+        let number = self.whole_of(&setting, "store.shards", SHARDS)?;
+        if number > 1 && self.is_store_embedded() {
+            let why = "an embedded store is one shard; more are for a server, of use on the nodes of a cluster: use 1";
+            self.wrong(&setting, "store.shards", why);
+        }
+        u16::try_from(number).ok().and_then(NonZeroU16::new)
+    }
+
+    /// Every shard must have a part of every limit.
+    fn check_shares(&mut self, limits: &Limits, shards: Option<NonZeroU16>) {
+        let (Some(shards), Some(setting)) = (shards, self.setting("store", "shards")) else { return };
+        if let Err(why) = limits.share(0, shards.get()) {
+            self.wrong(&setting, "store.shards", why);
         }
     }
 
@@ -256,13 +271,15 @@ impl Reader<'_> {
         let scheme = text.split_once("://").map(|(scheme, _)| scheme);
         match scheme {
             None if !text.is_empty() => Some(text),
-            Some("file") => Some(text),
+            Some("file" | "s3") => Some(text),
             None => {
                 self.wrong(&setting, "storage.url", "it is empty: give a folder");
                 None
             }
             Some(scheme) => {
-                let why = format!("{scheme}:// is not part of this version: give a folder that all masters share");
+                let why = format!(
+                    "{scheme}:// is none of this version: give a folder that all masters share, or s3://BUCKET/PREFIX"
+                );
                 self.wrong(&setting, "storage.url", why);
                 None
             }

@@ -5,9 +5,11 @@ use super::keys::{SECTIONS, Shape};
 use super::read::{masters, read};
 use super::{Config, show};
 use crate::failure::{Exit, Failure};
+use postrider_common::clock::SystemClock;
 use postrider_common::lane;
 use postrider_common::limits::AUDIENCE_BYTES_MAX;
 use postrider_store::open::{Durability, TlsFiles};
+use std::sync::Arc;
 use std::time::Duration;
 
 struct Given {
@@ -195,7 +197,7 @@ fn values_out_of_range_name_the_range() {
         ("[worker]\nmaster = \"\"", "worker.master: it is empty"),
         ("[worker]\nmaster = \"127.0.0.1:7400\"", "write http://HOST:PORT"),
         ("[master]\ngrpc_listen = \"7400\"", "'7400' is not an address and a port"),
-        ("[storage]\nurl = \"s3://bucket\"", "s3:// is not part of this version"),
+        ("[storage]\nurl = \"gs://bucket\"", "gs:// is none of this version"),
         ("[store]\ndurability = \"best\"", "it must be always, replicated or relaxed, not 'best'"),
         ("[store]\nurl = \"mysql://x\"", "store.url: it must begin with redis://"),
         ("[[lane]]\nweight = 1", "lane.name is missing"),
@@ -238,7 +240,6 @@ fn what_limits_signs_or_protects_is_refused() {
         "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
         "[[dkim]]\ndomain = \"a.example\"",
         "[auth]\ntokens = \"x\"",
-        "[store]\nshards = 2",
         "[worker]\nmaster = \"https://h:1\"",
         "[master]\ngrpc_listen = \"0.0.0.0:7400\"",
         "[master]\nhttp_listen = \"192.0.2.1:7401\"",
@@ -258,6 +259,8 @@ fn stores_of_several_servers_and_with_tls_are_understood() {
         config("url = \"redis+sentinel://me:secret@a:1,b:2/mail\"\ndurability = \"replicated\"\nreplicas = 2");
     assert_eq!(sentinels.durability, Durability::Replicated { replicas: 2 });
     assert_eq!(sentinels.store.to_string(), "redis+sentinel://…@a:1,b:2/mail");
+    let cluster = config("url = \"redis+cluster://a:1,b:2\"\nshards = 12");
+    assert_eq!(cluster.store_options(&(Arc::new(SystemClock::default()) as _)).shards.get(), 12);
     let one = config("url = \"redis://h\"\ndurability = \"replicated\"");
     assert_eq!(one.durability, Durability::Replicated { replicas: 1 });
     let tls = config("url = \"rediss://h\"\ntls_ca = \"ca.pem\"\ntls_certificate = \"c\"\ntls_key = \"k\"").tls;
@@ -270,6 +273,12 @@ fn stores_of_several_servers_and_with_tls_are_understood() {
         ("url = \"rediss://me:secret@h\"\ntls_key = \"k\"", "belong together"),
         ("url = \"redis://h\"\ndurability = \"replicated\"\nreplicas = 0", "store.replicas: it must be a whole number"),
         ("durability = \"replicated\"", "an embedded store has none"),
+        ("shards = 2", "store.shards: an embedded store is one shard"),
+        ("url = \"redis://h\"\nshards = 65", "store.shards: it must be a whole number from 1 to 64, not 65"),
+        (
+            "url = \"redis://h\"\nshards = 3\n[[lane]]\nname = \"a\"\nconcurrency = 2",
+            "store.shards: the concurrency 2 of a is less than one for each of 3 shards",
+        ),
     ] {
         let text = given(&format!("[store]\n{toml}")).complaint();
         assert!(text.contains(expected) && !text.contains("secret"), "{toml}\n{text}");

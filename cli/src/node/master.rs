@@ -56,6 +56,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         grpc_listen: config.master.grpc_listen,
         http_listen: config.master.http_listen,
         storage: config.storage.clone(),
+        key_file: config.key_file.clone(),
         lease,
         lanes: config.lanes.clone(),
         sites: config.sites.clone(),
@@ -65,7 +66,9 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
     postrider_master::start(settings, store, clock).await.map_err(|error| {
         let message = format!("failed to {error}");
         match error {
-            StartError::NotLoopback { .. } | StartError::Setting { .. } => Failure::usage(message),
+            StartError::NotLoopback { .. } | StartError::Setting { .. } | StartError::KeyFile(_) => {
+                Failure::usage(message)
+            }
             StartError::Bind { .. } | StartError::Storage(_) | StartError::Service(_) => Failure::failed(message),
         }
     })

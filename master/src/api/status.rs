@@ -57,8 +57,12 @@ impl ApiError {
             ) => Code::Unavailable,
             Self::Store(StoreError::Corrupt(_) | StoreError::Url(_)) | Self::Internal(_) => Code::Internal,
             Self::History(HistoryError::Missing(_) | HistoryError::Damaged { .. }) => Code::Internal,
-            Self::History(HistoryError::Storage(_))
-            | Self::Storage(StorageError::Open { .. } | StorageError::Failed(_)) => Code::Unavailable,
+            Self::History(HistoryError::Storage(error)) | Self::Storage(error) => match error {
+                StorageError::Open { .. } | StorageError::Failed(_) => Code::Unavailable,
+                // A retry does not help; a person must act.
+                StorageError::Sealed(sealed) if sealed.is_about_keys() => Code::FailedPrecondition,
+                StorageError::Sealed(_) => Code::Internal,
+            },
         }
     }
 }

@@ -15,6 +15,9 @@ use tonic::Status;
 /// Without a chunk for this long the client is taken for gone.
 const CHUNK_WAIT: Duration = Duration::from_secs(60);
 
+/// An upload that takes longer is given up: what is older by far is swept as left by a crash.
+const UPLOAD_MAX: Duration = Duration::from_hours(12);
+
 /// Receives an audience. The work has a task of its own: a client that goes away drops this call, and
 /// what it left behind must still be removed.
 pub async fn receive<S>(core: &Arc<Core>, parts: S) -> Result<v1::UploadAudienceResponse, ApiError>
@@ -41,7 +44,9 @@ where
         v1::AudienceFormat::Csv | v1::AudienceFormat::Ndjson => {}
     }
     let mut upload = core.storage.begin_upload(core.random_wide()).await?;
-    if let Err(error) = fill(core, &mut parts, &mut upload, &header.sha256).await {
+    let filled = tokio::time::timeout(UPLOAD_MAX, fill(core, &mut parts, &mut upload, &header.sha256)).await;
+    let too_long = || Invalid::field("part", format!("the upload took more than {} h", UPLOAD_MAX.as_secs() / 3600));
+    if let Err(error) = filled.unwrap_or_else(|_| Err(too_long().into())) {
         if let Err(error) = upload.abort().await {
             tracing::warn!(%error, "failed to remove a broken upload");
         }

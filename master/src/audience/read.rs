@@ -4,7 +4,7 @@ use super::csv::CsvRows;
 use super::ndjson::{NdjsonRows, parse_object};
 use super::row::{Roles, Row, admit, weight};
 use super::{ReadError, column_missing};
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageError};
 use futures::TryStreamExt as _;
 use postrider_common::campaign::{Audience, AudienceFormat, Source};
 use serde_json::{Map, Value};
@@ -58,7 +58,7 @@ pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadEr
             sent.map_err(|error| ReadError::Storage(error.to_string()))?;
         }
         Source::Stored { sha256, format } => {
-            let stream = storage.read_audience(sha256).await.map_err(|error| ReadError::Storage(error.to_string()))?;
+            let stream = storage.read_audience(sha256).await.map_err(not_readable)?;
             let Some(stream) = stream else {
                 let message = format!("the audience {sha256} is not in the storage");
                 return Err(ReadError::run("audience_missing", message, MISSING_MEND));
@@ -78,6 +78,23 @@ pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadEr
         }
     }
     Ok(Rows { chunks })
+}
+
+/// A key that is missing may come back; a damaged audience stays one.
+fn not_readable(error: StorageError) -> ReadError {
+    match &error {
+        StorageError::Sealed(sealed) if !sealed.is_about_keys() => {
+            let message = format!("failed to {error}");
+            ReadError::run(
+                "audience_damaged",
+                message,
+                "restore it, or run the campaign again with its audience uploaded anew",
+            )
+        }
+        StorageError::Open { .. } | StorageError::Failed(_) | StorageError::Sealed(_) => {
+            ReadError::Storage(format!("failed to {error}"))
+        }
+    }
 }
 
 const MISSING_MEND: &str =
@@ -149,7 +166,7 @@ mod tests {
 
     async fn all(source: Source) -> Result<Vec<Row>, ReadError> {
         let folder = tempfile::tempdir().expect("a folder");
-        let storage = Storage::open(&folder.path().display().to_string()).expect("opens");
+        let storage = Storage::open(&folder.path().display().to_string(), Default::default()).expect("opens");
         let audience = Audience { source, address_field: "email".into(), key_field: None };
         let mut rows = open(&storage, &audience).await?;
         let mut read = Vec::new();

@@ -79,14 +79,15 @@ impl From<UnknownName> for UnknownReason {
 /// A segment to be stored.
 #[derive(Debug)]
 pub struct Written {
-    /// Of its contents: the same batches in the same states give the same segment.
+    /// Of its contents and its attempt: no other segment ever has it.
     pub name: String,
     pub bytes: Vec<u8>,
     pub recipients: u64,
 }
 
-/// Packs batches: those not retired before with what is known of each recipient, others with their corrections.
-pub fn write(batches: &[(&BatchRecord, Vec<Known>)]) -> Result<Written, HistoryError> {
+/// Packs batches: those not retired before with what is known of each recipient, others with their corrections. `attempt`
+/// is random: a segment that is left by a crash is not mistaken for one that is written again.
+pub fn write(attempt: u128, batches: &[(&BatchRecord, Vec<Known>)]) -> Result<Written, HistoryError> {
     let failed = |error: &dyn std::fmt::Display| HistoryError::damaged("batches to be packed", error);
     let mut lines = Vec::new();
     let mut header = Header { postrider_history: VERSION, batches: Vec::with_capacity(batches.len()) };
@@ -105,7 +106,10 @@ pub fn write(batches: &[(&BatchRecord, Vec<Known>)]) -> Result<Written, HistoryE
         serde_json::to_writer(&mut text, line).map_err(|error| failed(&error))?;
         text.push(b'\n');
     }
-    let name = to_hex(&Sha256::digest(&text)[..NAME_BYTES]);
+    let mut hash = Sha256::new();
+    hash.update(attempt.to_be_bytes());
+    hash.update(&text);
+    let name = to_hex(&hash.finalize()[..NAME_BYTES]);
     let mut frame = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).map_err(|error| failed(&error))?;
     frame.include_checksum(true).map_err(|error| failed(&error))?;
     frame.write_all(&text).map_err(|error| failed(&error))?;
@@ -282,7 +286,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_and_corrections_override() {
         let (one, two) = (batch(1, false, Vec::new()), batch(12, false, Vec::new()));
-        let written = write(&[(&one, vec![known(0), known(1), known(2)]), (&two, vec![known(3)])]).unwrap();
+        let written = write(1, &[(&one, vec![known(0), known(1), known(2)]), (&two, vec![known(3)])]).unwrap();
         assert_eq!(written.recipients, 4);
         let first = Segment::read("first", &written.bytes).unwrap();
         let mut read = Vec::new();
@@ -291,7 +295,7 @@ mod tests {
         assert!(first.mentions(&two.id, "user3@example.com") && !first.mentions(&one.id, "user3@example.com"));
 
         let corrected = batch(1, true, vec![delivery(None), delivery(Some(7)), delivery(None)]);
-        let later = write(&[(&corrected, Vec::new())]).unwrap();
+        let later = write(2, &[(&corrected, Vec::new())]).unwrap();
         assert_eq!(later.recipients, 1);
         Segment::read("later", &later.bytes).unwrap().apply(&one.id, &mut read).unwrap();
         let expected = Known {
@@ -305,17 +309,18 @@ mod tests {
     }
 
     #[test]
-    fn the_same_contents_have_the_same_name() {
+    fn every_attempt_has_a_name_of_its_own() {
         let one = batch(1, false, Vec::new());
-        let name = |number| write(&[(&one, vec![known(number)])]).unwrap().name;
-        assert_eq!(name(1), name(1));
-        assert_ne!(name(1), name(2));
+        let name = |attempt, number| write(attempt, &[(&one, vec![known(number)])]).unwrap().name;
+        assert_eq!(name(7, 1), name(7, 1));
+        assert_ne!(name(7, 1), name(7, 2));
+        assert_ne!(name(7, 1), name(8, 1));
     }
 
     #[test]
     fn damage_is_an_error() {
         let one = batch(1, false, Vec::new());
-        let bytes = write(&[(&one, vec![known(0), known(1)])]).unwrap().bytes;
+        let bytes = write(1, &[(&one, vec![known(0), known(1)])]).unwrap().bytes;
         for length in 0..bytes.len() {
             assert!(Segment::read("cut", &bytes[..length]).is_err(), "cut at {length}");
         }

@@ -18,6 +18,10 @@ const CLAIM_MS: u64 = 5_000;
 /// Also how long what trickles in is gathered, so that segments are few.
 const TICK: Duration = Duration::from_secs(2);
 
+/// A segment that was not named this long after it was begun never will be: a small part of the age at which segments
+/// that nobody names are swept.
+const RETIRE_WITHIN_MS: u64 = 3_600_000;
+
 /// Batches that cannot be read and are remembered.
 const DAMAGED_NOTED_MAX: usize = 1000;
 
@@ -48,6 +52,8 @@ pub enum DrainError {
     Store(#[from] StoreError),
     #[error(transparent)]
     History(#[from] HistoryError),
+    #[error("write history in time: the storage took too long, and what was written may be swept")]
+    TooLate,
 }
 
 #[derive(Debug)]
@@ -108,8 +114,12 @@ impl HistoryDuty {
     ) -> Result<(), DrainError> {
         let known = self.know(&batches).await?;
         let core = &self.core;
-        let written: Written = history::write(&known)?;
+        let begun_ms = core.clock.boot_ms();
+        let written: Written = history::write(core.random_wide(), &known)?;
         core.storage.write_segment(&written.name, written.bytes).await.map_err(HistoryError::from)?;
+        if core.clock.boot_ms().saturating_sub(begun_ms) > RETIRE_WITHIN_MS {
+            return Err(DrainError::TooLate);
+        }
         let wrote = |batch: &&SettledBatch| known.iter().any(|(record, _)| record.id == batch.record.id);
         let stamps = batches.iter().filter(wrote).map(|batch| (batch.record.id.clone(), batch.stamp)).collect();
         let retire = RetireBatches { request, segment: written.name.clone(), batches: stamps };

@@ -6,6 +6,7 @@ pub mod census;
 pub mod history;
 pub mod reclaim;
 pub mod split;
+pub mod sweep;
 
 use std::fmt;
 

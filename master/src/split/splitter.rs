@@ -13,7 +13,7 @@ use postrider_common::limits::{
     SPLIT_STEP_ROWS_MAX,
 };
 use postrider_common::message::Recipient;
-use postrider_common::payload;
+use postrider_common::payload::{self, InvalidPayload};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::site::SiteTable;
 use postrider_store::{AddBatches, BadRow, NewBatch, SplitLease};
@@ -84,7 +84,13 @@ impl Splitter {
         if !lease.open.is_empty() {
             let recipients = payload::decode(&lease.open).map_err(|error| {
                 let message = format!("the position of the split cannot be read: {error}");
-                ReadError::run("split_position", message, "cancel this run and start a new one")
+                match error {
+                    // It is whole: what is missing is the key.
+                    InvalidPayload::Sealed(_) => ReadError::Storage(message),
+                    InvalidPayload::Frame(_) | InvalidPayload::Message(_) | InvalidPayload::Shape(_) => {
+                        ReadError::run("split_position", message, "cancel this run and start a new one")
+                    }
+                }
             })?;
             for recipient in recipients {
                 splitter.place(recipient);

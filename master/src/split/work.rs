@@ -8,7 +8,9 @@ use crate::audience::read::{self, Rows};
 use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
+use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
+use postrider_common::seal::Header;
 use postrider_store::{AddBatches, ReleaseSplit, RunRecord, SplitLease, SplitStatus, StoreError};
 use std::future::Future;
 use std::time::Duration;
@@ -102,6 +104,10 @@ impl<'a> Work<'a> {
         let Some(run) = retried(core, "run", || core.store.run(&lease.run)).await.ok().flatten() else {
             return Err(Halt::Ended(Ended::Dropped));
         };
+        if let Some((header, _)) = Header::read(&run.audience) {
+            let sealed = InvalidPayload::Sealed(header.key);
+            return Err(ReadError::Storage(format!("the audience of the run: {sealed}")).into());
+        }
         let plan = Plan::decode(&run.audience).map_err(|error| {
             ReadError::run(
                 "audience_unreadable",

@@ -35,6 +35,7 @@ pub fn config(storage: &TempDir) -> MasterConfig {
         grpc_listen: "127.0.0.1:0".parse().unwrap(),
         http_listen: Some("127.0.0.1:0".parse().unwrap()),
         storage: storage.path().display().to_string(),
+        key_file: None,
         lease: LeaseSettings {
             ttl: Duration::from_secs(2),
             window: 100,
@@ -60,7 +61,11 @@ impl World {
 
     /// Another master on the same store and storage.
     pub async fn again(&self) -> Self {
-        Self::on(Arc::clone(&self.store), Arc::clone(&self.storage), |_| {}).await
+        self.again_with(|_| {}).await
+    }
+
+    pub async fn again_with(&self, change: impl FnOnce(&mut MasterConfig)) -> Self {
+        Self::on(Arc::clone(&self.store), Arc::clone(&self.storage), change).await
     }
 
     async fn on(store: Arc<dyn Store>, storage: Arc<TempDir>, change: impl FnOnce(&mut MasterConfig)) -> Self {

@@ -142,8 +142,8 @@ async fn a_segment_whose_writer_died_is_not_read_and_nothing_is_missing() {
     let known: Vec<_> =
         mine.iter().map(|batch| (&batch.record, history::stored(&record, &batch.record).unwrap())).collect();
     // Another one than what the next master will write: it has fewer batches.
-    let orphan = history::write(&known[1..]).unwrap();
-    let storage = Storage::open(&world.storage.path().display().to_string()).unwrap();
+    let orphan = history::write(7, &known[1..]).unwrap();
+    let storage = Storage::open(&world.storage.path().display().to_string(), Default::default()).unwrap();
     storage.write_segment(&orphan.name, orphan.bytes).await.unwrap();
     let before = world.recipients(&run, &[]).await;
 

@@ -8,5 +8,7 @@ mod firings;
 mod harness;
 mod history;
 mod lifecycle;
+#[cfg(feature = "encryption")]
+mod sealed;
 mod split;
 mod submit;

@@ -13,6 +13,7 @@ pub mod pace;
 pub mod poison;
 pub mod random;
 mod random_dead;
+mod reached;
 pub mod relay;
 pub mod scene;
 pub mod split;
@@ -30,89 +31,28 @@ pub trait Fixture: Send + Sync {
     async fn pass(&self, ms: u64);
 }
 
-/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`.
+/// Cases that hold within a shard: turns are taken there, and the backlog is that of one. (So do those of `pace`: each
+/// shard has its part of a limit.)
+pub mod one_shard {
+    pub use super::history::claim_stops_while_the_backlog_is_full;
+    pub use super::lease::{
+        claim_keeps_a_small_run_from_waiting, claim_of_a_resumed_lane_does_not_catch_up,
+        claim_takes_turns_by_weight_and_run,
+    };
+}
+
+/// Makes one `#[tokio::test]` per case; `$fixture` is an async function that returns `impl Fixture`. For a store that
+/// may have several shards: `conformance_tests!($fixture, of_shards)`, or `conformance_tests!($fixture, in_turn)` within a
+/// test that runs all cases, where a server is too dear to have one for each.
 #[macro_export]
 macro_rules! conformance_tests {
     ($fixture:ident) => {
-        $crate::conformance_tests!(@module $fixture, split,
-            apply_campaign_counts_versions_and_keeps_pause,
-            apply_campaign_repeated_by_key_does_not_go_back,
-            create_run_is_one_run_per_submit,
-            create_run_needs_its_campaign,
-            claim_split_is_a_lease_that_comes_back,
-            claim_split_repeated_is_the_same_lease,
-            add_batches_moves_the_cursor_once,
-            add_batches_of_a_stale_splitter_is_refused,
-            add_batches_of_a_cancelled_run_is_refused,
-            add_batches_of_nothing_finishes_an_empty_run,
-            add_batches_without_batches_keeps_the_lease,
-            release_split_with_an_error_fails_the_run_until_resumed,
-            bad_rows_are_kept_and_counted
-        );
-        $crate::conformance_tests!(@module $fixture, lease,
-            claim_gives_each_batch_to_one_worker,
-            claim_repeated_returns_the_same_leases,
+        $crate::conformance_tests!($fixture, of_shards);
+        $crate::conformance_tests!(@module $fixture, one_shard,
             claim_takes_turns_by_weight_and_run,
             claim_keeps_a_small_run_from_waiting,
-            claim_skips_what_is_paused,
-            claim_of_a_draining_worker_is_empty,
-            checkpoint_grants_a_window_and_no_more,
-            checkpoint_repeated_answers_the_same,
-            checkpoint_late_copy_takes_no_intent_back,
             claim_of_a_resumed_lane_does_not_catch_up,
-            checkpoint_takes_each_outcome_once,
-            checkpoint_with_an_old_fence_is_lost,
-            checkpoint_of_no_batch_is_gone,
-            checkpoint_refuses_what_is_not_due,
-            checkpoint_refuses_an_intent_beyond_the_hard_cap,
-            checkpoint_extends_the_lease,
-            finish_settles_a_batch_for_ever,
-            finish_is_refused_while_in_intent,
-            finish_delays_the_deferred_rest,
-            finish_repeated_answers_the_same,
-            release_brings_the_batch_to_the_front,
-            release_costs_no_attempt,
-            deferred_recipients_exhaust_their_time,
-            batches_show_every_delivery
-        );
-        $crate::conformance_tests!(@module $fixture, doubt,
-            reclaim_puts_intents_in_doubt_and_resends_them,
-            reclaim_holds_what_must_not_be_sent_twice,
-            reclaim_leaves_a_living_lease_alone,
-            reclaim_waits_after_an_outage,
-            an_expired_lease_that_was_not_reclaimed_goes_on,
-            release_with_abandon_puts_intents_in_doubt,
-            a_lost_reply_is_resent_with_its_reason,
-            a_resend_handed_back_is_no_resend,
-            facts_not_written_repeated_keep_an_older_doubt,
-            facts_accepted_overrides_every_state,
-            facts_correct_a_settled_batch_once,
-            facts_of_a_fence_that_was_not_issued_are_refused,
-            facts_not_written_undo_a_doubt,
-            facts_of_an_older_intent_do_not_decide,
-            finish_with_an_old_fence_keeps_its_facts
-        );
-        $crate::conformance_tests!(@module $fixture, history,
-            claim_history_gives_what_settled_in_order,
-            claim_history_serves_one_caller_at_a_time,
-            claim_stops_while_the_backlog_is_full,
-            retire_batches_leaves_states_and_fences,
-            retire_batches_repeated_answers_the_same,
-            retire_batches_refuses_what_changed,
-            retire_batches_keeps_what_may_be_replayed,
-            retire_batches_of_a_large_batch_leaves_a_small_one,
-            facts_correct_a_retired_batch_once,
-            facts_never_reopen_a_retired_batch,
-            finish_of_a_retired_batch_is_settled,
-            cancel_batches_passes_over_retired_ones
-        );
-        $crate::conformance_tests!(@module $fixture, relay,
-            share_relay_divides_connections,
-            share_relay_gives_what_others_do_not_want,
-            share_relay_ends_with_the_silence_of_a_worker,
-            share_relay_of_a_late_call_changes_nothing,
-            share_relay_holds_the_lowest_limit,
-            share_relay_paces_all_workers_by_one_rate
+            claim_stops_while_the_backlog_is_full
         );
         $crate::conformance_tests!(@module $fixture, pace,
             checkpoint_paces_a_lane,
@@ -129,7 +69,91 @@ macro_rules! conformance_tests {
             claim_skips_a_throttled_site,
             claim_takes_no_more_than_has_room
         );
-        $crate::conformance_tests!(@module $fixture, poison,
+    };
+    ($fixture:ident, of_shards) => {
+        $crate::conformance_tests!(@groups module, $fixture);
+    };
+    ($fixture:ident, in_turn) => {
+        $crate::conformance_tests!(@groups turn, $fixture);
+    };
+    (@groups $how:ident, $fixture:ident) => {
+        $crate::conformance_tests!(@$how $fixture, split,
+            apply_campaign_counts_versions_and_keeps_pause,
+            apply_campaign_repeated_by_key_does_not_go_back,
+            create_run_is_one_run_per_submit,
+            create_run_needs_its_campaign,
+            claim_split_is_a_lease_that_comes_back,
+            claim_split_repeated_is_the_same_lease,
+            add_batches_moves_the_cursor_once,
+            add_batches_of_a_stale_splitter_is_refused,
+            add_batches_of_a_cancelled_run_is_refused,
+            add_batches_of_nothing_finishes_an_empty_run,
+            add_batches_without_batches_keeps_the_lease,
+            release_split_with_an_error_fails_the_run_until_resumed,
+            bad_rows_are_kept_and_counted
+        );
+        $crate::conformance_tests!(@$how $fixture, lease,
+            claim_gives_each_batch_to_one_worker,
+            claim_repeated_returns_the_same_leases,
+            claim_skips_what_is_paused,
+            claim_of_a_draining_worker_is_empty,
+            checkpoint_grants_a_window_and_no_more,
+            checkpoint_repeated_answers_the_same,
+            checkpoint_late_copy_takes_no_intent_back,
+            checkpoint_takes_each_outcome_once,
+            checkpoint_with_an_old_fence_is_lost,
+            checkpoint_of_no_batch_is_gone,
+            checkpoint_refuses_what_is_not_due,
+            checkpoint_refuses_an_intent_beyond_the_hard_cap,
+            checkpoint_extends_the_lease,
+            finish_settles_a_batch_for_ever,
+            finish_is_refused_while_in_intent,
+            finish_delays_the_deferred_rest,
+            finish_repeated_answers_the_same,
+            release_brings_the_batch_to_the_front,
+            release_costs_no_attempt,
+            deferred_recipients_exhaust_their_time,
+            batches_show_every_delivery
+        );
+        $crate::conformance_tests!(@$how $fixture, doubt,
+            reclaim_puts_intents_in_doubt_and_resends_them,
+            reclaim_holds_what_must_not_be_sent_twice,
+            reclaim_leaves_a_living_lease_alone,
+            reclaim_waits_after_an_outage,
+            an_expired_lease_that_was_not_reclaimed_goes_on,
+            release_with_abandon_puts_intents_in_doubt,
+            a_lost_reply_is_resent_with_its_reason,
+            a_resend_handed_back_is_no_resend,
+            facts_not_written_repeated_keep_an_older_doubt,
+            facts_accepted_overrides_every_state,
+            facts_correct_a_settled_batch_once,
+            facts_of_a_fence_that_was_not_issued_are_refused,
+            facts_not_written_undo_a_doubt,
+            facts_of_an_older_intent_do_not_decide,
+            finish_with_an_old_fence_keeps_its_facts
+        );
+        $crate::conformance_tests!(@$how $fixture, history,
+            claim_history_gives_what_settled_in_order,
+            claim_history_serves_one_caller_at_a_time,
+            retire_batches_leaves_states_and_fences,
+            retire_batches_repeated_answers_the_same,
+            retire_batches_refuses_what_changed,
+            retire_batches_keeps_what_may_be_replayed,
+            retire_batches_of_a_large_batch_leaves_a_small_one,
+            facts_correct_a_retired_batch_once,
+            facts_never_reopen_a_retired_batch,
+            finish_of_a_retired_batch_is_settled,
+            cancel_batches_passes_over_retired_ones
+        );
+        $crate::conformance_tests!(@$how $fixture, relay,
+            share_relay_divides_connections,
+            share_relay_gives_what_others_do_not_want,
+            share_relay_ends_with_the_silence_of_a_worker,
+            share_relay_of_a_late_call_changes_nothing,
+            share_relay_holds_the_lowest_limit,
+            share_relay_paces_all_workers_by_one_rate
+        );
+        $crate::conformance_tests!(@$how $fixture, poison,
             reclaim_sets_aside_the_one_that_ends_workers,
             reclaim_knows_of_the_one_by_facts,
             claim_of_a_suspect_batch_is_for_ever_smaller_ranges,
@@ -148,7 +172,7 @@ macro_rules! conformance_tests {
             retry_run_leaves_dead_letters_to_replay,
             retry_run_reaches_into_a_leased_batch
         );
-        $crate::conformance_tests!(@module $fixture, steer,
+        $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,
             pause_lane_stops_its_runs,
             cancel_run_ends_pending_and_keeps_what_was_sent,
@@ -159,12 +183,19 @@ macro_rules! conformance_tests {
             workers_are_listed_with_what_they_hold,
             drain_worker_marks_by_name
         );
-        $crate::conformance_tests!(@module $fixture, known_failures,
+        $crate::conformance_tests!(@$how $fixture, known_failures,
             delayed_batches_due_together_all_return,
             a_process_is_not_its_name,
             one_lost_lease_does_not_stop_the_others_of_its_call,
             large_numbers_come_back_whole
         );
+    };
+    (@turn $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
+        $({
+            println!("{}", stringify!($case));
+            let fixture = $fixture().await;
+            $crate::conformance::$module::$case(&fixture).await;
+        })*
     };
     (@module $fixture:ident, $module:ident, $($case:ident),* $(,)?) => {
         mod $module {

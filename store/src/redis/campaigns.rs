@@ -1,19 +1,35 @@
 //! Campaigns and message definitions: global, under the tag `{g}`.
 
+use super::effects::{self, Effect};
+use super::global::Global;
+use super::keys;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
-use crate::api::{AppliedCampaign, ApplyCampaign, CampaignRecord, Result};
+use super::shard::only;
+use crate::api::{AppliedCampaign, ApplyCampaign, CampaignRecord, NewRun, Result};
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DefinitionHash, IdempotencyKey};
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use redis::Value;
 use std::collections::HashMap;
 
-impl Redis {
+/// Later than every version: nothing that was steered concerns a run without a campaign.
+const MAX_VERSION: u64 = 1 << 53;
+
+/// The campaign that a run needs, as it was read before the run is created.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Needed {
+    /// ok, none or paused.
+    pub word: &'static str,
+    /// Of what was steered last. A shard that knows a newer one knows better.
+    pub version: u64,
+}
+
+impl Global {
     pub(super) async fn campaign_apply(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
         self.keep_definition(&apply.definition, &apply.definition_bytes).await?;
-        let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned()];
+        let [outbox, version] = [keys::OUTBOX, keys::VERSION].map(str::to_owned);
+        let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned(), outbox, version];
         let args = Args::default().text(apply.name.as_str()).text(&apply.spec).text(apply.definition.as_str());
         let args = args.text(apply.key.as_ref().map_or("", IdempotencyKey::as_str)).text(&apply.fingerprint);
         let args = args.int(APPLY_KEYS_KEPT_MAX as u64);
@@ -32,15 +48,35 @@ impl Redis {
     pub(super) async fn keep_definition(&self, hash: &DefinitionHash, encoded: &[u8]) -> Result<()> {
         let mut pipe = redis::pipe();
         pipe.cmd("SET").arg(keys::definition(hash)).arg(encoded).arg("NX");
-        self.only(self.bulk.call(pipe).await?).map(drop)
+        only(self.links.bulk.call(pipe).await?).map(drop)
     }
 
     pub(super) async fn definition_of(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET").arg(keys::definition(hash));
-        let value = self.only(self.bulk.call(pipe).await?)?;
+        let value = only(self.links.bulk.call(pipe).await?)?;
         let bytes: Option<Vec<u8>> = read(value, "a definition")?;
         Ok(bytes.map(Bytes::from))
+    }
+
+    /// What is known of the campaign that a run needs.
+    pub(super) async fn campaign_of(&self, run: &NewRun) -> Result<Needed> {
+        let needed = |word, version| Needed { word, version };
+        let name = match run.campaign.parse::<CampaignName>() {
+            _ if !run.requires_campaign => return Ok(needed("ok", MAX_VERSION)),
+            Err(_) => return Ok(needed("none", 0)),
+            Ok(name) => name,
+        };
+        let mut pipe = redis::pipe();
+        pipe.cmd("HMGET").arg(keys::campaign(&name)).arg(&["paused", "steered"]);
+        let (paused, steered): (Option<String>, Option<u64>) =
+            read(only(self.links.swift.call(pipe).await?)?, "a campaign")?;
+        let version = steered.unwrap_or(0);
+        Ok(match paused.as_deref() {
+            None => needed("none", version),
+            Some("1") => needed("paused", version),
+            Some(_) => needed("ok", version),
+        })
     }
 
     pub(super) async fn campaign_named(&self, name: &CampaignName) -> Result<Option<CampaignRecord>> {
@@ -55,7 +91,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         let from = after.map_or("-".to_owned(), |name| format!("({name}"));
         pipe.cmd("ZRANGEBYLEX").arg(keys::CAMPAIGNS).arg(from).arg("+").arg("LIMIT").arg(0).arg(limit);
-        let names: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "campaigns")?;
+        let names: Vec<String> = read(only(self.links.bulk.call(pipe).await?)?, "campaigns")?;
         let names = names.iter().map(|name| parse(name, "campaigns")).collect::<Result<_>>()?;
         self.campaign_records(names).await
     }
@@ -68,7 +104,7 @@ impl Redis {
         for name in &names {
             pipe.cmd("HGETALL").arg(keys::campaign(name));
         }
-        let mut answers = self.read_bulk(pipe, "campaigns").await?;
+        let mut answers = self.links.read_bulk(pipe, "campaigns").await?;
         let mut records = Vec::with_capacity(names.len());
         for name in names {
             records.extend(campaign_record(name, answers.value()?)?);
@@ -76,16 +112,21 @@ impl Redis {
         Ok(records)
     }
 
-    pub(super) async fn campaign_set_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
-        let args = Args::default().flag(paused);
-        let answer = self.run_script(Transition::SetCampaignPaused, &[keys::campaign(name)], args).await?;
-        Ok(read::<u8>(answer, "set_campaign_paused")? == 1)
+    /// The effect on the shards; None: there is no such campaign.
+    pub(super) async fn campaign_set_paused(&self, name: &CampaignName, paused: bool) -> Result<Option<Effect>> {
+        let subject = effects::campaign(name.as_str());
+        let own = [keys::campaign(name), keys::OUTBOX.to_owned(), keys::VERSION.to_owned()];
+        let args = Args::default().flag(paused).text(&subject);
+        Effect::sent(subject, self.run_script(Transition::SetCampaignPaused, &own, args).await?)
     }
 
-    pub(super) async fn campaign_delete(&self, name: &CampaignName) -> Result<bool> {
-        let own = [keys::campaign(name), keys::CAMPAIGNS.to_owned()];
-        let answer = self.run_script(Transition::DeleteCampaign, &own, Args::default().text(name.as_str())).await?;
-        Ok(read::<u8>(answer, "delete_campaign")? == 1)
+    /// The effect on the shards; None: there was no such campaign.
+    pub(super) async fn campaign_delete(&self, name: &CampaignName) -> Result<Option<Effect>> {
+        let subject = effects::campaign(name.as_str());
+        let [outbox, version] = [keys::OUTBOX, keys::VERSION].map(str::to_owned);
+        let own = [keys::campaign(name), keys::CAMPAIGNS.to_owned(), outbox, version];
+        let args = Args::default().text(name.as_str()).text(&subject);
+        Effect::sent(subject, self.run_script(Transition::DeleteCampaign, &own, args).await?)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Dead letters, and runs that begin again with whom they gave up.
 
-use super::Redis;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
+use super::shard::{Shard, only};
 use crate::api::{DeadAnswer, DeadLetter, ReplayDead, Result, RetriedRun, RetryRun};
 use crate::error::StoreError;
 use postrider_common::ids::{BatchId, DeadId, RunId};
@@ -29,11 +29,11 @@ fn id_of(member: &str) -> Option<DeadId> {
     Some(DeadId { batch: BatchId { run: run.parse().ok()?, sequence }, index })
 }
 
-impl Redis {
+impl Shard {
     pub(super) async fn run_retry(&self, retry: RetryRun) -> Result<RetriedRun> {
         let mut pipe = redis::pipe();
         pipe.cmd("HGET").arg(self.keys.run(&retry.run)).arg("sequence");
-        let last: Option<u64> = read(self.only(self.swift.call(pipe).await?)?, "the sequence of a run")?;
+        let last: Option<u64> = read(only(self.links.swift.call(pipe).await?)?, "the sequence of a run")?;
         let Some(last) = last else { return Ok(RetriedRun::NoRun) };
         let until = last.min(retry.after.saturating_add(retry.limit as u64));
         let (mut from, mut recipients) = (retry.after.saturating_add(1), 0);
@@ -80,7 +80,7 @@ impl Redis {
         let from = from.filter(|from| first == "-" || from[1..] > first[1..]).unwrap_or(first);
         let mut pipe = redis::pipe();
         pipe.cmd("ZRANGEBYLEX").arg(self.keys.dead_order()).arg(from).arg(to).arg("LIMIT").arg(0).arg(limit);
-        let members: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "dead letters")?;
+        let members: Vec<String> = read(only(self.links.bulk.call(pipe).await?)?, "dead letters")?;
         let ids = members.iter().map(|member| id_of(member).ok_or_else(|| corrupt("the id of a dead letter")));
         let ids = ids.collect::<Result<Vec<_>>>()?;
         if ids.is_empty() {
@@ -90,7 +90,7 @@ impl Redis {
         for id in &ids {
             pipe.cmd("HGET").arg(self.keys.dead()).arg(id.to_string());
         }
-        let mut texts: Elements = self.read_bulk(pipe, "dead letters").await?;
+        let mut texts: Elements = self.links.read_bulk(pipe, "dead letters").await?;
         let mut letters = Vec::with_capacity(ids.len());
         for id in ids {
             // None: replayed or purged in between.
@@ -106,7 +106,7 @@ impl Redis {
         let ReplayDead { id, unknown } = replay;
         let mut pipe = redis::pipe();
         pipe.cmd("HGET").arg(self.keys.batch(&id.batch)).arg("payload");
-        let name: Option<String> = read(self.only(self.swift.call(pipe).await?)?, "a batch")?;
+        let name: Option<String> = read(only(self.links.swift.call(pipe).await?)?, "a batch")?;
         let mut own = self.dead_keys(&id);
         own.push(self.keys.payload(&id.batch, &name.unwrap_or_default()));
         let answer = self.run_script(Transition::ReplayDead, &own, dead_args(&id).flag(unknown)).await;

@@ -1,15 +1,15 @@
 //! What settled batches leave behind: handed to a writer of history, then replaced by tombstones.
 
-use super::Redis;
 use super::reply::{Elements, read};
 use super::scripts::{Args, Transition};
+use super::shard::Shard;
 use crate::api::{ClaimHistory, ClaimedHistory, Result, RetireBatches, SettledBatch};
 use postrider_common::ids::BatchId;
 
 /// Batches that one script retires: bounds how long it keeps the server.
 const RETIRE_STEP_BATCHES_MAX: usize = 20;
 
-impl Redis {
+impl Shard {
     /// A batch is read after it was claimed: what changes in between changes its stamp, so that it is not retired.
     pub(super) async fn history_claim(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
         let args = Args::default().text(claim.request.as_str()).int(claim.ttl_ms).int(claim.limit as u64);
@@ -39,7 +39,7 @@ impl Redis {
         for id in &ids {
             pipe.cmd("HGET").arg(self.keys.batch(id)).arg("payload");
         }
-        let mut names = self.read_bulk(pipe, "a batch").await?;
+        let mut names = self.links.read_bulk(pipe, "a batch").await?;
         let mut pipe = redis::pipe();
         for step in retire.batches.chunks(RETIRE_STEP_BATCHES_MAX) {
             let args = Args::default().text(retire.request.as_str()).text(&retire.segment).int(step.len() as u64);
@@ -52,7 +52,7 @@ impl Redis {
             pipe.add_command(self.script(Transition::RetireBatches, &own, args));
         }
         let mut retired = 0;
-        for answer in self.swift.call(pipe).await? {
+        for answer in self.links.swift.call(pipe).await? {
             retired += read::<u64>(answer?, "retire_batches")?;
         }
         self.wake.bump();

@@ -5,6 +5,7 @@
 
 use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RelayName, RunId};
 use std::fmt::Display;
+use std::num::NonZeroU16;
 
 const GLOBAL: &str = "postrider:{g}:";
 
@@ -12,13 +13,16 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+/// Effects that not every shard has yet, and the version of the newest.
+pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
+pub(super) const VERSION: &str = "postrider:{g}:version";
+/// The number of shards, which never changes.
+pub(super) const SHARDS: &str = "postrider:{g}:shards";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
-/// Nothing is ever stored under it.
-pub(super) const GLOBAL_UNUSED: &str = "postrider:{g}:permission";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 26] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 27] = [
     ("shard", "hash"),
     ("rdy", "zset"),
     ("dly", "zset"),
@@ -44,8 +48,33 @@ pub(super) const SHARD_KEYS: [(&str, &str); 26] = [
     ("flight", "hash"),
     ("pace", "hash"),
     ("throttled", "zset"),
+    ("steered", "hash"),
     ("dead_order", "zset"),
 ];
+
+/// Whose keys are reached through one connection.
+#[derive(Debug)]
+pub(super) struct Tags {
+    /// The global ones too; with the number of shards, which is kept there.
+    pub global: Option<NonZeroU16>,
+    pub shards: Vec<Keys>,
+}
+
+impl Tags {
+    /// One of them, with its braces: where they are is where this one is.
+    pub fn tag(&self) -> &str {
+        match &self.global {
+            Some(_) => "{g}",
+            None => self.shards.first().map_or("{g}", Keys::tag),
+        }
+    }
+
+    /// A key of each that nothing is ever stored under.
+    pub fn unused(&self) -> Vec<String> {
+        let global = self.global.map(|_| format!("{GLOBAL}permission"));
+        global.into_iter().chain(self.shards.iter().map(|keys| format!("{}permission", keys.prefix))).collect()
+    }
+}
 
 /// The keys of one shard. All of them have its tag.
 #[derive(Debug, Clone)]
@@ -76,11 +105,6 @@ impl Keys {
     /// Those of `SHARD_KEYS`, in that order.
     pub fn all(&self) -> &[String] {
         &self.all
-    }
-
-    /// Nothing is ever stored under it.
-    pub fn unused(&self) -> String {
-        format!("{}permission", self.prefix)
     }
 
     pub fn shard(&self) -> &str {
@@ -124,7 +148,7 @@ impl Keys {
     }
 
     pub fn dead_order(&self) -> &str {
-        &self.all[25]
+        &self.all[26]
     }
 
     pub fn depth(&self) -> &str {
@@ -204,6 +228,7 @@ mod tests {
             ("depth", keys.depth()),
             ("flight", keys.flight()),
             ("pace", keys.pace()),
+            ("dead_order", keys.dead_order()),
         ];
         for (name, key) in named {
             assert_eq!(key, format!("postrider:{{s12}}:{name}"));

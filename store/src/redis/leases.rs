@@ -1,9 +1,9 @@
 //! Claiming and reclaiming.
 
-use super::Redis;
 use super::looking::{self, Place};
 use super::reply::{Elements, corrupt, ms, parse, read};
-use super::scripts::{Args, Transition, limits_text};
+use super::scripts::{Args, Transition};
+use super::shard::Shard;
 use crate::api::{Claim, Claimed, ClaimedBatch, Reclaim, Reclaimed, Result};
 use postrider_common::ids::{BatchId, Fence};
 use postrider_common::lease::Progress;
@@ -23,7 +23,7 @@ struct Granted {
     hard_at: i64,
 }
 
-impl Redis {
+impl Shard {
     pub(super) async fn lease_claim(&self, claim: Claim) -> Result<Claimed> {
         let most = claim.batches_max.min(LEASES_PER_CALL_MAX as u32);
         let args = Args::default().text(claim.worker.to_string()).text(claim.request.as_str());
@@ -32,7 +32,7 @@ impl Redis {
         for (lane, weight) in &claim.lanes {
             args = args.text(lane.as_str()).int(*weight);
         }
-        let args = args.text(limits_text(&claim.limits));
+        let args = args.text(self.limits_text(&claim.limits)?);
         let mut answer = Elements::of(self.run_script(Transition::Claim, &[], args).await?, "claim")?;
         let (now, drain): (i64, u8) = (answer.read()?, answer.read()?);
         let mut granted = Vec::new();
@@ -56,7 +56,7 @@ impl Redis {
             pipe.cmd("HGETALL").arg(self.keys.batch(batch));
             pipe.cmd("GET").arg(self.keys.payload(batch, &place.payload));
         }
-        let mut answers = self.swift.call(pipe).await?.into_iter();
+        let mut answers = self.links.swift.call(pipe).await?.into_iter();
         let mut leases = Vec::with_capacity(granted.len());
         for lease in granted {
             let mut next = || answers.next().ok_or_else(|| corrupt("an answer is missing"))?;
@@ -123,7 +123,7 @@ impl Redis {
             let args = Args::default().text(batch.to_string()).int(reclaim.doubt_grace_ms);
             pipe.add_command(self.script(Transition::Reclaim, &own, args));
         }
-        for (batch, answer) in expired.iter().zip(self.swift.call(pipe).await?) {
+        for (batch, answer) in expired.iter().zip(self.links.swift.call(pipe).await?) {
             match answer.and_then(|value| read::<(String, u32, u32)>(value, "reclaim")) {
                 Ok((status, doubts, dead)) => match status.as_str() {
                     "reclaimed" => {

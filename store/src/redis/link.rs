@@ -3,7 +3,7 @@
 
 use super::asking;
 use super::failure::{Failure, classify, into_error};
-use super::keys::Keys;
+use super::keys::Tags;
 use super::locate::Locator;
 use super::preflight::{self, Demands, Topology};
 use super::replicas::Replicas;
@@ -33,8 +33,8 @@ const PAUSE_MS_MAX: u64 = 500;
 pub(super) struct Link {
     locator: Arc<Locator>,
     scripts: Arc<Scripts>,
-    /// Of the shard that is reached through it.
-    keys: Keys,
+    /// Whose keys are reached through it.
+    tags: Arc<Tags>,
     clock: Arc<dyn Clock>,
     durability: Durability,
     /// What a write waits for before it is answered.
@@ -66,7 +66,7 @@ impl Link {
     pub fn new(
         locator: Arc<Locator>,
         scripts: Arc<Scripts>,
-        keys: Keys,
+        tags: Arc<Tags>,
         durability: Durability,
         clock: Arc<dyn Clock>,
     ) -> Self {
@@ -74,7 +74,7 @@ impl Link {
             Durability::Replicated { replicas } => Some(Replicas::new(Arc::clone(&locator), replicas)),
             Durability::Always | Durability::Relaxed => None,
         };
-        Self { locator, scripts, keys, clock, durability, replicas, slot: Mutex::default() }
+        Self { locator, scripts, tags, clock, durability, replicas, slot: Mutex::default() }
     }
 
     /// Connects and checks the server, once.
@@ -222,7 +222,7 @@ impl Link {
         let mut connection = made.map_err(|error| classify(&error))?;
         let is_first = generation == 1;
         let demands = Demands { durability: self.durability, topology: self.locator.topology(), is_first };
-        let accepted = preflight::check(&mut connection, &self.keys, demands).await?;
+        let accepted = preflight::check(&mut connection, &self.tags, demands).await?;
         for weaker in accepted.warnings.iter().filter(|_| is_first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }

@@ -1,8 +1,7 @@
-//! Reading: batches, workers, lanes, the clock. Nothing here changes what is stored, but draining and pausing.
+//! Reading: batches, workers, lanes. Nothing here changes what is stored.
 
-use super::Redis;
 use super::reply::{Elements, corrupt, parse, read};
-use super::scripts::{Args, Transition};
+use super::shard::{Shard, only};
 use crate::api::{BatchRecord, BatchState, Delivery, LaneRecord, Result, WorkerRecord};
 use postrider_common::ids::{BatchId, LaneName, RunId, SiteName, WorkerId};
 use postrider_common::lease::IndexRange;
@@ -194,19 +193,12 @@ fn recipient(state: RecipientState, record: &str) -> Result<Recipient> {
     })
 }
 
-impl Redis {
-    pub(super) async fn clock_ms(&self) -> Result<i64> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("TIME");
-        let (seconds, micros): (i64, i64) = read(self.only(self.swift.call(pipe).await?)?, "TIME")?;
-        Ok(seconds * 1000 + micros / 1000)
-    }
-
+impl Shard {
     pub(super) async fn batches_after(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
         let mut pipe = redis::pipe();
         pipe.cmd("HMGET").arg(self.keys.run(run)).arg(&["sequence", "lane"]);
         let (last, lane): (Option<u64>, Option<String>) =
-            read(self.only(self.bulk.call(pipe).await?)?, "the sequence of a run")?;
+            read(only(self.links.bulk.call(pipe).await?)?, "the sequence of a run")?;
         let (Some(last), Some(lane)) = (last, lane) else { return Ok(Vec::new()) };
         let until = last.min(after.saturating_add(limit as u64));
         let mut records = Vec::new();
@@ -226,7 +218,7 @@ impl Redis {
                 let Some(BatchId { run, .. }) = group.first() else { continue };
                 let mut pipe = redis::pipe();
                 pipe.cmd("HGET").arg(self.keys.run(run)).arg("lane");
-                let lane: Option<String> = read(self.only(self.bulk.call(pipe).await?)?, "the lane of a run")?;
+                let lane: Option<String> = read(only(self.links.bulk.call(pipe).await?)?, "the lane of a run")?;
                 records.extend(self.batch_records(group.to_vec(), &lane.unwrap_or_default()).await?);
             }
         }
@@ -242,7 +234,7 @@ impl Redis {
             pipe.cmd("HMGET").arg(self.keys.batch(id)).arg(&["payload", "site", "n", "expired"]);
             pipe.cmd("HGET").arg(self.keys.dead()).arg(id.to_string());
         }
-        let mut answers = self.read_bulk(pipe, "a batch").await?;
+        let mut answers = self.links.read_bulk(pipe, "a batch").await?;
         let mut heads = Vec::with_capacity(ids.len());
         for id in ids {
             heads.extend(Head::read(id, lane, &mut answers)?);
@@ -258,7 +250,7 @@ impl Redis {
             pipe.cmd("ZSCORE").arg(self.keys.lease()).arg(head.id.to_string());
             pipe.cmd("ZSCORE").arg(self.keys.delayed()).arg(&head.entry);
         }
-        let mut answers = self.read_bulk(pipe, "a batch").await?;
+        let mut answers = self.links.read_bulk(pipe, "a batch").await?;
         let mut records = Vec::with_capacity(heads.len());
         for head in heads {
             records.extend(head.record(&mut answers)?);
@@ -270,7 +262,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         pipe.cmd("HGETALL").arg(self.keys.worker());
         pipe.cmd("HGETALL").arg(self.keys.holder());
-        let mut answers = self.read_bulk(pipe, "workers").await?;
+        let mut answers = self.links.read_bulk(pipe, "workers").await?;
         let workers: BTreeMap<String, String> = answers.read()?;
         let holders: BTreeMap<String, String> = answers.read()?;
         let held = self.held_by(holders).await?;
@@ -304,7 +296,7 @@ impl Redis {
         for id in holders.keys() {
             pipe.cmd("HMGET").arg(self.keys.batch(&parse(id, "a batch id")?)).arg(&["s0", "s1"]);
         }
-        let mut answers = self.read_bulk(pipe, "states").await?;
+        let mut answers = self.links.read_bulk(pipe, "states").await?;
         for holder in holders.values() {
             let worker = holder.split('|').nth(1).ok_or_else(|| corrupt("the holder of a lease"))?;
             let (first, second): (Option<String>, Option<String>) = answers.read()?;
@@ -314,12 +306,6 @@ impl Redis {
             *in_intent += letters.filter(|letter| *letter == RecipientState::Intent.letter()).count() as u32;
         }
         Ok(held)
-    }
-
-    pub(super) async fn worker_drain(&self, name_or_instance: &str) -> Result<usize> {
-        let answer = self.run_script(Transition::DrainWorker, &[], Args::default().text(name_or_instance)).await?;
-        self.wake.bump();
-        read(answer, "drain_worker")
     }
 
     pub(super) async fn lanes_named(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
@@ -332,7 +318,7 @@ impl Redis {
             pipe.cmd("HGET").arg(self.keys.depth()).arg(lane.as_str());
             pipe.cmd("HGET").arg(self.keys.flight()).arg(format!("L|{lane}"));
         }
-        let mut answers = self.read_bulk(pipe, "lanes").await?;
+        let mut answers = self.links.read_bulk(pipe, "lanes").await?;
         let mut records = Vec::with_capacity(lanes.len());
         for name in lanes.iter().cloned() {
             let paused = answers.read::<u8>()? == 1;
@@ -345,13 +331,6 @@ impl Redis {
             records.push(LaneRecord { name, paused, batches_ready, in_intent_limited });
         }
         Ok(records)
-    }
-
-    pub(super) async fn lane_set_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
-        let args = Args::default().text(lane.as_str()).flag(paused);
-        self.run_script(Transition::SetLanePaused, &[], args).await?;
-        self.wake.bump();
-        Ok(())
     }
 }
 

@@ -9,7 +9,9 @@
 mod asking;
 mod campaigns;
 mod dead;
+mod effects;
 mod failure;
+mod global;
 mod history;
 mod keys;
 mod leases;
@@ -22,8 +24,10 @@ mod relays;
 mod replicas;
 mod reply;
 mod reports;
+mod route;
 mod runs;
 mod scripts;
+mod shard;
 mod splits;
 mod wake;
 
@@ -34,79 +38,132 @@ use crate::api::{
     RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
-use ::redis::{Cmd, Pipeline, Value};
 use async_trait::async_trait;
 use bytes::Bytes;
-use keys::Keys;
+use futures::future::join_all;
+use global::Global;
+use keys::{Keys, Tags};
 use link::Link;
 use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
+use postrider_common::limits::LEASES_PER_CALL_MAX;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_common::sabotage::{Fault, planted};
-use scripts::{Args, Scripts, Transition};
+use preflight::Topology;
+use scripts::{Scripts, Transition};
+use shard::{Links, Shard};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use tokio::sync::watch;
 use wake::Wake;
 
-/// A store on a server.
+/// A store on a server, or on the nodes of a cluster.
 #[derive(Debug)]
 pub struct Redis {
     place: String,
-    scripts: Arc<Scripts>,
-    keys: Keys,
-    /// For transitions.
-    swift: Link,
-    /// For what is large (payloads in, listings out), so that transitions do not queue behind it.
-    bulk: Link,
-    wake: Wake,
-    /// Batches set aside since the last reclaim reported them.
-    set_aside: AtomicU32,
+    /// By number. Never empty.
+    shards: Vec<Shard>,
+    global: Global,
+    wake: Arc<Wake>,
+    /// Of effects, before this master ends, in a test.
+    #[cfg(feature = "conformance")]
+    steps_left: std::sync::atomic::AtomicUsize,
 }
 
 impl Redis {
-    /// Connects once and checks the server. `StoreError::Unavailable` when it is not there (yet).
+    /// Connects once and checks every server. `StoreError::Unavailable` when one is not there (yet).
     pub async fn connect(url: &str, options: Options) -> Result<Self> {
-        let keys = Keys::of_shard(0);
-        let locator = Locator::new(&Servers::new(url, &options.tls)?, keys.tag());
+        let servers = Servers::new(url, &options.tls)?;
         let scripts = Arc::new(Scripts::new(planted(Fault::IgnoreFences)));
-        let (durability, clock) = (options.durability, options.clock);
-        let link = || Link::new(Arc::clone(&locator), Arc::clone(&scripts), keys.clone(), durability, clock.clone());
-        let (swift, bulk) = (link(), link());
-        swift.open().await?;
-        bulk.open().await?;
-        let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
-        Ok(Self { place, scripts, keys, swift, bulk, wake: Wake::start(locator), set_aside: AtomicU32::new(0) })
-    }
-
-    fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
-        self.scripts.call(&self.keys, transition, own_keys, &args.0)
-    }
-
-    /// One transition.
-    async fn run_script(&self, transition: Transition, own_keys: &[String], args: Args) -> Result<Value> {
-        let mut pipe = ::redis::pipe();
-        pipe.add_command(self.script(transition, own_keys, args));
-        self.only(self.swift.call(pipe).await?)
-    }
-
-    /// The answer of the last command, when none failed.
-    fn only(&self, answers: link::Answers) -> Result<Value> {
-        let mut last = Err(reply::corrupt("no answer"));
-        for answer in answers {
-            last = Ok(answer?);
+        let shards: Vec<Keys> = (0..options.shards.get()).map(Keys::of_shard).collect();
+        let links = |tags: Tags| {
+            let (locator, tags) = (Locator::new(&servers, tags.tag()), Arc::new(tags));
+            let link = || {
+                let (locator, scripts, tags) = (Arc::clone(&locator), Arc::clone(&scripts), Arc::clone(&tags));
+                Arc::new(Link::new(locator, scripts, tags, options.durability, options.clock.clone()))
+            };
+            Links { swift: link(), bulk: link() }
+        };
+        // On one server all share two connections; in a cluster each tag may move to another node.
+        let heard = Locator::new(&servers, shards[0].tag());
+        let is_cluster = heard.topology() == Topology::Cluster;
+        let (global, shard_links) = if is_cluster {
+            let global = links(Tags { global: Some(options.shards), shards: Vec::new() });
+            (global, shards.iter().map(|keys| links(Tags { global: None, shards: vec![keys.clone()] })).collect())
+        } else {
+            let all = links(Tags { global: Some(options.shards), shards: shards.clone() });
+            (all.clone(), vec![all; shards.len()])
+        };
+        let mut opened: Vec<&Links> = vec![&global];
+        if is_cluster {
+            opened.extend(&shard_links);
         }
-        last
+        for links in opened {
+            links.swift.open().await?;
+            links.bulk.open().await?;
+        }
+        let place = crate::StoreUrl::Redis(url.to_owned()).to_string();
+        // Every node of a cluster passes messages on, so that one listener hears all shards.
+        let wake = Arc::new(Wake::start(heard));
+        let count = options.shards.get();
+        let shard = |(number, (keys, links)): (u16, (Keys, Links))| {
+            let (scripts, wake) = (Arc::clone(&scripts), Arc::clone(&wake));
+            Shard { number, shards: count, keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
+        };
+        let shards = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
+        let global = Global { scripts, links: global };
+        #[cfg(feature = "conformance")]
+        let steps_left = usize::MAX.into();
+        Ok(Self {
+            place,
+            shards,
+            global,
+            wake,
+            #[cfg(feature = "conformance")]
+            steps_left,
+        })
     }
 
-    /// Reads; the answers are elements of one list. (Not as one: MULTI is refused when memory is used up.)
-    async fn read_bulk(&self, pipe: Pipeline, what: &'static str) -> Result<reply::Elements> {
-        let answers = self.bulk.call(pipe).await?;
-        let values = answers.into_iter().collect::<Result<Vec<_>>>()?;
-        reply::Elements::of(Value::Array(values), what)
+    /// Where a run lives.
+    fn shard(&self, run: &RunId) -> &Shard {
+        &self.shards[route::shard_of(run, self.shards.len())]
     }
+
+    /// In the order in which this request asks them.
+    fn turn(&self, request: &str) -> impl Iterator<Item = &Shard> {
+        route::turn(request, self.shards.len()).map(|number| &self.shards[number])
+    }
+
+    /// Asks all shards at once.
+    async fn each<'a, A, F: Future<Output = Result<A>>>(&'a self, ask: impl Fn(&'a Shard) -> F) -> Vec<Result<A>> {
+        join_all(self.shards.iter().map(ask)).await
+    }
+
+    /// Asks all shards at once; all must answer.
+    async fn all<'a, A, F: Future<Output = Result<A>>>(&'a self, ask: impl Fn(&'a Shard) -> F) -> Result<Vec<A>> {
+        self.each(ask).await.into_iter().collect()
+    }
+
+    /// Takes a call about batches of several runs apart by shard, and puts the answers together.
+    async fn by_run<'a, T, A, F: Future<Output = Result<Vec<A>>>>(
+        &'a self,
+        items: Vec<T>,
+        run: impl Fn(&T) -> &RunId,
+        ask: impl Fn(&'a Shard, Vec<T>) -> F,
+    ) -> Result<Vec<A>> {
+        let parts = route::split(items, self.shards.len(), run).into_iter().map(|part| {
+            let (shard, places, items) = part.take();
+            let answer = ask(&self.shards[shard], items);
+            async move { (places, answer.await) }
+        });
+        route::join(join_all(parts).await)
+    }
+}
+
+fn run_of(report: &LeaseReport) -> &RunId {
+    &report.batch.run
 }
 
 #[async_trait]
@@ -119,128 +176,195 @@ impl Store for Redis {
         self.wake.subscribe()
     }
 
+    /// In a cluster that of the node with the global keys. Every shard goes by the clock of its own node.
     async fn now_ms(&self) -> Result<i64> {
-        self.clock_ms().await
+        self.global.links.clock_ms().await
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
-        self.campaign_apply(apply).await
+        self.global.campaign_apply(apply).await
     }
 
     async fn campaign(&self, name: &CampaignName) -> Result<Option<CampaignRecord>> {
-        self.campaign_named(name).await
+        self.global.campaign_named(name).await
     }
 
     async fn campaigns(&self, after: Option<&CampaignName>, limit: usize) -> Result<Vec<CampaignRecord>> {
-        self.campaigns_after(after, limit).await
+        self.global.campaigns_after(after, limit).await
     }
 
     async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
-        self.campaign_set_paused(name, paused).await
+        self.step()?;
+        let Some(effect) = self.global.campaign_set_paused(name, paused).await? else { return Ok(false) };
+        self.carry_out(&effect).await.map(|()| true)
     }
 
     async fn delete_campaign(&self, name: &CampaignName) -> Result<bool> {
-        self.campaign_delete(name).await
+        self.step()?;
+        let Some(effect) = self.global.campaign_delete(name).await? else { return Ok(false) };
+        self.carry_out(&effect).await.map(|()| true)
     }
 
     async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
-        self.definition_of(hash).await
+        self.global.definition_of(hash).await
     }
 
     async fn create_run(&self, run: NewRun) -> Result<CreatedRun> {
-        self.run_create(run).await
+        let campaign = self.global.campaign_of(&run).await?;
+        if campaign.word == "ok" {
+            self.global.keep_definition(&run.definition, &run.definition_bytes).await?;
+        }
+        self.shard(&run.id).run_create(run, campaign).await
     }
 
     async fn run(&self, run: &RunId) -> Result<Option<RunRecord>> {
-        Ok(self.run_records(std::slice::from_ref(run)).await?.into_iter().next())
+        Ok(self.shard(run).run_records(std::slice::from_ref(run)).await?.into_iter().next())
     }
 
     async fn runs(&self, before: Option<(i64, RunId)>, limit: usize) -> Result<Vec<RunRecord>> {
-        self.runs_before(before, limit).await
+        let runs = self.all(|shard| shard.runs_before(before.clone(), limit)).await?;
+        Ok(route::newest(runs, limit))
     }
 
     async fn pause_run(&self, run: &RunId) -> Result<Steered> {
-        self.run_steer(Transition::PauseRun, run).await
+        self.shard(run).run_steer(Transition::PauseRun, run).await
     }
 
     async fn resume_run(&self, run: &RunId) -> Result<Steered> {
-        self.run_steer(Transition::ResumeRun, run).await
+        self.shard(run).run_steer(Transition::ResumeRun, run).await
     }
 
     async fn cancel_run(&self, run: &RunId) -> Result<Steered> {
-        self.run_steer(Transition::CancelRun, run).await
+        self.shard(run).run_steer(Transition::CancelRun, run).await
     }
 
     async fn cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
-        self.run_cancel_batches(run, after, limit).await
+        self.shard(run).run_cancel_batches(run, after, limit).await
     }
 
     async fn runs_to_cancel(&self, limit: usize) -> Result<Vec<RunId>> {
-        self.runs_cancelled(limit).await
+        let runs = route::those_that_answered(self.each(|shard| shard.runs_cancelled(limit)).await)?;
+        Ok(runs.into_iter().flatten().take(limit).collect())
     }
 
     async fn claim_split(&self, claim: ClaimSplit) -> Result<Option<SplitLease>> {
-        self.split_claim(claim).await
+        let mut answers = Vec::new();
+        for shard in self.turn(claim.request.as_str()) {
+            match shard.split_claim(claim.clone()).await {
+                Ok(Some(lease)) => return Ok(Some(lease)),
+                answer => answers.push(answer),
+            }
+        }
+        route::those_that_answered(answers).map(|_| None)
     }
 
     async fn add_batches(&self, add: AddBatches) -> Result<SplitStatus> {
-        self.split_add_batches(add).await
+        self.shard(&add.run).split_add_batches(add).await
     }
 
     async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus> {
-        self.split_release(release).await
+        self.shard(&release.run).split_release(release).await
     }
 
     async fn bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {
-        self.split_bad_rows(run).await
+        self.shard(run).split_bad_rows(run).await
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
-        self.lease_claim(claim).await
+        let most = claim.batches_max.min(LEASES_PER_CALL_MAX as u32);
+        let mut all = Claimed { leases: Vec::new(), drain: false };
+        let mut answers = Vec::new();
+        for shard in self.turn(claim.request.as_str()) {
+            let batches_max = most.saturating_sub(all.leases.len() as u32);
+            let answer = shard.lease_claim(Claim { batches_max, ..claim.clone() }).await.map(|claimed| {
+                all.leases.extend(claimed.leases);
+                all.drain |= claimed.drain;
+            });
+            answers.push(answer);
+            if all.drain || all.leases.len() >= most as usize {
+                break;
+            }
+        }
+        match route::those_that_answered(answers) {
+            // What some gave is not kept from the worker for the error of another one.
+            Err(error) if all.leases.is_empty() => Err(error),
+            _ => Ok(all),
+        }
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
-        self.report_checkpoint(checkpoint).await
+        let (part, reports) = (Checkpoint { reports: Vec::new(), ..checkpoint.clone() }, checkpoint.reports);
+        self.by_run(reports, run_of, |shard, reports| shard.report_checkpoint(Checkpoint { reports, ..part.clone() }))
+            .await
     }
 
     async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
-        self.report_finish(finish).await
+        let (part, reports) = (Finish { reports: Vec::new(), ..finish.clone() }, finish.reports);
+        self.by_run(reports, run_of, |shard, reports| shard.report_finish(Finish { reports, ..part.clone() })).await
     }
 
     async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
-        self.report_release(release).await
+        let (part, reports) = (Release { reports: Vec::new(), ..release.clone() }, release.reports);
+        self.by_run(reports, run_of, |shard, reports| shard.report_release(Release { reports, ..part.clone() })).await
     }
 
     async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
-        self.report_facts(facts, retry_fraction).await
+        self.by_run(facts, |fact| &fact.batch.run, |shard, facts| shard.report_facts(facts, retry_fraction)).await
     }
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
-        self.lease_reclaim(reclaim).await
+        // Reclaiming is what every master does all the time, so this is where effects are carried on.
+        let (relayed, shards) = tokio::join!(self.relay_effects(), self.each(|shard| shard.lease_reclaim(reclaim)));
+        match relayed {
+            Err(error) if error.is_retryable() => tracing::warn!(%error, "effects are not in every shard yet"),
+            relayed => drop(relayed?),
+        }
+        route::those_that_answered(shards).map(route::reclaimed)
     }
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
-        self.relay_share(share).await
+        self.global.relay_share(share).await
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {
-        self.rooms_of(limits).await
+        let shards = self.all(|shard| shard.rooms_of(limits)).await?;
+        let mut rooms = route::rooms(shards);
+        rooms.extend(self.global.relay_rooms().await?);
+        Ok(rooms)
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
-        self.history_claim(claim).await
+        let mut all = ClaimedHistory::default();
+        let mut answers = Vec::new();
+        for shard in self.turn(claim.request.as_str()) {
+            let limit = claim.limit.saturating_sub(all.batches.len());
+            answers.push(shard.history_claim(ClaimHistory { limit, ..claim.clone() }).await.map(|claimed| {
+                all.backlog += claimed.backlog;
+                all.batches.extend(claimed.batches);
+            }));
+        }
+        route::those_that_answered(answers).map(|_| all)
     }
 
     async fn retire_batches(&self, retire: RetireBatches) -> Result<u64> {
-        self.history_retire(retire).await
+        let RetireBatches { request, segment, batches } = retire;
+        let parts = route::split(batches, self.shards.len(), |(batch, _)| &batch.run).into_iter().map(|part| {
+            let (shard, _, batches) = part.take();
+            self.shards[shard].history_retire(RetireBatches {
+                request: request.clone(),
+                segment: segment.clone(),
+                batches,
+            })
+        });
+        Ok(join_all(parts).await.into_iter().collect::<Result<Vec<u64>>>()?.into_iter().sum())
     }
 
     async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
-        self.batches_after(run, after, limit).await
+        self.shard(run).batches_after(run, after, limit).await
     }
 
     async fn workers(&self) -> Result<Vec<WorkerRecord>> {
-        self.workers_seen().await
+        Ok(route::workers(self.all(Shard::workers_seen).await?))
     }
 
     async fn drain_worker(&self, name_or_instance: &str) -> Result<usize> {
@@ -248,7 +372,7 @@ impl Store for Redis {
     }
 
     async fn lanes(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>> {
-        self.lanes_named(lanes).await
+        Ok(route::lanes(self.all(|shard| shard.lanes_named(lanes)).await?))
     }
 
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
@@ -256,18 +380,24 @@ impl Store for Redis {
     }
 
     async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
-        self.run_retry(retry).await
+        self.shard(&retry.run).run_retry(retry).await
     }
 
     async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
-        self.dead_after(run, after, limit).await
+        let mut all = match run {
+            Some(run) => self.shard(run).dead_after(Some(run), after, limit).await?,
+            None => self.all(|shard| shard.dead_after(None, after, limit)).await?.concat(),
+        };
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all.truncate(limit);
+        Ok(all)
     }
 
     async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
-        self.dead_replay(replay).await
+        self.shard(&replay.id.batch.run).dead_replay(replay).await
     }
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
-        self.dead_purge(id).await
+        self.shard(&id.batch.run).dead_purge(id).await
     }
 }

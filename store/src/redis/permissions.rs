@@ -5,14 +5,13 @@
 //! checks permissions as it queues, and carries nothing out.
 
 use super::failure::{Failure, classify};
-use super::keys::{self, Keys};
+use super::keys::{self, Tags};
 use crate::error::StoreError;
 use redis::aio::MultiplexedConnection;
 use redis::{Pipeline, RedisResult, Value};
 
-/// Stands for a key of the shard that nothing is ever stored under, and for one of those that are global.
+/// Stands for a key that nothing is ever stored under.
 const NO_KEY: &str = "KEY";
-const NO_GLOBAL_KEY: &str = "GLOBAL KEY";
 
 /// Every command the store sends and its scripts call, with arguments a server accepts for queueing. The user of
 /// docs/operations.md is allowed these and no others; tests keep the two and the sources equal.
@@ -20,7 +19,7 @@ const NEEDED: [&[&str]; 43] = [
     &["ASKING"],
     &["CLUSTER", "SLOTS"],
     &["CONFIG", "GET", "appendonly"],
-    &["DEL", NO_GLOBAL_KEY],
+    &["DEL", NO_KEY],
     &["DISCARD"],
     &["EVALSHA", "0000000000000000000000000000000000000000", "0"],
     &["EXEC"],
@@ -63,31 +62,25 @@ const NEEDED: [&[&str]; 43] = [
 ];
 
 /// Fails with the first permission that is missing.
-pub(super) async fn check(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+pub(super) async fn check(connection: &mut MultiplexedConnection, tags: &Tags) -> Result<(), Failure> {
     // Those of transactions by themselves: without MULTI the others would be carried out.
-    refused(connection, keys, &[&["EXEC"], &["DISCARD"], &["MULTI"], &["DISCARD"]]).await?;
+    refused(connection, "", &[&["EXEC"], &["DISCARD"], &["MULTI"], &["DISCARD"]]).await?;
     let is_queued = |words: &&&[&str]| !matches!(words[0], "EXEC" | "DISCARD" | "MULTI");
-    let mut probe: Vec<&[&'static str]> = vec![&["MULTI"]];
+    let mut probe: Vec<&[&str]> = vec![&["MULTI"]];
     probe.extend(NEEDED.iter().filter(is_queued));
     probe.push(&["DISCARD"]);
-    refused(connection, keys, &probe).await
+    for key in tags.unused() {
+        refused(connection, &key, &probe).await?;
+    }
+    Ok(())
 }
 
-async fn refused(
-    connection: &mut MultiplexedConnection,
-    keys: &Keys,
-    commands: &[&[&'static str]],
-) -> Result<(), Failure> {
+async fn refused(connection: &mut MultiplexedConnection, key: &str, commands: &[&[&str]]) -> Result<(), Failure> {
     let mut pipe = Pipeline::new();
     pipe.ignore_errors();
-    let key = keys.unused();
-    let spelled = |word: &&'static str| match *word {
-        NO_KEY => key.clone(),
-        NO_GLOBAL_KEY => keys::GLOBAL_UNUSED.to_owned(),
-        word => word.to_owned(),
-    };
     for words in commands {
-        pipe.cmd(words[0]).arg(words[1..].iter().map(spelled).collect::<Vec<_>>());
+        let words: Vec<&str> = words.iter().map(|word| if *word == NO_KEY { key } else { word }).collect();
+        pipe.cmd(words[0]).arg(&words[1..]);
     }
     let answers: RedisResult<Vec<Value>> = pipe.query_async(connection).await;
     for answer in answers.map_err(|error| classify(&error))? {

@@ -1,13 +1,13 @@
 //! Whether a server can carry the promises: a decision over what it says about itself.
 
 use super::failure::Failure;
-use super::keys::{self, Keys};
+use super::keys::{self, Keys, Tags};
 use super::permissions;
 use crate::error::StoreError;
 use crate::open::Durability;
-use redis::Value;
 use redis::aio::MultiplexedConnection;
 use std::collections::BTreeMap;
+use std::num::NonZeroU16;
 
 /// What this program writes. Another number in the store means another program wrote it.
 const SCHEMA_VERSION: &str = "2";
@@ -58,7 +58,7 @@ pub(super) struct Accepted {
 /// Reads what the server says and decides.
 pub(super) async fn check(
     connection: &mut MultiplexedConnection,
-    keys: &Keys,
+    tags: &Tags,
     demands: Demands,
 ) -> Result<Accepted, Failure> {
     let mut said = Said { info: info(connection).await?, ..Said::default() };
@@ -69,8 +69,13 @@ pub(super) async fn check(
     decide_role(&said).map_err(|failure| if may_end { as_failover(failure) } else { failure })?;
     said.config = config(connection).await?;
     let warnings = decide_settings(&said, demands).map_err(Failure::Fatal)?;
-    permissions::check(connection, keys).await?;
-    check_schema(connection, keys).await?;
+    permissions::check(connection, tags).await?;
+    if let Some(shards) = tags.global {
+        check_schema(connection, shards).await?;
+    }
+    for keys in &tags.shards {
+        check_shard(connection, keys).await?;
+    }
     Ok(Accepted { warnings, history: history(&said.info) })
 }
 
@@ -240,25 +245,37 @@ fn too_few_replicas(said: &Said, wanted: u32) -> Option<Weaker> {
     Some((message, mend))
 }
 
-/// The store is empty, or written by this program; each key has the type the scripts take for granted.
-async fn check_schema(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+/// The store is empty, or written by this program with as many shards.
+async fn check_schema(connection: &mut MultiplexedConnection, shards: NonZeroU16) -> Result<(), Failure> {
     let mut pipe = redis::pipe();
     pipe.cmd("SET").arg(keys::SCHEMA).arg(SCHEMA_VERSION).arg("NX").ignore();
-    pipe.cmd("HSETNX").arg(keys.shard()).arg("epoch").arg("1").ignore();
     pipe.cmd("GET").arg(keys::SCHEMA);
-    for key in keys.all() {
-        pipe.cmd("TYPE").arg(key);
-    }
-    let answer: redis::RedisResult<Vec<Value>> = pipe.query_async(connection).await;
-    let answers = answer.map_err(|error| super::failure::classify(&error))?;
-    let text = |value: &Value| redis::from_redis_value_ref::<String>(value).unwrap_or_default();
-    let version = answers.first().map(text).unwrap_or_default();
+    pipe.cmd("SET").arg(keys::SHARDS).arg(shards.get()).arg("NX").ignore();
+    pipe.cmd("GET").arg(keys::SHARDS);
+    let answer: redis::RedisResult<(String, String)> = pipe.query_async(connection).await;
+    let (version, kept) = answer.map_err(|error| super::failure::classify(&error))?;
     if version != SCHEMA_VERSION {
         let message = format!("the store has schema version {version}, this program writes {SCHEMA_VERSION}");
         return Err(Failure::Fatal(unsafe_server(&message, "use the version of postrider that wrote it")));
     }
-    for ((key, (_, kind)), value) in keys.all().iter().zip(keys::SHARD_KEYS).zip(&answers[1..]) {
-        let is = text(value);
+    if kept != shards.to_string() {
+        let message = format!("the store has {kept} shards, not {shards}");
+        let mend = format!("say shards = {kept} in [store]: every run stays in its shard for life");
+        return Err(Failure::Fatal(unsafe_server(&message, &mend)));
+    }
+    Ok(())
+}
+
+/// Each key has the type that the scripts take for granted.
+async fn check_shard(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+    let mut pipe = redis::pipe();
+    pipe.cmd("HSETNX").arg(keys.shard()).arg("epoch").arg("1").ignore();
+    for key in keys.all() {
+        pipe.cmd("TYPE").arg(key);
+    }
+    let answer: redis::RedisResult<Vec<String>> = pipe.query_async(connection).await;
+    let answers = answer.map_err(|error| super::failure::classify(&error))?;
+    for ((key, (_, kind)), is) in keys.all().iter().zip(keys::SHARD_KEYS).zip(&answers) {
         if is != "none" && is != kind {
             let message = format!("the key {key} is a {is}, not a {kind}");
             return Err(Failure::Fatal(unsafe_server(

@@ -1,8 +1,10 @@
 //! Relays: what workers share of them, under the tag `{g}`; and what is left of every limit.
 
+use super::global::Global;
+use super::keys;
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
-use super::{Redis, keys};
+use super::shard::Shard;
 use crate::api::{Result, Room, RoomOf, ShareRelay};
 use crate::embedded::model::pace::Meter;
 use crate::embedded::model::relay::{relay_room, room};
@@ -12,7 +14,7 @@ use postrider_common::relay::{RelayLimit, RelayShare};
 use redis::Value;
 use std::collections::HashMap;
 
-impl Redis {
+impl Global {
     pub(super) async fn relay_share(&self, share: ShareRelay) -> Result<RelayShare> {
         let ShareRelay { worker, sequence, wish, ttl_ms } = share;
         let (rate, burst, total) = wish.limit.numbers();
@@ -24,31 +26,11 @@ impl Redis {
         Ok(RelayShare { connections, sends, retry_in_ms, ttl_ms })
     }
 
-    pub(super) async fn rooms_of(&self, limits: &Limits) -> Result<Vec<Room>> {
-        let lanes = limits.lanes.iter().map(|(name, limit)| (RoomOf::Lane(name.clone()), format!("L|{name}"), limit));
-        let sites = limits.sites.iter().map(|(name, limit)| (RoomOf::Site(name.clone()), format!("S|{name}"), limit));
-        let limited: Vec<_> = lanes.chain(sites).collect();
-        let mut pipe = redis::pipe();
-        for (_, node, _) in &limited {
-            pipe.cmd("HGET").arg(self.keys.pace()).arg(node);
-            pipe.cmd("HGET").arg(self.keys.flight()).arg(node);
-        }
-        let now = self.clock_ms().await?;
-        let mut answers = if limited.is_empty() { Elements::default() } else { self.read_bulk(pipe, "rooms").await? };
-        let mut rooms = Vec::with_capacity(limited.len());
-        for (of, _, limit) in limited {
-            let pace: Option<String> = answers.read()?;
-            let in_intent: Option<i64> = answers.read()?;
-            rooms.push(room(of, meter(pace.as_deref(), in_intent.unwrap_or(0))?, now, limit));
-        }
-        rooms.extend(self.relay_rooms(now).await?);
-        Ok(rooms)
-    }
-
-    async fn relay_rooms(&self, now: i64) -> Result<Vec<Room>> {
+    pub(super) async fn relay_rooms(&self) -> Result<Vec<Room>> {
+        let now = self.links.clock_ms().await?;
         let mut pipe = redis::pipe();
         pipe.cmd("ZRANGE").arg(keys::RELAYS).arg(0).arg(-1);
-        let names: Vec<String> = self.read_bulk(pipe, "relays").await?.read()?;
+        let names: Vec<String> = self.links.read_bulk(pipe, "relays").await?.read()?;
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -57,10 +39,35 @@ impl Redis {
         for name in &names {
             pipe.cmd("HGETALL").arg(keys::relay(name));
         }
-        let mut answers = self.read_bulk(pipe, "relays").await?;
+        let mut answers = self.links.read_bulk(pipe, "relays").await?;
         let mut rooms = Vec::new();
         for name in names {
             rooms.extend(one_relay(name, now, answers.value()?)?);
+        }
+        Ok(rooms)
+    }
+}
+
+impl Shard {
+    /// Of this shard's part of the limits.
+    pub(super) async fn rooms_of(&self, limits: &Limits) -> Result<Vec<Room>> {
+        let limits = self.share(limits)?;
+        let lanes = limits.lanes.iter().map(|(name, limit)| (RoomOf::Lane(name.clone()), format!("L|{name}"), limit));
+        let sites = limits.sites.iter().map(|(name, limit)| (RoomOf::Site(name.clone()), format!("S|{name}"), limit));
+        let limited: Vec<_> = lanes.chain(sites).collect();
+        let mut pipe = redis::pipe();
+        for (_, node, _) in &limited {
+            pipe.cmd("HGET").arg(self.keys.pace()).arg(node);
+            pipe.cmd("HGET").arg(self.keys.flight()).arg(node);
+        }
+        let now = self.links.clock_ms().await?;
+        let mut answers =
+            if limited.is_empty() { Elements::default() } else { self.links.read_bulk(pipe, "rooms").await? };
+        let mut rooms = Vec::with_capacity(limited.len());
+        for (of, _, limit) in limited {
+            let pace: Option<String> = answers.read()?;
+            let in_intent: Option<i64> = answers.read()?;
+            rooms.push(room(of, meter(pace.as_deref(), in_intent.unwrap_or(0))?, now, limit));
         }
         Ok(rooms)
     }

@@ -1,18 +1,18 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
-use super::Redis;
 use super::link::Answers;
 use super::reply::{Elements, corrupt, ms, parse, read};
-use super::scripts::{Args, Transition, limits_text};
+use super::scripts::{Args, Transition};
+use super::shard::Shard;
 use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use redis::Value;
 
-impl Redis {
+impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
-        let limits = limits_text(&limits);
+        let limits = self.limits_text(&limits)?;
         let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window)).text(&limits);
         let answers = self.report(Transition::Checkpoint, &reports, args).await?;
         each(&reports, answers, held)
@@ -50,7 +50,7 @@ impl Redis {
             let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             pipe.add_command(self.script(transition, &own, args(report)));
         }
-        self.swift.call(pipe).await
+        self.links.swift.call(pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -68,7 +68,7 @@ impl Redis {
             pipe.add_command(self.script(Transition::Facts, &own, args));
             groups.push((batch.clone(), group.len()));
         }
-        let answers = self.swift.call(pipe).await?;
+        let answers = self.links.swift.call(pipe).await?;
         let mut statuses = Vec::with_capacity(facts.len());
         for ((batch, length), answer) in groups.into_iter().zip(answers) {
             match answer {

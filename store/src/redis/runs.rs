@@ -1,12 +1,14 @@
 //! Runs: created, steered and read.
 
-use super::Redis;
+use super::campaigns::Needed;
+use super::effects;
 use super::reply::{Elements, corrupt, parse, read};
 use super::scripts::{Args, Transition};
+use super::shard::{Shard, only};
 use crate::api::{CancelledBatches, CreatedRun, NewRun, Result, RunRecord, Steered};
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
-use postrider_common::ids::{BatchId, CampaignName, RunId};
+use postrider_common::ids::{BatchId, RunId};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use redis::Value;
 use std::collections::HashMap;
@@ -37,26 +39,15 @@ const COUNTERS: [&str; 19] = [
     "settled_at",
 ];
 
-impl Redis {
-    pub(super) async fn run_create(&self, run: NewRun) -> Result<CreatedRun> {
-        let campaign = match run.campaign.parse::<CampaignName>() {
-            _ if !run.requires_campaign => "ok",
-            Err(_) => "none",
-            Ok(name) => match self.campaign_named(&name).await? {
-                None => "none",
-                Some(campaign) if campaign.paused => "paused",
-                Some(_) => "ok",
-            },
-        };
-        if campaign == "ok" {
-            self.keep_definition(&run.definition, &run.definition_bytes).await?;
-        }
+impl Shard {
+    pub(super) async fn run_create(&self, run: NewRun, campaign: Needed) -> Result<CreatedRun> {
         let hold = match run.on_unknown {
             OnUnknown::Resend => false,
             OnUnknown::Hold => true,
         };
         let nominal = run.nominal_at_ms.map_or(String::new(), |at| at.to_string());
-        let args = Args::default().text(run.id.as_str()).text(&run.fingerprint).text(campaign).text(nominal);
+        let args = Args::default().text(run.id.as_str()).text(&run.fingerprint);
+        let args = args.text(campaign.word).int(campaign.version).text(effects::campaign(&run.campaign)).text(nominal);
         let args = args.text("campaign").text(&run.campaign).text("lane").text(run.lane.as_str());
         let args = args.text("hold").flag(hold).text("base").int(run.retry.base_ms).text("cap").int(run.retry.cap_ms);
         let args = args.text("ttl").int(run.retry.ttl_ms).text("definition").text(run.definition.as_str());
@@ -88,7 +79,7 @@ impl Redis {
         let mut pipe = redis::pipe();
         pipe.cmd("HMGET").arg(self.keys.run(run)).arg(&["sequence", "cancelled"]);
         let (last, cancelled): (Option<u64>, Option<String>) =
-            read(self.only(self.swift.call(pipe).await?)?, "the sequence of a run")?;
+            read(only(self.links.swift.call(pipe).await?)?, "the sequence of a run")?;
         let mut done = CancelledBatches { recipients: 0, next: None };
         let (Some(last), Some("1")) = (last, cancelled.as_deref()) else { return Ok(done) };
         let until = last.min(after.saturating_add(limit as u64));
@@ -117,7 +108,7 @@ impl Redis {
         let Some(last) = limit.checked_sub(1) else { return Ok(Vec::new()) };
         let mut pipe = redis::pipe();
         pipe.cmd("ZRANGE").arg(self.keys.to_cancel()).arg(0).arg(last);
-        let ids: Vec<String> = read(self.only(self.swift.call(pipe).await?)?, "runs to cancel")?;
+        let ids: Vec<String> = read(only(self.links.swift.call(pipe).await?)?, "runs to cancel")?;
         ids.iter().map(|id| parse(id, "runs to cancel")).collect()
     }
 
@@ -127,14 +118,14 @@ impl Redis {
             // Those of the very same millisecond are in order of their id.
             let mut pipe = redis::pipe();
             pipe.cmd("ZREVRANGEBYSCORE").arg(self.keys.runs()).arg(*at).arg(*at);
-            let same: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "runs")?;
+            let same: Vec<String> = read(only(self.links.bulk.call(pipe).await?)?, "runs")?;
             ids.extend(same.into_iter().filter(|id| id.as_str() < than.as_str()).take(limit));
         }
         let mut pipe = redis::pipe();
         let below = before.map_or("+inf".to_owned(), |(at, _)| format!("({at}"));
         let room = limit - ids.len();
         pipe.cmd("ZREVRANGEBYSCORE").arg(self.keys.runs()).arg(below).arg("-inf").arg("LIMIT").arg(0).arg(room);
-        let older: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "runs")?;
+        let older: Vec<String> = read(only(self.links.bulk.call(pipe).await?)?, "runs")?;
         let ids = ids.iter().chain(&older).map(|id| parse(id, "runs")).collect::<Result<Vec<_>>>()?;
         self.run_records(&ids).await
     }
@@ -153,7 +144,7 @@ impl Redis {
                 args,
             ));
         }
-        let mut answers = self.read_bulk(pipe, "runs").await?;
+        let mut answers = self.links.read_bulk(pipe, "runs").await?;
         let mut records = Vec::with_capacity(ids.len());
         for id in ids {
             let mut answer = Elements::of(answers.value()?, "a run")?;

@@ -1,6 +1,6 @@
 //! The scripts: one per transition, each put together from a prelude and its own file.
 
-use super::keys::{self, Keys};
+use super::keys;
 use postrider_common::pace::Limits;
 use redis::{Cmd, Script};
 use std::fmt::Write as _;
@@ -37,6 +37,9 @@ pub(super) enum Transition {
     ReplayDead,
     PurgeDead,
     ShareRelay,
+    SendEffect,
+    AcknowledgeEffect,
+    SteerCampaign,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -54,6 +57,8 @@ enum Memory {
 #[derive(Debug, Clone, Copy)]
 enum Base {
     Nothing,
+    /// On every shard; its keys are global.
+    Effect,
     Shard,
     Steer,
     Batch,
@@ -63,6 +68,7 @@ enum Base {
     PacedReport,
 }
 
+const EFFECT: &str = include_str!("lua/effect.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
@@ -94,7 +100,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 28] = [
+    pub const ALL: [Self; 31] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -123,15 +129,18 @@ impl Transition {
         Self::ReplayDead,
         Self::PurgeDead,
         Self::ShareRelay,
+        Self::SendEffect,
+        Self::AcknowledgeEffect,
+        Self::SteerCampaign,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
+        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
-            Self::ApplyCampaign => (Refusable, Nothing, include_str!("lua/apply_campaign.lua")),
-            Self::SetCampaignPaused => (Allowed, Nothing, include_str!("lua/set_campaign_paused.lua")),
-            Self::DeleteCampaign => (Allowed, Nothing, include_str!("lua/delete_campaign.lua")),
+            Self::ApplyCampaign => (Refusable, Effect, include_str!("lua/apply_campaign.lua")),
+            Self::SetCampaignPaused => (Allowed, Effect, include_str!("lua/set_campaign_paused.lua")),
+            Self::DeleteCampaign => (Allowed, Effect, include_str!("lua/delete_campaign.lua")),
             Self::CreateRun => (Refusable, Shard, include_str!("lua/create_run.lua")),
             Self::PauseRun => (Allowed, Steer, include_str!("lua/pause_run.lua")),
             Self::ResumeRun => (Allowed, Steer, include_str!("lua/resume_run.lua")),
@@ -157,6 +166,9 @@ impl Transition {
             Self::ReplayDead => (Refusable, Batch, include_str!("lua/replay_dead.lua")),
             Self::PurgeDead => (Allowed, Batch, include_str!("lua/purge_dead.lua")),
             Self::ShareRelay => (Allowed, Nothing, include_str!("lua/share_relay.lua")),
+            Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
+            Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
+            Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
         }
     }
 
@@ -169,6 +181,7 @@ impl Transition {
         };
         let below: &[&str] = match base {
             Base::Nothing => &[],
+            Base::Effect => &[EFFECT],
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
             Base::Batch => &[PRELUDE, POISON, BATCH],
@@ -189,7 +202,7 @@ impl Transition {
 
     fn takes_shard_keys(self) -> bool {
         match self.parts().1 {
-            Base::Nothing => false,
+            Base::Nothing | Base::Effect => false,
             Base::Shard | Base::Steer | Base::Batch | Base::EndLease | Base::PacedShard | Base::PacedReport => true,
         }
     }
@@ -255,10 +268,10 @@ impl Scripts {
     }
 
     /// The call of a transition: the shard's keys, its own keys, its arguments.
-    pub fn call(&self, keys: &Keys, transition: Transition, own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
+    pub fn call(&self, transition: Transition, shard_keys: &[String], own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
         let mut cmd = redis::cmd("EVALSHA");
         cmd.arg(self.all[transition as usize].1.get_hash());
-        let shard: &[String] = if transition.takes_shard_keys() { keys.all() } else { &[] };
+        let shard = if transition.takes_shard_keys() { shard_keys } else { &[] };
         cmd.arg(shard.len() + own_keys.len());
         for key in shard.iter().chain(own_keys) {
             cmd.arg(key);
@@ -325,7 +338,7 @@ mod tests {
             scripts.may_write(&pipe)
         };
         let command = |name: &str| redis::cmd(name).arg("x").to_owned();
-        let script = |transition| scripts.call(&Keys::of_shard(0), transition, &["k".to_owned()], &[]);
+        let script = |transition| scripts.call(transition, &[], &["k".to_owned()], &[]);
         assert!(!may_write(vec![command("GET"), command("ZRANGE"), script(Transition::LookAtRun)]));
         assert!(may_write(vec![command("GET"), command("SET")]));
         assert!(may_write(vec![command("GET"), script(Transition::Claim)]));

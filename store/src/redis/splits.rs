@@ -1,8 +1,8 @@
 //! The split of a run: claimed, moved on, given back.
 
-use super::Redis;
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
+use super::shard::{Shard, only};
 use crate::api::{AddBatches, BadRow, ClaimSplit, ReleaseSplit, Result, SplitLease, SplitStatus};
 use postrider_common::ids::{BatchId, RunId, to_hex};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
@@ -14,7 +14,7 @@ const ORPHAN_PAYLOAD_SECONDS: u64 = 3600;
 /// Bytes of the hash that a payload is named by: enough that two payloads of one batch differ in name.
 const PAYLOAD_NAME_BYTES: usize = 6;
 
-impl Redis {
+impl Shard {
     pub(super) async fn split_claim(&self, claim: ClaimSplit) -> Result<Option<SplitLease>> {
         let nonce = format!("{:08x}", claim.nonce);
         let args = Args::default().text(claim.request.as_str()).text(nonce).int(claim.ttl_ms);
@@ -27,7 +27,7 @@ impl Redis {
         let ttl_ms = ms(answer.read()?);
         let mut pipe = redis::pipe();
         pipe.cmd("HMGET").arg(self.keys.run(&run)).arg(&["cursor", "sequence", "open", "bad", "repeated"]);
-        let value = self.only(self.swift.call(pipe).await?)?;
+        let value = only(self.links.swift.call(pipe).await?)?;
         let mut fields = Elements::of(value, "the split of a run")?;
         Ok(Some(SplitLease {
             run,
@@ -67,7 +67,7 @@ impl Redis {
             args = args.int(new.sequence).text(new.site.as_str()).int(new.count).text(name);
         }
         pipe.add_command(self.script(Transition::AddBatches, &own, args));
-        let status = split_status(self.only(self.bulk.call(pipe).await?)?)?;
+        let status = split_status(only(self.links.bulk.call(pipe).await?)?)?;
         self.wake.bump();
         Ok(status)
     }
@@ -87,7 +87,7 @@ impl Redis {
     pub(super) async fn split_bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {
         let mut pipe = redis::pipe();
         pipe.cmd("LRANGE").arg(self.keys.bad_rows(run)).arg(0).arg(-1);
-        let rows: Vec<String> = read(self.only(self.bulk.call(pipe).await?)?, "bad rows")?;
+        let rows: Vec<String> = read(only(self.links.bulk.call(pipe).await?)?, "bad rows")?;
         let bad_row = |text: &String| {
             let (row, reason) = text.split_once('|').ok_or_else(|| corrupt("a bad row"))?;
             Ok(BadRow { row: parse(row, "a bad row")?, reason: reason.to_owned() })

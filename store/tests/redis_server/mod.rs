@@ -97,6 +97,11 @@ impl Server {
         Redis::connect(&self.url(), options).await
     }
 
+    pub async fn store_of_shards(&self, shards: u16) -> Result<Redis, StoreError> {
+        let options = Options::new(Durability::Always, Arc::new(SystemClock::default()));
+        Redis::connect(&self.url(), Options { shards: shards.try_into().unwrap(), ..options }).await
+    }
+
     pub async fn store(&self) -> Redis {
         self.store_with(Durability::Always).await.unwrap()
     }

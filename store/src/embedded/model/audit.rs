@@ -117,9 +117,9 @@ impl Model {
         self.runs_by_age.iter().filter_map(|(_, id)| self.run(id))
     }
 
-    /// Settled batches whose history is not written.
-    pub fn history_backlog(&self) -> u64 {
-        self.backlog()
+    /// Nothing is leased or waits for a retry, and all history is written.
+    pub fn is_at_rest(&self) -> bool {
+        self.leased.is_empty() && self.delayed.is_empty() && self.backlog() == 0
     }
 
     /// Something is left to be done: the counters of a run that has not ended.

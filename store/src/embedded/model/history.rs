@@ -54,7 +54,7 @@ impl Model {
     pub fn claim_history(&mut self, now: i64, claim: ClaimHistory) -> ClaimedHistory {
         let backlog = self.backlog();
         let held = |(request, until): &(_, i64)| *request != claim.request && *until > now;
-        if backlog == 0 || self.history_hold.as_ref().is_some_and(held) {
+        if backlog == 0 || claim.limit == 0 || self.history_hold.as_ref().is_some_and(held) {
             return ClaimedHistory { backlog, batches: Vec::new() };
         }
         self.history_hold = Some((claim.request, now.saturating_add_unsigned(claim.ttl_ms)));

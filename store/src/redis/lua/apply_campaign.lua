@@ -1,11 +1,10 @@
 -- apply_campaign: creates or replaces a campaign. Its message definition was set before it, under its hash.
--- KEYS     1 campaign, 2 campaigns by name
+-- KEYS     1 campaign, 2 campaigns by name, 3 outbox, 4 version
 -- ARGV     1 name, 2 spec, 3 definition hash, 4 idempotency key or empty, 5 fingerprint, 6 keys kept at most
 -- returns  version, changed (0, 1); or conflict
 -- refuses  a known key with another fingerprint
 
-local t = redis.call('TIME')
-local now = string.format('%.0f', t[1] * 1000 + math.floor(t[2] / 1000))
+local now = string.format('%.0f', now_ms())
 local f = redis.call('HMGET', KEYS[1], 'version', 'spec', 'paused', 'keys')
 local version = tonumber(f[1] or '0')
 if not version then return redis.error_reply('CORRUPT the version of a campaign') end
@@ -22,12 +21,19 @@ end
 
 -- Reads before the first write: a campaign index of another type refuses.
 redis.call('ZCARD', KEYS[2])
+local steered = next_version(KEYS[3], KEYS[4])
 local changed = f[2] ~= ARGV[2]
 if changed then version = version + 1 end
 local text = string.format('%.0f', version)
 local set = {}
 if changed then
   set = { 'version', text, 'spec', ARGV[2], 'definition', ARGV[3], 'paused', f[3] or '0', 'applied_at', now }
+end
+-- What a shard was told of an earlier campaign of this name is older than this one.
+if not f[1] then
+  set[#set + 1] = 'steered'
+  set[#set + 1] = steered
+  redis.call('SET', KEYS[4], steered)
 end
 if ARGV[4] ~= '' then
   known[#known + 1] = ARGV[4] .. ' ' .. ARGV[5] .. ' ' .. text .. ' ' .. (changed and '1' or '0')

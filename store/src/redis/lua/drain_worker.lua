@@ -1,19 +1,15 @@
--- drain_worker: workers of that name or instance are told to drain at their next claim.
+-- drain_worker: a worker is told to drain at its next claim. A shard that has not seen it yet must know it too.
 -- KEYS     the shard's
--- ARGV     1 name or instance
--- returns  how many there are
+-- ARGV     1 worker, 2 seen at, 3 slots
+-- returns  1 done, 0 it was told before
 -- refuses  nothing
 
-local wanted, n = ARGV[1], 0
-local found = call('HGETALL', K.worker)
-for at = 1, #found, 2 do
-  local name, instance = string.match(found[at], '^(.+)/([^/]+)$')
-  if name == wanted or instance == wanted then
-    local seen, slots = string.match(found[at + 1], '^(%d+)|(%d+)|')
-    if seen then
-      call('HSET', K.worker, found[at], seen .. '|' .. slots .. '|1')
-      n = n + 1
-    end
-  end
+local worker = ARGV[1]
+local seen_at, slots, drain = string.match(call('HGET', K.worker, worker) or '', '^(%d+)|(%d+)|([01])$')
+if drain == '1' then return 0 end
+if not seen_at then
+  seen_at, slots = int(num(ARGV[2], 'seen at')), int(num(ARGV[3], 'slots'))
+  call('ZADD', K.seen, seen_at, worker)
 end
-return n
+call('HSET', K.worker, worker, seen_at .. '|' .. slots .. '|1')
+return 1

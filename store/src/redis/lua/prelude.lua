@@ -10,10 +10,10 @@ local K = {
   splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
   to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
   depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
-  dead_order = KEYS[26],
+  steered = KEYS[26], dead_order = KEYS[27],
 }
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 26
+local OWN = 27
 
 local call = redis.call
 local TIME = call('TIME')
@@ -63,6 +63,12 @@ end
 local function fences_differ(a, b)
   if IGNORE_FENCES then return false end
   return a ~= b
+end
+
+-- The version of what this shard was told last of a lane or a campaign; 0: nothing yet.
+local function steered_at(subject)
+  local known = call('HGET', K.steered, subject)
+  return known and num(string.match(known, '^%d+') or known, 'what was steered') or 0
 end
 
 -- Before the first write of who takes one later.

@@ -1,0 +1,153 @@
+use super::*;
+use crate::config::LeaseSettings;
+use crate::lease::Turnstile;
+use crate::metrics::Metrics;
+use crate::schedule::{SYSTEM_FOLDER, Zones};
+use crate::storage::Storage;
+use async_trait::async_trait;
+use postrider_common::lease::OutcomeKind;
+use postrider_common::site::SiteTable;
+use postrider_common::{Clock, SystemClock, lane};
+use postrider_store::conformance::Fixture;
+use postrider_store::conformance::scene::Scene;
+use postrider_store::embedded::Embedded;
+use postrider_store::{ClaimHistory, RetireBatches, Store};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+const TWO_DAYS: Duration = Duration::from_hours(48);
+
+struct World {
+    store: Arc<dyn Store>,
+    folder: tempfile::TempDir,
+    duty: SweepDuty,
+}
+
+#[async_trait]
+impl Fixture for World {
+    fn store(&self) -> Arc<dyn Store> {
+        Arc::clone(&self.store)
+    }
+    async fn pass(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+}
+
+fn world() -> World {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+    let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(Arc::clone(&clock)));
+    let folder = tempfile::tempdir().expect("a folder");
+    let core = Core {
+        store: Arc::clone(&store),
+        storage: Storage::open(&folder.path().display().to_string(), Default::default()).expect("opens"),
+        clock,
+        lease: LeaseSettings {
+            ttl: Duration::from_mins(1),
+            window: 10,
+            doubt_grace: Duration::from_secs(10),
+            hard_cap: Duration::from_mins(30),
+        },
+        lanes: lane::defaults(),
+        sites: Arc::new(SiteTable::default()),
+        limits: Default::default(),
+        zones: Zones::newest(Path::new(SYSTEM_FOLDER)),
+        audience_bytes_max: 1,
+        metrics: Metrics::default(),
+        stopping: CancellationToken::new(),
+        turnstile: Turnstile::default(),
+        split_due: Notify::new(),
+    };
+    World { store, folder, duty: SweepDuty::new(Arc::new(core), Config::default()) }
+}
+
+impl World {
+    /// Settles a run of two batches and retires them into a segment of that name.
+    async fn retire(&self, name: &str) {
+        let scene = Scene::of(self, &[2, 2]).await;
+        for mut held in scene.claim(1, 2).await {
+            scene.send_all(&mut held, OutcomeKind::Accepted).await;
+        }
+        let request: postrider_common::RequestId = "r".parse().expect("a request");
+        let claim = ClaimHistory { request: request.clone(), ttl_ms: 1000, limit: 10 };
+        let settled = self.store.claim_history(claim).await.expect("claims").batches;
+        assert_eq!(settled.len(), 2);
+        self.write(name).await;
+        let batches = settled.into_iter().map(|batch| (batch.record.id, batch.stamp)).collect();
+        let retire = RetireBatches { request, segment: name.to_owned(), batches };
+        assert_eq!(self.store.retire_batches(retire).await.expect("retires"), 2);
+    }
+
+    async fn write(&self, name: &str) {
+        self.duty.core.storage.write_segment(name, b"segment".to_vec()).await.expect("writes");
+    }
+
+    async fn is_there(&self, name: &str) -> bool {
+        self.duty.core.storage.read_segment(name).await.expect("reads").is_some()
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn segment(&self, name: &str) -> PathBuf {
+        self.path(&format!("history/{}/{name}.ndjson.zst", &name[..2]))
+    }
+
+    fn put(&self, name: &str) -> PathBuf {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(&path, "half").expect("writes");
+        path
+    }
+}
+
+fn age(path: &Path) {
+    let file = File::options().write(true).open(path).expect("is there");
+    let written = file.metadata().and_then(|data| data.modified()).expect("a time");
+    file.set_modified(written - TWO_DAYS).expect("is set");
+}
+
+#[tokio::test]
+async fn what_crashes_left_is_removed_and_nothing_else() {
+    let world = world();
+    world.retire("aanamed").await;
+    for name in ["aaorphan", "bborphan", "aayoung"] {
+        world.write(name).await;
+    }
+    let left = ["uploads/dead", "uploads/dead#1", "history/aa/cut.ndjson.zst#2", "audiences/cut#1"];
+    let young = ["uploads/young", "uploads/young#1"];
+    let kept = ["audiences/0123", "uploads/young", "uploads/young#1"];
+    left.iter().for_each(|name| age(&world.put(name)));
+    young.iter().for_each(|name| drop(world.put(name)));
+    age(&world.put("audiences/0123"));
+    for name in ["aanamed", "aaorphan", "bborphan"] {
+        age(&world.segment(name));
+    }
+    let counts = world.duty.run_once().await.expect("sweeps");
+    assert_eq!(counts, Counts { uploads: 4, segments: 2, named: 1 });
+    assert!(left.iter().all(|name| !world.path(name).exists()));
+    assert!(kept.iter().all(|name| world.path(name).exists()));
+    assert!(world.is_there("aanamed").await && world.is_there("aayoung").await);
+    assert!(!world.is_there("aaorphan").await && !world.is_there("bborphan").await);
+    assert_eq!(world.duty.run_once().await.expect("sweeps"), Counts { uploads: 0, segments: 0, named: 1 });
+}
+
+#[tokio::test]
+async fn the_storage_of_another_store_is_left_alone() {
+    let world = world();
+    world.write("aaorphan").await;
+    age(&world.segment("aaorphan"));
+    let error = world.duty.run_once().await.expect_err("no run names anything").to_string();
+    assert!(error.contains("no run names 1 of 1 old segments") && error.contains("another store"), "{error}");
+    world.retire("aanamed").await;
+    age(&world.segment("aanamed"));
+    let orphans: Vec<String> = (0..ORPHANS_PLAUSIBLE).map(|n| format!("bb{n}")).collect();
+    for name in &orphans {
+        world.write(name).await;
+        age(&world.segment(name));
+    }
+    assert!(matches!(world.duty.run_once().await, Err(SweepError::Implausible { orphans: 11, old: 12 })));
+    assert!(world.is_there("aaorphan").await && world.is_there("bb0").await);
+}

@@ -1,0 +1,249 @@
+//! The store behind the seal: what holds addresses goes in sealed and comes out open.
+//!
+//! What cannot be opened comes out as it is stored, so that one batch does not hide the others: whoever decodes it says
+//! which key it needs. Only a claim must not hand it out. A key that is missing is no damage: the run is paused until
+//! the key is back, nothing of it is lost.
+
+use super::{SealError, Vault, What};
+use async_trait::async_trait;
+use bytes::Bytes;
+use postrider_common::ids::{BatchId, CampaignName, DeadId, DefinitionHash, LaneName, RunId, WorkerId};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
+use postrider_common::pace::Limits;
+use postrider_common::relay::RelayShare;
+use postrider_store::{
+    AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish,
+    LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun,
+    RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+};
+use std::sync::Arc;
+use tokio::sync::watch;
+
+#[derive(Debug)]
+pub struct Sealed {
+    inner: Arc<dyn Store>,
+    vault: Vault,
+}
+
+fn refusing(error: SealError) -> StoreError {
+    StoreError::Refusing { message: error.to_string(), mend: "look at the master's system" }
+}
+
+impl Sealed {
+    pub fn new(inner: Arc<dyn Store>, vault: Vault) -> Self {
+        Self { inner, vault }
+    }
+
+    fn seal(&self, what: What<'_>, plain: Vec<u8>) -> Result<Vec<u8>> {
+        self.vault.seal(what, plain).map_err(refusing)
+    }
+
+    fn seal_text(&self, what: What<'_>, text: String) -> Result<String> {
+        self.vault.seal_text(what, text).map_err(refusing)
+    }
+
+    fn seal_reports(&self, reports: &mut [LeaseReport]) -> Result<()> {
+        for report in reports {
+            for outcome in &mut report.outcomes {
+                let reply = What::Reply(&report.batch, outcome.index);
+                outcome.detail = self.seal_text(reply, std::mem::take(&mut outcome.detail))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// As it is when it cannot be opened.
+    fn open(&self, what: What<'_>, bytes: &mut Vec<u8>) {
+        if postrider_common::seal::Header::read(bytes).is_none() {
+            return;
+        }
+        match self.vault.open(what, bytes.clone()) {
+            Ok(plain) => *bytes = plain,
+            Err(error) => tracing::debug!(%error, "sealed and not opened"),
+        }
+    }
+
+    fn open_run(&self, run: &mut RunRecord) {
+        self.open(What::Plan(&run.id), &mut run.audience);
+    }
+
+    fn open_batch(&self, batch: &mut BatchRecord) {
+        self.open(What::Batch(&batch.id), &mut batch.payload);
+        for (delivery, index) in batch.recipients.iter_mut().zip(0..) {
+            let reply = What::Reply(&batch.id, index);
+            delivery.detail = self.vault.open_text(reply, std::mem::take(&mut delivery.detail));
+        }
+    }
+
+    /// Gives back what was claimed and no key here opens, and pauses its run: it is as it was before the claim, and is
+    /// not claimed again until somebody resumes it.
+    async fn set_aside(&self, worker: &WorkerId, lease: ClaimedBatch, error: &SealError) -> Result<()> {
+        let run = &lease.batch.run;
+        tracing::error!(%run, batch = %lease.batch, %error, "run paused, its batches cannot be opened here: run resume once that is mended");
+        self.inner.pause_run(run).await?;
+        let report = LeaseReport {
+            batch: lease.batch,
+            fence: lease.fence,
+            sequence: 1,
+            outcomes: Vec::new(),
+            intents: Vec::new(),
+            progress: 0,
+        };
+        let (worker, reports) = (worker.clone(), vec![report]);
+        let release = Release { worker, reports, retry_fraction: 0, abandon: false, doubt_grace_ms: 0 };
+        self.inner.release(release).await.map(drop)
+    }
+}
+
+/// Methods that hold nothing to seal.
+macro_rules! passed_on {
+    ($($name:ident($($argument:ident: $kind:ty),*) -> $answer:ty;)*) => {
+        #[async_trait]
+        impl Store for Sealed {
+            fn describe(&self) -> String {
+                self.inner.describe()
+            }
+
+            fn wake(&self) -> watch::Receiver<u64> {
+                self.inner.wake()
+            }
+
+            async fn create_run(&self, mut run: NewRun) -> Result<CreatedRun> {
+                run.audience = self.seal(What::Plan(&run.id), std::mem::take(&mut run.audience))?;
+                self.inner.create_run(run).await
+            }
+
+            async fn run(&self, run: &RunId) -> Result<Option<RunRecord>> {
+                let mut run = self.inner.run(run).await?;
+                run.iter_mut().for_each(|run| self.open_run(run));
+                Ok(run)
+            }
+
+            async fn runs(&self, before: Option<(i64, RunId)>, limit: usize) -> Result<Vec<RunRecord>> {
+                let mut runs = self.inner.runs(before, limit).await?;
+                runs.iter_mut().for_each(|run| self.open_run(run));
+                Ok(runs)
+            }
+
+            async fn claim_split(&self, claim: ClaimSplit) -> Result<Option<SplitLease>> {
+                let mut lease = self.inner.claim_split(claim).await?;
+                lease.iter_mut().for_each(|lease| self.open(What::Open(&lease.run), &mut lease.open));
+                Ok(lease)
+            }
+
+            async fn add_batches(&self, mut add: AddBatches) -> Result<SplitStatus> {
+                let run = add.run.clone();
+                for batch in &mut add.batches {
+                    let id = BatchId { run: run.clone(), sequence: batch.sequence };
+                    batch.payload = self.seal(What::Batch(&id), std::mem::take(&mut batch.payload))?;
+                }
+                if !add.open.is_empty() {
+                    add.open = self.seal(What::Open(&run), add.open)?;
+                }
+                for bad in &mut add.bad_row_samples {
+                    bad.reason = self.seal_text(What::BadRow(&run, bad.row), std::mem::take(&mut bad.reason))?;
+                }
+                self.inner.add_batches(add).await
+            }
+
+            async fn bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {
+                let mut rows = self.inner.bad_rows(run).await?;
+                for bad in &mut rows {
+                    bad.reason = self.vault.open_text(What::BadRow(run, bad.row), std::mem::take(&mut bad.reason));
+                }
+                Ok(rows)
+            }
+
+            async fn claim(&self, claim: Claim) -> Result<Claimed> {
+                let worker = claim.worker.clone();
+                let mut claimed = self.inner.claim(claim).await?;
+                let mut leases = Vec::with_capacity(claimed.leases.len());
+                for mut lease in claimed.leases {
+                    let what = What::Batch(&lease.batch);
+                    match self.vault.open(what, lease.payload.clone()) {
+                        Ok(plain) => {
+                            lease.payload = plain;
+                            leases.push(lease);
+                        }
+                        Err(error) if error.is_about_keys() => self.set_aside(&worker, lease, &error).await?,
+                        // Damage goes the way of all damage: the worker cannot read it and hands it back.
+                        Err(error) => {
+                            tracing::error!(batch = %lease.batch, %error, "a payload is damaged");
+                            leases.push(lease);
+                        }
+                    }
+                }
+                claimed.leases = leases;
+                Ok(claimed)
+            }
+
+            async fn checkpoint(&self, mut checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
+                self.seal_reports(&mut checkpoint.reports)?;
+                self.inner.checkpoint(checkpoint).await
+            }
+
+            async fn finish(&self, mut finish: Finish) -> Result<Vec<LeaseAnswer>> {
+                self.seal_reports(&mut finish.reports)?;
+                self.inner.finish(finish).await
+            }
+
+            async fn release(&self, mut release: Release) -> Result<Vec<LeaseAnswer>> {
+                self.seal_reports(&mut release.reports)?;
+                self.inner.release(release).await
+            }
+
+            async fn facts(&self, mut facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
+                for fact in &mut facts {
+                    let reply = What::Reply(&fact.batch, fact.outcome.index);
+                    fact.outcome.detail = self.seal_text(reply, std::mem::take(&mut fact.outcome.detail))?;
+                }
+                self.inner.facts(facts, retry_fraction).await
+            }
+
+            async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
+                let mut claimed = self.inner.claim_history(claim).await?;
+                claimed.batches.iter_mut().for_each(|settled| self.open_batch(&mut settled.record));
+                Ok(claimed)
+            }
+
+            async fn batches(&self, run: &RunId, after: u64, limit: usize) -> Result<Vec<BatchRecord>> {
+                let mut batches = self.inner.batches(run, after, limit).await?;
+                batches.iter_mut().for_each(|batch| self.open_batch(batch));
+                Ok(batches)
+            }
+
+            $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer> {
+                self.inner.$name($($argument),*).await
+            })*
+        }
+    };
+}
+
+passed_on! {
+    now_ms() -> i64;
+    apply_campaign(apply: ApplyCampaign) -> AppliedCampaign;
+    campaign(name: &CampaignName) -> Option<CampaignRecord>;
+    campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;
+    set_campaign_paused(name: &CampaignName, paused: bool) -> bool;
+    delete_campaign(name: &CampaignName) -> bool;
+    definition(hash: &DefinitionHash) -> Option<Bytes>;
+    pause_run(run: &RunId) -> Steered;
+    resume_run(run: &RunId) -> Steered;
+    cancel_run(run: &RunId) -> Steered;
+    cancel_batches(run: &RunId, after: u64, limit: usize) -> CancelledBatches;
+    runs_to_cancel(limit: usize) -> Vec<RunId>;
+    release_split(release: ReleaseSplit) -> SplitStatus;
+    reclaim(reclaim: Reclaim) -> Reclaimed;
+    share_relay(share: ShareRelay) -> RelayShare;
+    rooms(limits: &Limits) -> Vec<Room>;
+    retire_batches(retire: RetireBatches) -> u64;
+    workers() -> Vec<WorkerRecord>;
+    drain_worker(name_or_instance: &str) -> usize;
+    lanes(lanes: &[LaneName]) -> Vec<LaneRecord>;
+    set_lane_paused(lane: &LaneName, paused: bool) -> ();
+    retry_run(retry: RetryRun) -> RetriedRun;
+    dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
+    replay_dead(replay: ReplayDead) -> DeadAnswer;
+    purge_dead(id: &DeadId) -> DeadAnswer;
+}

@@ -1,0 +1,122 @@
+//! What is large and cold and shared by the masters: uploaded audiences and history segments.
+//!
+//! The only module that names `object_store`. A folder or a bucket; sealed when there is a key. An audience becomes
+//! visible under its name at once and whole, after its bytes are durable; a broken upload leaves nothing, a crash what
+//! `sweep` removes.
+
+mod audience;
+mod place;
+mod sweep;
+mod upload;
+
+pub use audience::AudienceBytes;
+pub use sweep::OlderThan;
+pub use upload::Upload;
+
+use crate::seal::{SealError, Vault, What};
+use bytes::Bytes;
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt as _};
+use place::Place;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// An error of the storage. Reads after "failed to".
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The configured place cannot be used.
+    #[error("open the storage {place}: {why}; {mend}")]
+    Open { place: String, why: String, mend: &'static str },
+    /// It did not do what was asked, this time.
+    #[error("use the storage: {0}")]
+    Failed(#[from] object_store::Error),
+    #[error(transparent)]
+    Sealed(#[from] SealError),
+}
+
+/// The storage of the masters. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Storage {
+    objects: Arc<dyn ObjectStore>,
+    /// Where the objects are files; none in a bucket.
+    folder: Option<Arc<PathBuf>>,
+    vault: Vault,
+}
+
+impl Storage {
+    /// A plain path or a `file://` URL of a folder, created if missing; or `s3://BUCKET/PREFIX`. What is written is
+    /// sealed when the vault has a key.
+    pub fn open(place: &str, vault: Vault) -> Result<Self, StorageError> {
+        let Place { objects, folder } = place::open(place)?;
+        Ok(Self { objects, folder: folder.map(Arc::new), vault })
+    }
+
+    /// Gone with the process; for tests. Copies share it.
+    pub fn in_memory() -> Self {
+        Self { objects: Arc::new(InMemory::new()), folder: None, vault: Vault::default() }
+    }
+
+    /// Whether the place answers and lets itself be listed. A folder was seen when it was opened.
+    pub async fn check(&self, place: &str) -> Result<(), StorageError> {
+        if self.folder.is_some() {
+            return Ok(());
+        }
+        // Not there is the answer that is hoped for.
+        match self.objects.head(&Path::from("audiences/none")).await {
+            Ok(_) | Err(object_store::Error::NotFound { .. }) => {}
+            Err(error) => return place::refused(place, error),
+        }
+        match self.objects.list_with_delimiter(Some(&Path::from("uploads"))).await {
+            Ok(_) => Ok(()),
+            Err(error) => place::refused(place, error),
+        }
+    }
+
+    pub async fn has_audience(&self, sha256: &str) -> Result<bool, StorageError> {
+        match self.objects.head(&audience_path(sha256)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::NotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// The bytes of an audience; none: there is no such audience.
+    pub async fn read_audience(&self, sha256: &str) -> Result<Option<AudienceBytes>, StorageError> {
+        audience::open(self, sha256).await
+    }
+
+    /// Stores a segment whole, durably.
+    pub async fn write_segment(&self, name: &str, bytes: Vec<u8>) -> Result<(), StorageError> {
+        let sealed = self.vault.seal(What::Segment(name), bytes)?;
+        self.objects.put(&segment_path(name), sealed.into()).await?;
+        Ok(())
+    }
+
+    /// None: there is no such segment.
+    pub async fn read_segment(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
+        match self.objects.get(&segment_path(name)).await {
+            Ok(found) => Ok(Some(self.vault.open(What::Segment(name), found.bytes().await?.into())?.into())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Begins an upload under a name of its own. `nonce` must differ between uploads.
+    pub async fn begin_upload(&self, nonce: u128) -> Result<Upload, StorageError> {
+        Upload::begin(self, nonce).await
+    }
+}
+
+fn audience_path(sha256: &str) -> Path {
+    Path::from(format!("audiences/{sha256}"))
+}
+
+/// Spread over folders, so that none has too many.
+fn segment_path(name: &str) -> Path {
+    let folder: String = name.chars().take(2).collect();
+    Path::from(format!("history/{folder}/{name}.ndjson.zst"))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+//! What random calls got to.
+
+/// What random calls got to, summed over runs; a comparison that reaches nothing shows nothing.
+#[derive(Debug, Default)]
+pub struct Reached {
+    pub accepted: u64,
+    pub rejected: u64,
+    pub exhausted: u64,
+    pub cancelled: u64,
+    pub unknown: u64,
+    pub settled: u64,
+    pub resent_reply_lost: u64,
+    pub resent_outcome_not_recorded: u64,
+    pub leases_expired: u64,
+    pub leases_taken_over: u64,
+    pub retired: u64,
+    /// Batches that a fact corrected after they were retired.
+    pub corrected: u64,
+    pub throttled: u64,
+    /// Leases for a part of a batch.
+    pub suspect: u64,
+    pub dead: u64,
+    pub replayed: u64,
+    pub purged: u64,
+    /// Recipients that a retry made pending again.
+    pub reopened: u64,
+    /// Calls that were made again because their answer was lost.
+    pub retried: u64,
+    /// Shares of a relay with connections and with sends refused.
+    pub shared: u64,
+}
+
+impl Reached {
+    pub(super) fn add(&mut self, run: &crate::RunRecord) {
+        self.accepted += run.recipients.accepted;
+        self.rejected += run.recipients.rejected;
+        self.exhausted += run.recipients.exhausted;
+        self.cancelled += run.recipients.cancelled;
+        self.unknown += run.recipients.unknown;
+        self.settled += run.batches.settled;
+        self.resent_reply_lost += run.resent_reply_lost;
+        self.resent_outcome_not_recorded += run.resent_outcome_not_recorded;
+        self.leases_expired += run.leases_expired;
+        self.leases_taken_over += run.leases_taken_over;
+    }
+
+    pub fn is_everything(&self) -> bool {
+        let all = [
+            self.accepted,
+            self.rejected,
+            self.exhausted,
+            self.cancelled,
+            self.unknown,
+            self.settled,
+            self.resent_reply_lost,
+            self.resent_outcome_not_recorded,
+            self.leases_expired,
+            self.leases_taken_over,
+            self.retired,
+            self.corrected,
+            self.throttled,
+            self.suspect,
+            self.dead,
+            self.replayed,
+            self.purged,
+            self.reopened,
+            self.retried,
+            self.shared,
+        ];
+        all.iter().all(|count| *count > 0)
+    }
+}

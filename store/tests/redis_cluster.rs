@@ -1,0 +1,201 @@
+//! The store on a cluster of three real nodes: the conformance suite, a slot that moves, a node that dies.
+
+#![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
+
+mod redis_nodes;
+
+use async_trait::async_trait;
+use postrider_common::OutcomeKind;
+use postrider_common::ids::{BatchId, RunId};
+use postrider_common::lease::LeaseReport;
+use postrider_common::pace::Limits;
+use postrider_common::state::RecipientState;
+use postrider_store::conformance::Fixture;
+use postrider_store::conformance::scene::{Scene, new_run, outcomes, worker};
+use postrider_store::redis::Redis;
+use postrider_store::{Checkpoint, Claim, Finish, Reclaim, Result, Store};
+use redis_nodes::{Cluster, wait_for};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
+use std::time::{Duration, Instant};
+
+const SHARDS: u16 = 4;
+
+struct OnCluster {
+    store: Arc<Redis>,
+}
+
+#[async_trait]
+impl Fixture for OnCluster {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
+
+    async fn pass(&self, ms: u64) {
+        tokio::time::sleep(Duration::from_millis(ms)).await;
+    }
+}
+
+/// One cluster for all cases: it takes seconds until nodes agree.
+#[tokio::test]
+async fn every_case_of_the_conformance_suite() {
+    let cluster = Cluster::start();
+    let fixture = || async {
+        cluster.flush();
+        OnCluster { store: Arc::new(cluster.store(SHARDS).await.unwrap()) }
+    };
+    postrider_store::conformance_tests!(fixture, in_turn);
+}
+
+/// Batches of each run, and recipients of each batch.
+const BATCHES: usize = 20;
+const SIZE: u32 = 5;
+const RUNS: usize = 8;
+const ALL: usize = RUNS * BATCHES * SIZE as usize;
+/// A run must end within this, with all that happens to it.
+const END_MAX: Duration = Duration::from_secs(120);
+
+/// Runs in all shards. Every recipient is to be granted once and accepted.
+async fn begin(fixture: &OnCluster) -> Vec<RunId> {
+    let mut runs = Vec::new();
+    for number in 0..RUNS {
+        runs.push(Scene::with(fixture, new_run(&format!("run {number}")), &[SIZE; BATCHES]).await.run);
+    }
+    runs
+}
+
+#[derive(Debug, Default)]
+struct Progress {
+    granted: AtomicUsize,
+    is_over: AtomicBool,
+}
+
+impl Progress {
+    /// Some of the work is done, most of it not.
+    fn wait_until_under_way(&self) {
+        wait_for("a quarter of the grants", || (self.granted.load(SeqCst) * 4 >= ALL).then_some(()));
+    }
+}
+
+/// What a worker does until it is told to stop: every call is repeated until it is answered, as workers do.
+async fn work(fixture: &OnCluster, number: u8, progress: &Progress) -> BTreeSet<(BatchId, u32)> {
+    let scene = Scene { fixture, run: new_run("run 0").id };
+    let mut granted = BTreeSet::new();
+    while !progress.is_over.load(SeqCst) {
+        let claim = scene.claim_call(number, 4, &[("bulk", 1)]);
+        let claim = Claim { ttl_ms: 60_000, ..claim };
+        let leases = until_answered(|| fixture.store.claim(claim.clone())).await.leases;
+        for lease in leases {
+            let all: Vec<u32> = (0..lease.recipients.len() as u32).collect();
+            let report = |sequence, outcomes, intents: &[u32]| LeaseReport {
+                batch: lease.batch.clone(),
+                fence: lease.fence.clone(),
+                sequence,
+                outcomes,
+                intents: intents.to_vec(),
+                progress: 0,
+            };
+            let by = worker(number);
+            let checkpoint = Checkpoint {
+                worker: by.clone(),
+                reports: vec![report(1, Vec::new(), &all)],
+                ttl_ms: 60_000,
+                window: 10,
+                retry_fraction: 0,
+                limits: Limits::default(),
+            };
+            let answers = until_answered(|| fixture.store.checkpoint(checkpoint.clone())).await;
+            for index in &answers[0].granted {
+                let is_new = granted.insert((lease.batch.clone(), *index));
+                assert!(is_new, "{} {index} is granted twice", lease.batch);
+            }
+            progress.granted.fetch_add(answers[0].granted.len(), SeqCst);
+            let reports = vec![report(2, outcomes(answers[0].granted.iter().copied(), OutcomeKind::Accepted), &[])];
+            let finish = Finish { worker: by, reports, retry_fraction: 0 };
+            until_answered(|| fixture.store.finish(finish.clone())).await;
+        }
+    }
+    granted
+}
+
+async fn until_answered<A, F: Future<Output = Result<A>>>(call: impl Fn() -> F) -> A {
+    let deadline = Instant::now() + END_MAX;
+    loop {
+        match call().await {
+            Ok(answer) => return answer,
+            Err(error) => assert!(error.is_retryable() && Instant::now() < deadline, "{error}"),
+        }
+    }
+}
+
+/// Works on all runs to their end while `harm` is done to the cluster, and counts.
+async fn nothing_is_lost_while(harm: impl FnOnce(&mut Cluster) + Send + 'static) {
+    let mut cluster = Cluster::start();
+    let fixture = OnCluster { store: Arc::new(cluster.store(SHARDS).await.unwrap()) };
+    let runs = begin(&fixture).await;
+    let progress = Arc::new(Progress::default());
+    let ended = async {
+        let deadline = Instant::now() + END_MAX;
+        loop {
+            let mut pending = 0;
+            for run in &runs {
+                pending += until_answered(|| fixture.store.run(run)).await.unwrap().recipients.pending;
+            }
+            if pending == 0 {
+                break progress.is_over.store(true, SeqCst);
+            }
+            assert!(Instant::now() < deadline, "{pending} recipients are pending");
+            let reclaim = Reclaim { limit: 100, ttl_ms: 60_000, doubt_grace_ms: 1000, outage_gap_ms: 3_600_000 };
+            until_answered(|| fixture.store.reclaim(reclaim)).await;
+        }
+    };
+    let begun = Arc::clone(&progress);
+    let harm = tokio::task::spawn_blocking(move || {
+        begun.wait_until_under_way();
+        harm(&mut cluster);
+        cluster
+    });
+    let (one, two, (), cluster) = tokio::join!(work(&fixture, 1, &progress), work(&fixture, 2, &progress), ended, harm);
+    let _cluster = cluster.unwrap();
+    let granted: BTreeSet<_> = one.union(&two).collect();
+    assert!(one.is_disjoint(&two), "nobody is sent to twice");
+    assert_eq!(granted.len(), ALL);
+    for run in &runs {
+        let record = fixture.store.run(run).await.unwrap().unwrap();
+        assert_eq!(record.recipients.accepted, BATCHES as u64 * u64::from(SIZE));
+        assert!(record.recipients.adds_up());
+        let batches = fixture.store.batches(run, 0, 100).await.unwrap();
+        let accepted = |state: &RecipientState| *state == RecipientState::Accepted;
+        assert!(batches.iter().flat_map(|batch| &batch.recipients).all(|delivery| accepted(&delivery.state)));
+        assert_eq!(batches.len(), BATCHES);
+    }
+}
+
+#[tokio::test]
+async fn a_slot_that_moves_during_a_run_loses_nothing() {
+    nothing_is_lost_while(|cluster| {
+        for tag in ["{s0}", "{g}", "{s1}", "{s2}", "{s3}"] {
+            let from = cluster.owner(tag);
+            cluster.move_slot(tag, (from + 1) % 3);
+            assert_eq!(cluster.owner(tag), (from + 1) % 3);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_dies_during_a_run_loses_nothing() {
+    nothing_is_lost_while(|cluster| {
+        for tag in ["{s0}", "{g}"] {
+            let node = cluster.owner(tag);
+            cluster.nodes[node].kill();
+            // The others say so, and answer for their own slots.
+            cluster.wait_until_failed(node);
+            assert!(cluster.nodes[node].start_again());
+            cluster.agree();
+        }
+    })
+    .await;
+}
