@@ -60,6 +60,7 @@ pub struct Metrics {
     pub leases_expired: Counter,
     pub doubts: Counter,
     pub repaired: Counter,
+    pub dead_letters: Counter,
     pub reclaim_held: Gauge,
     pub polls_held: Gauge,
     pub splits: Gauge,
@@ -91,6 +92,7 @@ impl Default for Metrics {
         let leases_expired = Counter::default();
         let doubts = Counter::default();
         let repaired = Counter::default();
+        let dead_letters = Counter::default();
         let reclaim_held = Gauge::default();
         let polls_held = Gauge::default();
         let splits = Gauge::default();
@@ -112,6 +114,7 @@ impl Default for Metrics {
         r.register("leases_granted", "Batches leased to workers", leases_granted.clone());
         r.register("leases_expired", "Leases taken back after they expired", leases_expired.clone());
         r.register("doubts", "Recipients in doubt because their lease expired", doubts.clone());
+        r.register("dead_letters", "Recipients and batches set aside because they end workers", dead_letters.clone());
         r.register("reconciler_repairs", "Index entries that had to be repaired; must stay 0", repaired.clone());
         let help = "Milliseconds until leases are reclaimed again after an outage; 0: they are";
         r.register("reclaim_held_ms", help, reclaim_held.clone());
@@ -137,6 +140,7 @@ impl Default for Metrics {
             leases_expired,
             doubts,
             repaired,
+            dead_letters,
             reclaim_held,
             polls_held,
             splits,

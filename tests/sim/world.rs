@@ -98,6 +98,8 @@ pub struct World {
     pub conns: BTreeMap<u64, Conn>,
     pub last_conn: u64,
     pub txs: Vec<Tx>,
+    /// Who ends workers, and how many he ended.
+    pub poison: Option<(String, u32)>,
     pub submissions: Vec<Submission>,
     pub is_relay_down: bool,
     pub is_healed: bool,
@@ -136,6 +138,7 @@ impl World {
             conns: BTreeMap::new(),
             last_conn: 0,
             txs: Vec::new(),
+            poison: None,
             submissions: Vec::new(),
             is_relay_down: false,
             is_healed: false,

@@ -349,6 +349,23 @@ impl Fleet {
         }
     }
 
+    /// SIGKILL, wherever it is.
+    pub fn kill_worker(&mut self, index: usize) {
+        if let Some(mut process) = self.workers[index].process.take() {
+            process.kill();
+        }
+    }
+
+    /// Workers there are or were.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Where the sink listens.
+    pub fn sink_address(&self) -> &str {
+        &self.relay
+    }
+
     pub fn signal_worker(&mut self, index: usize, signal: Signal) {
         self.workers[index].process.as_mut().expect("the worker runs").signal(signal);
     }

@@ -5,8 +5,10 @@ use super::batch::Place;
 use super::recipient::{Entry, Policy};
 use crate::api::{Checkpoint, Finish, Release};
 use postrider_common::ids::BatchId;
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
-use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::lease::{
+    Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, OutcomeKind, RefusalReason,
+};
+use postrider_common::limits::{DOUBTS_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::Limits;
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -84,11 +86,11 @@ impl Model {
     fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
         let run = self.runs.get(&id.run)?;
         let (retry, on_unknown) = (run.frozen.retry, run.frozen.on_unknown);
-        Some(Policy { retry, on_unknown, cancelled: run.cancelled, fraction })
+        Some(Policy { retry, on_unknown, cancelled: run.cancelled, doubts_max: DOUBTS_MAX, fraction })
     }
 
     /// Changes one recipient and moves the counters of its run.
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         now: i64,
         id: &BatchId,
@@ -118,10 +120,14 @@ impl Model {
                 (false, Default::default())
             }
         });
-        if applied == Some(true)
-            && let Some(Place::Leased(hold)) = self.batches.get_mut(id).map(|batch| &mut batch.place)
-        {
+        let Some(batch) = self.batches.get_mut(id).filter(|_| applied == Some(true)) else { return };
+        let told = outcome.kind != OutcomeKind::NotWritten;
+        if told {
+            batch.suspicion.outcome(outcome.index);
+        }
+        if let Place::Leased(hold) = &mut batch.place {
             hold.progress_at = now;
+            hold.had_outcome |= told;
         }
     }
 
@@ -161,6 +167,9 @@ impl Model {
         }
         if run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
             return Err(RefusalReason::Paused);
+        }
+        if batch.suspicion.only.is_some_and(|only| !only.contains(index)) {
+            return Err(RefusalReason::Outside);
         }
         if let Some(reason) = refusal {
             return Err(reason);
@@ -220,7 +229,7 @@ impl Model {
             return LeaseAnswer::plain(id, if again { LeaseStatus::Returned } else { status });
         }
         if let Some(grace) = abandon {
-            self.doubt_intents(now, &id, grace);
+            self.doubt_intents(now, &id, grace, DOUBTS_MAX);
         }
         let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
         if batch.in_intent() > 0 && !planted(Fault::FinishInIntent) {
@@ -234,15 +243,15 @@ impl Model {
                 let due_in_ms = u64::try_from(due - now).unwrap_or(0);
                 LeaseAnswer { due_in_ms, ..LeaseAnswer::plain(id, LeaseStatus::Returned) }
             }
-            Some(Place::Ready | Place::Leased(_)) => LeaseAnswer::plain(id, LeaseStatus::Returned),
+            Some(Place::Ready | Place::Leased(_) | Place::Dead) => LeaseAnswer::plain(id, LeaseStatus::Returned),
             Some(Place::Settled) => LeaseAnswer::plain(id, LeaseStatus::Settled),
             None => LeaseAnswer::plain(id, LeaseStatus::Gone),
         }
     }
 
     /// Everybody in intent becomes in doubt: outcome not recorded. How many.
-    pub(super) fn doubt_intents(&mut self, now: i64, id: &BatchId, grace_ms: u64) -> u32 {
-        let Some(policy) = self.policy(id, 0) else { return 0 };
+    pub(super) fn doubt_intents(&mut self, now: i64, id: &BatchId, grace_ms: u64, doubts_max: u32) -> u32 {
+        let Some(policy) = self.policy(id, 0).map(|policy| Policy { doubts_max, ..policy }) else { return 0 };
         let count = self.batches.get(id).map_or(0, |batch| batch.entries.len() as u32);
         let mut doubts = 0;
         for index in 0..count {
@@ -266,7 +275,7 @@ impl Model {
         }
         match self.batches.get(&report.batch).map(|batch| &batch.place) {
             Some(Place::Settled) => LeaseStatus::Settled,
-            Some(Place::Ready | Place::Leased(_) | Place::Delayed(_)) => LeaseStatus::Lost,
+            Some(Place::Ready | Place::Leased(_) | Place::Delayed(_) | Place::Dead) => LeaseStatus::Lost,
             None => LeaseStatus::Gone,
         }
     }
@@ -281,15 +290,45 @@ impl Model {
             .get(&fact.batch)
             .is_some_and(|batch| batch.fences.get(&fact.fence.counter) == Some(&fact.fence));
         let (true, Some(policy)) = (issued, self.policy(&fact.batch, fraction)) else { return FactStatus::Refused };
-        let status = self.change(now, &fact.batch, fact.outcome.index, |entry| {
-            entry.fact(now, fact.fence.counter, &fact.outcome, &policy)
+        let index = fact.outcome.index;
+        let is_dead = self.batches.get(&fact.batch).is_some_and(|batch| batch.dead.contains(&index));
+        let changed = self.change(now, &fact.batch, index, |entry| {
+            let own_intent = entry.state == RecipientState::Intent && entry.intent == fact.fence.counter;
+            let (status, effect) = entry.fact(now, fact.fence.counter, &fact.outcome, &policy, is_dead);
+            ((status, own_intent), effect)
         });
-        let leased = self.batches.get(&fact.batch).is_some_and(|batch| batch.hold().is_some());
-        match leased {
-            true => self.recount(&fact.batch, false),
-            false if status == Some(FactStatus::Applied) => self.put_back(now, &fact.batch),
-            false => (),
+        let Some((status, own_intent)) = changed else { return FactStatus::Refused };
+        if status == FactStatus::Applied {
+            self.weigh_fact(&fact.batch, &fact.outcome, own_intent);
         }
-        status.unwrap_or(FactStatus::Refused)
+        match self.batches.get(&fact.batch).map(|batch| &batch.place) {
+            Some(Place::Leased(_)) => self.recount(&fact.batch, false),
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled) if status == FactStatus::Applied => {
+                self.put_back(now, &fact.batch);
+            }
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled | Place::Dead) | None => (),
+        }
+        status
+    }
+
+    /// What a fact says about who ends workers. That nothing was written, or no reply was read, is what one that
+    /// ended says of those it was at.
+    fn weigh_fact(&mut self, id: &BatchId, outcome: &Outcome, own_intent: bool) {
+        let Some(batch) = self.batches.get_mut(id) else { return };
+        match outcome.kind {
+            OutcomeKind::NotWritten | OutcomeKind::Unknown => {
+                if let (true, Place::Leased(hold)) = (own_intent, &mut batch.place) {
+                    hold.fallen.insert(outcome.index);
+                }
+            }
+            OutcomeKind::Accepted | OutcomeKind::Rejected | OutcomeKind::Deferred => {
+                batch.suspicion.outcome(outcome.index);
+                if let Place::Leased(hold) = &mut batch.place {
+                    hold.had_outcome |= own_intent;
+                    hold.fallen.remove(&outcome.index);
+                }
+                self.forget_dead(id, outcome.index);
+            }
+        }
     }
 }

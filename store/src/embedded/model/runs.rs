@@ -43,6 +43,8 @@ impl Model {
             resent_outcome_not_recorded: 0,
             leases_expired: 0,
             leases_taken_over: 0,
+            generation: 0,
+            retries: Vec::new(),
             frozen: new,
         };
         self.runs.insert(run.frozen.id.clone(), run);
