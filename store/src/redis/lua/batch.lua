@@ -18,8 +18,7 @@ local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
 local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
-local run
-local run_settled = false
+local run, run_settled = nil, false
 -- Recipients of the run that moved, by the name of the counter.
 local moved = {}
 local woke = false
