@@ -99,6 +99,17 @@ impl StoreWorld {
         self.model = model;
     }
 
+    /// What a person does about batches that were set aside whole: gives up what is left of them.
+    pub fn purge_whole_batches(&mut self) {
+        let letters = self.model.dead_letters(None, None, usize::MAX);
+        for id in letters.into_iter().map(|letter| letter.id).filter(|id| id.index.is_none()) {
+            if self.apply(&id, Command::PurgeDead, Model::purge_dead).is_err() {
+                // The store is down: at the next look.
+                return;
+            }
+        }
+    }
+
     fn hint(&mut self) {
         self.wakes.retain(|wake| !wake.is_closed());
         self.wakes.iter().for_each(|wake| wake.send_modify(|count| *count += 1));

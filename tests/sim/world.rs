@@ -393,6 +393,7 @@ impl World {
             let left = self.describe();
             return self.fail(format!("not converged: {left}"));
         }
+        self.store().purge_whole_batches();
         self.is_ending = self.is_settled();
         for host in 0..self.hosts.len() {
             if self.is_ending {
