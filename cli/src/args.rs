@@ -1,6 +1,6 @@
 //! The command line, as clap knows it.
 
-use crate::commands::{campaign, config, dev, lane, master, run, schedule, send, template, worker, workers};
+use crate::commands::{campaign, config, dead, dev, lane, master, run, schedule, send, template, worker, workers};
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -76,6 +76,9 @@ pub enum Command {
     /// Look at lanes, pause and resume them
     #[command(subcommand)]
     Lane(lane::LaneCommand),
+    /// Look at what was set aside, replay and purge it
+    #[command(subcommand)]
+    Dead(dead::DeadCommand),
     /// Look at workers and drain them
     #[command(subcommand)]
     Workers(workers::WorkersCommand),

@@ -44,6 +44,7 @@ pub struct Run {
     pub resent_outcome_not_recorded: u64,
     pub leases_expired: u64,
     pub leases_taken_over: u64,
+    pub generation: u64,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -124,11 +125,27 @@ impl Run {
             resent_outcome_not_recorded: wire.resent_outcome_not_recorded,
             leases_expired: wire.leases_expired,
             leases_taken_over: wire.leases_taken_over,
+            generation: wire.generation,
             kind,
             started_at_ms: wire.started_at_ms,
             finished_at_ms: wire.finished_at_ms,
         })
     }
+}
+
+/// One line of `dead list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadLetter {
+    pub id: String,
+    pub run: String,
+    pub campaign: String,
+    pub batch: String,
+    pub reason: String,
+    pub at: Option<String>,
+    /// Of a whole batch.
+    pub pending: u32,
+    /// None: the whole batch.
+    pub recipient: Option<Recipient>,
 }
 
 /// One line of `run recipients`.

@@ -1,5 +1,6 @@
 //! Newtypes for everything that has a name. Each parses once, at the border, and prints as it parsed.
 
+use crate::limits::BATCH_RECIPIENTS_MAX;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{fmt, str::FromStr};
@@ -258,6 +259,51 @@ impl fmt::Display for BatchId {
     }
 }
 
+/// A dead letter: a batch, or one recipient of it. Prints as `run_….7` or `run_….7/42`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct DeadId {
+    pub batch: BatchId,
+    /// Of the recipient. None: the whole batch.
+    pub index: Option<u32>,
+}
+
+impl FromStr for DeadId {
+    type Err = InvalidId;
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let parse = |text: &str| match text.split_once('/') {
+            None => Some(Self { batch: text.parse().ok()?, index: None }),
+            Some((batch, index)) => {
+                let id = Self { batch: batch.parse().ok()?, index: Some(index.parse().ok()?) };
+                (id.index < Some(BATCH_RECIPIENTS_MAX as u32) && id.to_string() == text).then_some(id)
+            }
+        };
+        parse(text).ok_or_else(|| invalid("dead letter", text, "it looks like run_….7 or run_….7/42"))
+    }
+}
+
+impl TryFrom<String> for DeadId {
+    type Error = InvalidId;
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<DeadId> for String {
+    fn from(id: DeadId) -> String {
+        id.to_string()
+    }
+}
+
+impl fmt::Display for DeadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.index {
+            Some(index) => write!(f, "{}/{index}", self.batch),
+            None => write!(f, "{}", self.batch),
+        }
+    }
+}
+
 /// New at each claim: epoch of the store, counter of the shard, nonce of the claim.
 ///
 /// Only equality is ever asked of a fence. The nonce keeps an old fence from matching a new lease even
@@ -341,7 +387,14 @@ mod tests {
         assert_ne!(run, RunId::derive("daily-diges", "t2026-11-21"));
         assert_eq!(run.to_string().parse::<RunId>(), Ok(run.clone()));
         let batch = BatchId { run, sequence: 12 };
-        assert_eq!(batch.to_string().parse::<BatchId>(), Ok(batch));
+        assert_eq!(batch.to_string().parse::<BatchId>(), Ok(batch.clone()));
+        for index in [None, Some(0), Some(99)] {
+            let dead = DeadId { batch: batch.clone(), index };
+            assert_eq!(dead.to_string().parse::<DeadId>(), Ok(dead));
+        }
+        for wrong in ["/", "/100", "/01", "/-1", "/1/1"] {
+            assert!(format!("{batch}{wrong}").parse::<DeadId>().is_err(), "{wrong}");
+        }
         let fence = Fence { epoch: 1, counter: 42, nonce: 7 };
         assert_eq!(fence.to_string(), "1-42-00000007");
         assert_eq!(fence.to_string().parse::<Fence>(), Ok(fence));

@@ -64,6 +64,8 @@ pub enum RefusalReason {
     Cancelled,
     HardCap,
     Repeated,
+    /// Not among the recipients that this lease is for.
+    Outside,
     /// The lane or the site is at its rate or its concurrency: ask again after this long.
     Throttled {
         retry_in_ms: u64,
@@ -123,6 +125,19 @@ pub struct Progress {
     pub not_before_ms: u64,
 }
 
+/// Recipients of a batch, by index, both ends included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexRange {
+    pub first: u32,
+    pub last: u32,
+}
+
+impl IndexRange {
+    pub fn contains(self, index: u32) -> bool {
+        self.first <= index && index <= self.last
+    }
+}
+
 /// One worker's right to one batch, as a worker sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -139,4 +154,6 @@ pub struct Lease {
     /// See `payload::decode`.
     pub payload: Bytes,
     pub recipients: Vec<Progress>,
+    /// The only ones that may get intents; None: all. A batch in which somebody ends workers is leased in parts.
+    pub only: Option<IndexRange>,
 }

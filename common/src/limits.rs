@@ -13,9 +13,19 @@ pub const KNOWN_DEFINITIONS_MAX: usize = 256;
 pub const LEASE_WAIT_MS_MAX: u64 = 30_000;
 /// The truth behind every hint: a waiting Lease call looks at the store at least this often.
 pub const CLAIM_POLL_MS: u64 = 250;
-/// Doubts after which a recipient is held as unknown whatever the policy: something about it ends
-/// workers, and it must not go on for ever.
+/// Doubts after which a recipient is held as unknown whatever the policy: nobody gets one mail more often than this
+/// because replies are lost. Expiries are left to the poison rule, but for those of an outage.
 pub const DOUBTS_MAX: u32 = 5;
+/// Leases of a batch in a row that expired with somebody in intent and without an outcome, after which it is suspect:
+/// leased in parts until the recipient that ends workers stands alone.
+pub const STRIKES_MAX: u32 = 3;
+/// Leases of a batch in a row that expired without a word from their worker, after which the batch is set aside. Many,
+/// because workers also die without its doing.
+pub const UNHEARD_MAX: u32 = 10;
+/// Dead letters of one answer.
+pub const DEAD_LETTERS_PAGE_MAX: usize = 1000;
+/// Keys of `run retry` that a run remembers; a repeat comes soon or not at all.
+pub const RETRY_KEYS_KEPT_MAX: usize = 16;
 /// Retries due within this long of the first are leased together with it.
 pub const RETRY_COALESCE_MS: u64 = 2_000;
 /// The longest one SMTP transaction may take: RFC 5321 4.5.3.2.6 gives the final dot 600 s, plus the

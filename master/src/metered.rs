@@ -3,16 +3,16 @@
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -67,6 +67,7 @@ macro_rules! passed_on {
                 let reclaimed = self.timed("reclaim", self.inner.reclaim(reclaim)).await?;
                 self.metrics.leases_expired.inc_by(u64::from(reclaimed.leases));
                 self.metrics.doubts.inc_by(u64::from(reclaimed.doubts));
+                self.metrics.dead_letters.inc_by(u64::from(reclaimed.dead));
                 self.metrics.repaired.inc_by(u64::from(reclaimed.repaired));
                 self.metrics.reclaim_held.set(i64::try_from(reclaimed.held_ms).unwrap_or(i64::MAX));
                 Ok(reclaimed)
@@ -113,4 +114,8 @@ passed_on! {
     drain_worker(name_or_instance: &str) -> usize;
     lanes(lanes: &[LaneName]) -> Vec<LaneRecord>;
     set_lane_paused(lane: &LaneName, paused: bool) -> ();
+    retry_run(retry: RetryRun) -> RetriedRun;
+    dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
+    replay_dead(replay: ReplayDead) -> DeadAnswer;
+    purge_dead(id: &DeadId) -> DeadAnswer;
 }

@@ -60,6 +60,7 @@ pub struct Metrics {
     pub leases_expired: Counter,
     pub doubts: Counter,
     pub repaired: Counter,
+    pub dead_letters: Counter,
     pub reclaim_held: Gauge,
     pub store_rollbacks: Gauge,
     pub leasing_stopped: Gauge,
@@ -93,6 +94,7 @@ impl Default for Metrics {
         let leases_expired = Counter::default();
         let doubts = Counter::default();
         let repaired = Counter::default();
+        let dead_letters = Counter::default();
         let reclaim_held = Gauge::default();
         let store_rollbacks = Gauge::default();
         let leasing_stopped = Gauge::default();
@@ -116,6 +118,7 @@ impl Default for Metrics {
         r.register("leases_granted", "Batches leased to workers", leases_granted.clone());
         r.register("leases_expired", "Leases taken back after they expired", leases_expired.clone());
         r.register("doubts", "Recipients in doubt because their lease expired", doubts.clone());
+        r.register("dead_letters", "Recipients and batches set aside because they end workers", dead_letters.clone());
         r.register("reconciler_repairs", "Index entries that had to be repaired; must stay 0", repaired.clone());
         let help = "Milliseconds until leases are reclaimed again after an outage; 0: they are";
         r.register("reclaim_held_ms", help, reclaim_held.clone());
@@ -145,6 +148,7 @@ impl Default for Metrics {
             leases_expired,
             doubts,
             repaired,
+            dead_letters,
             reclaim_held,
             store_rollbacks,
             leasing_stopped,

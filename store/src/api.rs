@@ -1,15 +1,17 @@
 //! The trait, and the values that go in and come out.
 
+pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
+
 use crate::error::StoreError;
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId, SiteName,
-    WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
+    SiteName, WorkerId,
 };
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, Progress};
+use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::Limits;
 use postrider_common::relay::{RelayShare, RelayWish};
@@ -108,6 +110,18 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Lanes that were paused, and ready batches by lane for those asked.
     async fn lanes(&self, lanes: &[LaneName]) -> Result<Vec<LaneRecord>>;
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()>;
+
+    // What was given up, and begins again when a person says so.
+    /// Makes recipients of the next batches pending again that are exhausted or, if asked for, unknown; not those that
+    /// are dead letters. Looks at up to `limit` batches after `after` (a sequence).
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun>;
+    /// In order of run, batch and index, after `after`; of one run if given.
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>>;
+    /// Makes a dead letter pending again. One in doubt only if that is said.
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer>;
+    /// Gives a dead letter up for good: it is listed no more, and who is pending in it ends as exhausted, or as
+    /// unknown when in doubt.
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -250,6 +264,8 @@ pub struct RunRecord {
     pub resent_outcome_not_recorded: u64,
     pub leases_expired: u64,
     pub leases_taken_over: u64,
+    /// Grows with each retry and replay by a person.
+    pub generation: u64,
 }
 
 impl RunRecord {
@@ -402,6 +418,8 @@ pub struct ClaimedBatch {
     #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
     pub recipients: Vec<Progress>,
+    /// The only ones that may get intents; None: all.
+    pub only: Option<IndexRange>,
 }
 
 /// What reports need beside the reports.
@@ -447,6 +465,8 @@ pub struct Reclaimed {
     pub leases: u32,
     /// Recipients that became in doubt.
     pub doubts: u32,
+    /// Recipients and batches that were set aside because they end workers.
+    pub dead: u32,
     /// Nothing is reclaimed for this long, because service was away. 0: not held.
     pub held_ms: u64,
     /// Lines of the reconciler kind: index entries without a batch. Must stay 0.

@@ -10,6 +10,7 @@ pub mod api;
 pub mod conformance;
 pub mod embedded;
 pub mod error;
+pub mod given_up;
 pub mod open;
 pub mod redis;
 pub mod url;

@@ -118,7 +118,7 @@ async fn a_lease_without_progress_is_not_extended() {
     let scene = Scene::of(&fixture, &[3]).await;
     let claim = Claim { ttl_ms: TTL_MS, ..scene.claim_call(1, 1, &[("bulk", 10)]) };
     let lease = fixture.store.claim(claim).await.unwrap().leases.remove(0);
-    let mut held = Held { batch: lease.batch, fence: lease.fence, count: 3, sequence: 0 };
+    let mut held = Held { batch: lease.batch, fence: lease.fence, count: 3, sequence: 0, only: None };
     let mut renew = async |progress: u64| {
         let report = LeaseReport { progress, ..held.report(Vec::new(), Vec::new()) };
         let checkpoint = Checkpoint { ttl_ms: TTL_MS, ..scene.checkpoint_call(vec![report]) };

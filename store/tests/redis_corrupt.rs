@@ -12,14 +12,15 @@ mod redis_server;
 
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
+use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
 use postrider_common::relay::{RelayLimit, RelayWish};
 use postrider_common::run::RunError;
 use postrider_store::conformance::Fixture;
-use postrider_store::conformance::scene::{Scene, TTL_MS, new_run, outcome, outcomes, worker};
+use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, BadRow, ClaimHistory, Durability, Reclaim, ReleaseSplit, RetireBatches, ShareRelay, SplitStatus,
-    Store,
+    ApplyCampaign, BadRow, ClaimHistory, Durability, Reclaim, ReleaseSplit, ReplayDead, RetireBatches, RetryRun,
+    ShareRelay, SplitStatus, Store,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -151,6 +152,40 @@ async fn live(life: &Life) {
     life.pass(TTL_MS + 1).await;
     let reclaim = Reclaim { limit: 10, ttl_ms: 1, doubt_grace_ms: 1, outage_gap_ms: 3_600_000 };
     assert_eq!(store().reclaim(reclaim).await.unwrap().repaired, 1);
+
+    // One that ends workers, told by facts, replayed and purged; a batch of which nobody is heard again; and a retry.
+    let poison = Scene::with(life, new_run("poison"), &[3]).await;
+    let mut held = poison.claim_lanes(4, 8, &[("bulk", 10)]).await.into_iter().find(|h| h.batch.run == poison.run);
+    for round in 0..STRIKES_MAX {
+        let mut lease = held.take().unwrap();
+        poison.intend(&mut lease, &[0, 1][..2 - usize::from(round > 1)]).await;
+        if round < 2 {
+            poison.fact(&lease, outcome(0, OutcomeKind::NotWritten)).await;
+        }
+        poison.expire().await;
+        life.pass(GRACE_MS + 1).await;
+        held = poison.claim(4, 8).await.into_iter().find(|held| held.batch.run == poison.run);
+    }
+    let id = store().dead_letters(Some(&poison.run), None, 1).await.unwrap().remove(0).id;
+    store().replay_dead(ReplayDead { id, unknown: true }).await.unwrap();
+    let mut lease = held.take().unwrap();
+    poison.intend(&mut lease, &[2]).await;
+    poison.finish(&mut lease, outcomes([2], OutcomeKind::Accepted)).await;
+    for _ in 0..UNHEARD_MAX {
+        poison.claim(4, 8).await;
+        poison.expire().await;
+    }
+    let id = store().dead_letters(Some(&poison.run), None, 1).await.unwrap().remove(0).id;
+    store().replay_dead(ReplayDead { id: id.clone(), unknown: false }).await.unwrap();
+    for _ in 0..UNHEARD_MAX {
+        poison.claim(4, 8).await;
+        poison.expire().await;
+    }
+    store().purge_dead(&id).await.unwrap();
+    for unknown in [false, true] {
+        let key = format!("retry-{unknown}").parse().unwrap();
+        store().retry_run(RetryRun { run: poison.run.clone(), key, unknown, after: 0, limit: 10 }).await.unwrap();
+    }
 
     // A split with bad rows that is given back twice.
     let third = new_run("third");

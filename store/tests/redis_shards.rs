@@ -199,6 +199,8 @@ async fn an_older_effect_never_undoes_a_newer_one() {
     assert_eq!((paused, outbox(&fixture.server)), ([false; SHARDS as usize], Vec::new()));
     // The newest is later than every earlier one even if the counter was set back.
     fixture.server.command::<()>(&["DEL", "postrider:{g}:version"]);
+    // Past the milliseconds that the earlier ones took.
+    fixture.pass(10).await;
     fixture.store.set_lane_paused(&lane("bulk"), true).await.unwrap();
     let paused = is_in_each_shard(&fixture.server, &["SISMEMBER", "bulk"], "lanes");
     assert_eq!(paused, [true; SHARDS as usize]);

@@ -72,13 +72,9 @@ fn a_wrong_call_is_refused() {
     fs::write(fleet.folder().join("open.toml"), "[master]\ngrpc_listen = \"0.0.0.0:0\"\n").expect("written");
     let open = client.call(&["--config", "open.toml", "master"]);
     assert_refused("listening beyond loopback", &open, 2, &["grpc_listen"]);
-    fs::write(
-        fleet.folder().join("rate.toml"),
-        "[[relay]]\nname = \"a\"\nurl = \"smtp://127.0.0.1:2525\"\nrate = \"10/s\"\n",
-    )
-    .expect("written");
-    let limit = client.call(&["--config", "rate.toml", "config", "check"]);
-    assert_refused("limit that would not be kept", &limit, 2, &["rate"]);
+    fs::write(fleet.folder().join("dkim.toml"), "[[dkim]]\ndomain = \"a.example\"\n").expect("written");
+    let signing = client.call(&["--config", "dkim.toml", "config", "check"]);
+    assert_refused("signing that would not be done", &signing, 2, &["dkim"]);
 }
 
 #[test]

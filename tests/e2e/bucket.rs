@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-const RECIPIENTS: usize = 8_000;
+const RECIPIENTS: usize = 20_000;
 const SEGMENT_BOUND: Duration = Duration::from_secs(60);
 const NOTICED_BOUND: Duration = Duration::from_secs(90);
 const ENDED_BOUND: Duration = Duration::from_secs(300);

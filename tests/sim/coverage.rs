@@ -56,6 +56,8 @@ points! {
     HistoryRetired = "a settled batch was retired",
     HistoryCorrected = "a retired batch was corrected",
     SegmentOrphaned = "a claim for history was made again",
+    PartLeased = "a part of a suspect batch was leased",
+    DeadLetter = "one that ends workers was set aside",
     AcceptedAfterDoubt = "an accepted recipient keeps its reason",
 }
 

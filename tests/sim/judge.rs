@@ -8,12 +8,17 @@ use postrider_common::lease::OutcomeKind;
 use postrider_common::state::{RecipientState, UnknownReason};
 use postrider_master::history::{Known, Reader};
 use postrider_store::RunRecord;
+use postrider_store::embedded::model::Model;
 use std::collections::BTreeMap;
 
 /// A single message of a world without faults has left by then (P5).
 const SMALL_MS_MAX: u64 = 2_000;
 /// And the first of a run that has to share its lane with a large one.
 const MID_MS_MAX: u64 = 5_000;
+
+/// Three strikes, seven halves of a hundred, and those that ended beside somebody who had an outcome. Other faults make
+/// it more.
+const POISON_ENDS_MAX: u32 = 3 + 7 + 10;
 
 /// What a seed came to.
 #[derive(Debug, Default, Clone)]
@@ -108,12 +113,25 @@ impl World {
             found.extend(self.mix.is_calm.then(|| check_pace(submission, self.mix.is_limited)).flatten());
         }
         drop(truth);
+        found.extend(self.check_poison(&model));
         self.check_points(&runs);
         if let Some(first) = found.into_iter().next() {
             self.fail(first);
         }
         self.submissions = submissions;
         verdict
+    }
+
+    /// Whoever ends workers is a dead letter, or was cancelled before that.
+    fn check_poison(&mut self, model: &Model) -> Option<String> {
+        let letters = model.dead_letters(None, None, 1_000);
+        if !letters.is_empty() {
+            self.reach(Point::DeadLetter);
+        }
+        let (who, ended) = self.poison.clone()?;
+        self.print.add(u64::from(ended));
+        let bound = 3 * POISON_ENDS_MAX;
+        (ended > bound).then(|| format!("{who} ended {ended} workers, more than {bound}"))
     }
 
     fn check_points(&mut self, runs: &BTreeMap<postrider_common::RunId, RunRecord>) {

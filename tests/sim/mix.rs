@@ -57,6 +57,8 @@ pub struct Mix {
     pub is_drifting: bool,
     /// A worker that died and comes back finds nothing but a journal that another boot wrote.
     pub reboots: bool,
+    /// Somebody of the run of middle size ends whatever worker begins to send to him.
+    pub has_poison: bool,
     // The relay.
     pub defers: u64,
     pub rejects: u64,
@@ -123,6 +125,7 @@ impl Mix {
         self.scales = some(1) > 0;
         self.is_drifting = some(1) > 0;
         self.reboots = some(1) > 0;
+        self.has_poison = some(1) > 0;
     }
 
     fn draw_relay(&mut self, random: &mut Random) {
@@ -153,5 +156,6 @@ impl Mix {
             || self.ttl_ms < 5_000
             || self.drains > 0
             || self.scales
+            || self.has_poison
     }
 }

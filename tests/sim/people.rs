@@ -55,6 +55,10 @@ impl World {
         let some = 20 + self.random.below(60);
         let at = self.random.below(BUSY_MS / 2);
         self.prepare("mid", LaneName::bulk(), some, at, false);
+        if self.mix.has_poison {
+            let mid = self.submissions.last().and_then(|mid| mid.keys.iter().next());
+            self.poison = mid.map(|key| (key.clone(), 0));
+        }
         for name in ["one", "two", "three"] {
             let at = self.random.below(BUSY_MS);
             self.prepare(name, LaneName::transactional(), 1, at, false);

@@ -272,6 +272,9 @@ impl Rules {
     }
 
     pub fn claimed(&mut self, claim: &Claim, claimed: &Claimed) {
+        if claimed.leases.iter().any(|lease| lease.only.is_some()) {
+            self.coverage.reach(Point::PartLeased);
+        }
         let leases: Vec<_> = claimed.leases.iter().map(|lease| (lease.batch.clone(), lease.fence.counter)).collect();
         for (_, fence) in &leases {
             self.owners.entry(*fence).or_insert_with(|| (claim.worker.clone(), claim.slots));
@@ -308,8 +311,9 @@ impl Rules {
                     RefusalReason::HardCap => self.coverage.reach(Point::HardCapRefused),
                     RefusalReason::Repeated => self.coverage.reach(Point::CheckpointRepeated),
                     RefusalReason::Throttled { .. } => self.coverage.reach(Point::Throttled),
-                    // No worker of ours asks for more than the window.
-                    RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Window => {}
+                    // No worker of ours asks for more than the window, or beside the part that a lease is for.
+                    RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Window | RefusalReason::Outside => {
+                    }
                 }
             }
         }

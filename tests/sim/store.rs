@@ -6,7 +6,7 @@ use crate::random::Random;
 use crate::rules::Rules;
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
@@ -14,9 +14,10 @@ use postrider_common::relay::RelayShare;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
-    SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError,
+    WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -98,6 +99,17 @@ impl StoreWorld {
         self.rules.coverage.reach(Point::StoreRestarted);
         self.log = Some((model.clone(), Vec::new()));
         self.model = model;
+    }
+
+    /// What a person does about batches that were set aside whole: gives up what is left of them.
+    pub fn purge_whole_batches(&mut self) {
+        let letters = self.model.dead_letters(None, None, usize::MAX);
+        for id in letters.into_iter().map(|letter| letter.id).filter(|id| id.index.is_none()) {
+            if self.apply(&id, Command::PurgeDead, Model::purge_dead).is_err() {
+                // The store is down: at the next look.
+                return;
+            }
+        }
     }
 
     fn hint(&mut self) {
@@ -463,5 +475,21 @@ impl Store for Line {
 
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
         self.write_and_wake((lane.clone(), paused), Command::SetLanePaused, Model::set_lane_paused).await
+    }
+
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
+        self.write_and_wake(retry, Command::RetryRun, Model::retry_run).await
+    }
+
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        self.read(|model| model.dead_letters(run, after, limit)).await
+    }
+
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
+        self.write_and_wake(replay, Command::ReplayDead, Model::replay_dead).await
+    }
+
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
+        self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
     }
 }

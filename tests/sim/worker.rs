@@ -419,10 +419,24 @@ impl World {
             verdict: None,
             is_told: false,
         };
+        if self.is_poison(&tx.key) {
+            let (host, back_in_ms) = (self.workers[worker].host, 100 + self.random.below(3_000));
+            // It never gets as far as a connection.
+            self.txs.push(tx);
+            let in_ms = self.random.below(20);
+            return self.after(in_ms, Happening::Crash { host, back_in_ms });
+        }
         self.txs.push(tx);
         let id = self.txs.len() - 1;
         self.workers[worker].queue.push_back(id);
         self.assign(worker);
+    }
+
+    fn is_poison(&mut self, key: &str) -> bool {
+        let Some((poison, ended)) = self.poison.as_mut().filter(|(poison, _)| poison == key) else { return false };
+        debug_assert_eq!(poison, key);
+        *ended += 1;
+        true
     }
 
     /// The end of a transmission, as the loop is told of it.

@@ -98,6 +98,8 @@ pub struct World {
     pub conns: BTreeMap<u64, Conn>,
     pub last_conn: u64,
     pub txs: Vec<Tx>,
+    /// Who ends workers, and how many he ended.
+    pub poison: Option<(String, u32)>,
     pub submissions: Vec<Submission>,
     pub is_relay_down: bool,
     pub is_healed: bool,
@@ -136,6 +138,7 @@ impl World {
             conns: BTreeMap::new(),
             last_conn: 0,
             txs: Vec::new(),
+            poison: None,
             submissions: Vec::new(),
             is_relay_down: false,
             is_healed: false,
@@ -390,16 +393,30 @@ impl World {
             let left = self.describe();
             return self.fail(format!("not converged: {left}"));
         }
-        if !self.is_ending && self.submissions.iter().all(|one| !self.store().model.is_unsettled(&one.run)) {
-            self.is_ending = true;
-            (0..self.hosts.len()).for_each(|host| self.drain(host));
+        self.store().purge_whole_batches();
+        self.is_ending = self.is_settled();
+        for host in 0..self.hosts.len() {
+            if self.is_ending {
+                self.drain(host);
+            } else if (host as u64) < self.mix.workers {
+                // A late fact may open a run again: "not written" undoes a doubt that was held.
+                self.start_worker(host);
+            }
         }
         self.after(if self.is_ending { 250 } else { 500 }, Happening::Look);
     }
 
+    fn is_settled(&self) -> bool {
+        let store = self.store();
+        self.submissions.iter().all(|one| !store.model.is_unsettled(&one.run))
+    }
+
     /// Every run has ended, every worker has drained, all that may be retired is.
     fn is_over(&mut self) -> bool {
-        self.is_ending && self.workers.iter().all(|worker| worker.is_gone) && self.store().model.is_at_rest()
+        self.is_ending
+            && self.workers.iter().all(|worker| worker.is_gone)
+            && self.store().model.is_at_rest()
+            && self.is_settled()
     }
 
     fn describe(&self) -> String {

@@ -344,13 +344,6 @@ impl Fleet {
         http::get(&self.masters[index].http, path)
     }
 
-    /// SIGKILL, whatever it is doing.
-    pub fn kill_worker(&mut self, index: usize) {
-        if let Some(mut process) = self.workers[index].process.take() {
-            process.kill();
-        }
-    }
-
     /// As if it came back on another host.
     pub fn remove_journal(&self, index: usize) {
         std::fs::remove_dir_all(self.journal(index)).expect("a journal can be removed");
@@ -365,6 +358,23 @@ impl Fleet {
         if let Some(mut process) = self.masters[index].process.take() {
             process.kill();
         }
+    }
+
+    /// SIGKILL, wherever it is.
+    pub fn kill_worker(&mut self, index: usize) {
+        if let Some(mut process) = self.workers[index].process.take() {
+            process.kill();
+        }
+    }
+
+    /// Workers there are or were.
+    pub fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// Where the sink listens.
+    pub fn sink_address(&self) -> &str {
+        &self.relay
     }
 
     pub fn signal_worker(&mut self, index: usize, signal: Signal) {

@@ -25,6 +25,8 @@ pub struct Settings {
     pub sites: Vec<String>,
     /// Retry policy of the bulk lane.
     pub retry: &'static str,
+    /// Where workers send to instead of the sink's address.
+    pub through: Option<String>,
     /// `[storage] url`; none: a folder of the fleet.
     pub storage: Option<String>,
     /// For every process of the fleet.
@@ -53,6 +55,7 @@ impl Default for Settings {
             sink_rules: Vec::new(),
             sites: Vec::new(),
             retry: r#"{ base = "300ms", cap = "2s", ttl = "10m" }"#,
+            through: None,
             storage: None,
             environment: Vec::new(),
             program: None,
@@ -67,6 +70,7 @@ impl Settings {
     pub fn to_toml(&self, store: &str, relay: &str, dir: &Path) -> String {
         let mut text = String::new();
         let storage = self.storage.clone().unwrap_or_else(|| format!("{}/storage", dir.display()));
+        let relay = self.through.as_deref().unwrap_or(relay);
         let parts = [
             match &self.store {
                 Some(lines) => format!("[store]\n{lines}\n"),

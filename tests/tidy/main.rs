@@ -228,6 +228,7 @@ const LOOKS: &[&str] = &[
     "batches",
     "workers",
     "lanes",
+    "dead_letters",
 ];
 
 #[test]

@@ -2,6 +2,7 @@
 
 pub mod campaign;
 pub mod config;
+pub mod dead;
 pub mod dev;
 pub mod lane;
 pub mod master;
@@ -33,6 +34,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Schedule(command) => schedule::perform(&context, command).await,
         Command::Template(command) => template::perform(&context, command),
         Command::Lane(command) => lane::perform(&context, command).await,
+        Command::Dead(command) => dead::perform(&context, command).await,
         Command::Workers(command) => workers::perform(&context, command).await,
         Command::Master(args) => master::perform(&context, args).await,
         Command::Worker(args) => worker::perform(&context, args).await,

@@ -46,6 +46,19 @@ pub enum RunCommand {
         #[arg(long, value_enum, value_name = "STATE")]
         state: Vec<State>,
     },
+    /// Begin again with the exhausted recipients, in a new generation
+    Retry {
+        run: String,
+        /// Also with the unknown ones: they may get the mail twice
+        #[arg(long)]
+        unknown: bool,
+        /// A repeat with the same key goes on with what the first call began
+        #[arg(long, value_name = "KEY")]
+        idempotency_key: Option<String>,
+        /// Show progress until the run ends, then the report
+        #[arg(long)]
+        wait: bool,
+    },
     /// What became of one address, in the newest runs
     Find { address: String },
 }
@@ -92,6 +105,9 @@ pub async fn perform(context: &Context, command: RunCommand) -> Result<()> {
             let (mut client, _) = context.client()?;
             let states: Vec<v1::RecipientState> = state.into_iter().map(State::to_wire).collect();
             recipients(context, &mut client, &checked(&run)?, &states).await
+        }
+        RunCommand::Retry { run, unknown, idempotency_key, wait } => {
+            retry(context, &checked(&run)?, unknown, idempotency_key, wait).await
         }
         RunCommand::Find { address } => find(context, &address).await,
     }
@@ -196,6 +212,39 @@ async fn steer(context: &Context, run: &str, steer: Steer) -> Result<()> {
         Steer::Cancel => "cancelled: what is in flight ends by its outcome",
     };
     if context.json() { output::json(&get(&mut client, run).await?) } else { output::line(format!("{run} {what}")) }
+}
+
+/// In steps, each with the same key.
+async fn retry(context: &Context, run: &str, unknown: bool, key: Option<String>, wait: bool) -> Result<()> {
+    let (mut client, _) = context.client()?;
+    let key = key.unwrap_or_else(|| client.idempotency_key());
+    let (mut after, mut recipients) = (0, 0);
+    let generation = loop {
+        let request = v1::RetryRunRequest {
+            run_id: run.to_owned(),
+            include_unknown: unknown,
+            idempotency_key: key.clone(),
+            after,
+        };
+        let call = |channel| {
+            let request = request.clone();
+            async move { client::admin(channel).retry_run(request).await }
+        };
+        let step = client.call(call).await?;
+        recipients += step.recipients;
+        after = step.next;
+        if after == 0 {
+            break step.generation;
+        }
+    };
+    match (context.json(), wait) {
+        (true, true) => (),
+        (true, false) => {
+            output::json(&serde_json::json!({ "run": run, "generation": generation, "recipients": recipients }))?
+        }
+        (false, _) => output::line(format!("{run} begins again with {} recipients", count(recipients)))?,
+    }
+    if wait { follow::wait(&mut client, &*context.clock, run, context.json()).await } else { Ok(()) }
 }
 
 /// The answers of the three calls are empty and of three types.

@@ -3,7 +3,8 @@
 use super::{InvalidField, at, printable};
 use crate::ids::{BatchId, Fence};
 use crate::lease::{
-    Fact, FactStatus, Lease, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, OutcomeKind, Progress, RefusalReason,
+    Fact, FactStatus, IndexRange, Lease, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, OutcomeKind, Progress,
+    RefusalReason,
 };
 use crate::limits::{BATCH_RECIPIENTS_MAX, CODE_BYTES_MAX, DETAIL_BYTES_MAX, RETRY_AFTER_MS_MAX};
 use crate::state::RecipientState;
@@ -137,6 +138,7 @@ impl From<RefusalReason> for v1::RefusalReason {
             RefusalReason::Cancelled => Self::Cancelled,
             RefusalReason::HardCap => Self::HardCap,
             RefusalReason::Repeated => Self::Repeated,
+            RefusalReason::Outside => Self::Outside,
             RefusalReason::Throttled { retry_in_ms: _ } => Self::Throttled,
         }
     }
@@ -154,6 +156,7 @@ impl TryFrom<v1::RefusedIntent> for RefusalReason {
             v1::RefusalReason::Cancelled => Ok(Self::Cancelled),
             v1::RefusalReason::HardCap => Ok(Self::HardCap),
             v1::RefusalReason::Repeated => Ok(Self::Repeated),
+            v1::RefusalReason::Outside => Ok(Self::Outside),
             v1::RefusalReason::Throttled => Ok(Self::Throttled { retry_in_ms: wire.retry_in_ms }),
         }
     }
@@ -200,7 +203,8 @@ impl From<LeaseAnswer> for v1::LeaseAnswer {
                 | RefusalReason::Paused
                 | RefusalReason::Cancelled
                 | RefusalReason::HardCap
-                | RefusalReason::Repeated => 0,
+                | RefusalReason::Repeated
+                | RefusalReason::Outside => 0,
             },
         };
         Self {
@@ -284,6 +288,7 @@ impl From<Lease> for v1::Lease {
             window: lease.window,
             payload: lease.payload.into(),
             recipients: lease.recipients.into_iter().map(progress).collect(),
+            only: lease.only.map(|only| v1::IndexRange { first: only.first, last: only.last }),
         }
     }
 }
@@ -308,6 +313,7 @@ impl TryFrom<v1::Lease> for Lease {
             window: wire.window.max(1),
             payload: wire.payload.into(),
             recipients: wire.recipients.into_iter().map(progress).collect::<Result<_, InvalidField>>()?,
+            only: wire.only.map(|only| IndexRange { first: only.first, last: only.last }),
         })
     }
 }

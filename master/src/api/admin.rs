@@ -1,7 +1,7 @@
 //! Service Admin: looking at and steering runs, lanes and workers.
 
 use super::status::{ApiError, no_run};
-use super::{page_limit, recipients};
+use super::{dead, page_limit, recipients};
 use crate::campaign::Invalid;
 use crate::core::Core;
 use futures::Stream;
@@ -36,7 +36,7 @@ type Stream1<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Admin for AdminApi {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
         let run = find(&self.core, &request.into_inner().run_id).await?;
-        Ok(Response::new(v1::GetRunResponse { run: Some(to_wire(run)) }))
+        Ok(Response::new(v1::GetRunResponse { run: Some(to_wire(&self.core, run)) }))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
@@ -83,6 +83,38 @@ impl Admin for AdminApi {
             Steered::NoRun => return Err(no_run(id.as_str()).into()),
         }
         Ok(Response::new(v1::CancelRunResponse {}))
+    }
+
+    async fn retry_run(&self, request: Request<v1::RetryRunRequest>) -> Answer<v1::RetryRunResponse> {
+        Ok(Response::new(dead::retry(&self.core, request.into_inner()).await?))
+    }
+
+    async fn list_dead_letters(
+        &self,
+        request: Request<v1::ListDeadLettersRequest>,
+    ) -> Answer<v1::ListDeadLettersResponse> {
+        Ok(Response::new(dead::list(&self.core, request.into_inner()).await?))
+    }
+
+    async fn get_dead_letter(&self, request: Request<v1::GetDeadLetterRequest>) -> Answer<v1::GetDeadLetterResponse> {
+        let letter = dead::get(&self.core, &request.into_inner().id).await?;
+        Ok(Response::new(v1::GetDeadLetterResponse { letter: Some(letter) }))
+    }
+
+    async fn replay_dead_letter(
+        &self,
+        request: Request<v1::ReplayDeadLetterRequest>,
+    ) -> Answer<v1::ReplayDeadLetterResponse> {
+        let recipients = dead::replay(&self.core, request.into_inner()).await?;
+        Ok(Response::new(v1::ReplayDeadLetterResponse { recipients }))
+    }
+
+    async fn purge_dead_letter(
+        &self,
+        request: Request<v1::PurgeDeadLetterRequest>,
+    ) -> Answer<v1::PurgeDeadLetterResponse> {
+        let recipients = dead::purge(&self.core, &request.into_inner().id).await?;
+        Ok(Response::new(v1::PurgeDeadLetterResponse { recipients }))
     }
 
     type ListRecipientsStream = Stream1<v1::ListRecipientsResponse>;
@@ -210,7 +242,7 @@ impl AdminApi {
             }
         }
         let next = before.filter(|_| more).map(|(at, id)| format!("{at}/{id}")).unwrap_or_default();
-        Ok(v1::ListRunsResponse { runs: runs.into_iter().map(to_wire).collect(), next })
+        Ok(v1::ListRunsResponse { runs: runs.into_iter().map(|run| to_wire(&self.core, run)).collect(), next })
     }
 }
 
@@ -258,7 +290,7 @@ async fn watch(
             None => core.store.run(&id).await?.ok_or_else(|| no_run(id.as_str()))?,
         };
         let ended = run.state().has_ended();
-        let wire = to_wire(run);
+        let wire = to_wire(core, run);
         if sent.as_ref() != Some(&wire) {
             sent = Some(wire.clone());
             if sender.send(Ok(v1::WatchRunResponse { run: Some(wire) })).await.is_err() {
@@ -275,14 +307,34 @@ async fn watch(
     }
 }
 
-pub fn to_wire(run: RunRecord) -> v1::Run {
+/// What keeps a run from going on: its own error, or a lane that left the configuration.
+fn error_of(core: &Core, run: &RunRecord) -> Option<v1::RunError> {
+    if let Some(error) = &run.error {
+        return Some(error.clone().into());
+    }
+    if run.state().has_ended() || core.lane(&run.lane).is_some() {
+        return None;
+    }
+    let (lane, known) = (&run.lane, core.lane_names());
+    Some(v1::RunError {
+        code: "lane_unknown".to_owned(),
+        message: format!("the run uses the lane '{lane}', which the masters do not have any more (lanes: {known})"),
+        mend: format!(
+            "nothing is lost and nothing is sent until then: add [[lane]] name = \"{lane}\" to the configuration of \
+             all masters and restart them, or cancel the run"
+        ),
+    })
+}
+
+fn to_wire(core: &Core, run: RunRecord) -> v1::Run {
     let state = v1::RunState::from(run.state());
+    let error = error_of(core, &run);
     let finished_at_ms = run.finished_at_ms().unwrap_or_default();
     v1::Run {
         run_id: run.id.to_string(),
         campaign: run.campaign,
         state: state.into(),
-        error: run.error.map(Into::into),
+        error,
         paused: run.paused,
         split_complete: run.split_complete,
         recipients: Some(run.recipients.into()),
@@ -298,6 +350,7 @@ pub fn to_wire(run: RunRecord) -> v1::Run {
         leases_taken_over: run.leases_taken_over,
         lane: run.lane.to_string(),
         cancel_requested: run.cancelled,
+        generation: run.generation,
     }
 }
 

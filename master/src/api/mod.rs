@@ -2,6 +2,7 @@
 
 pub mod admin;
 pub mod campaigns;
+mod dead;
 pub mod dispatch;
 mod firings;
 pub mod messages;

@@ -139,7 +139,7 @@ async fn send<T>(core: &Core, sender: &Sender<T>, answer: T) -> Result<bool, Api
     }
 }
 
-fn to_wire(known: Known, batch: &BatchId) -> v1::Recipient {
+pub fn to_wire(known: Known, batch: &BatchId) -> v1::Recipient {
     v1::Recipient {
         key: known.key,
         address: known.address,

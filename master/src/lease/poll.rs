@@ -175,6 +175,7 @@ fn lease(core: &Core, claimed: ClaimedBatch) -> Lease {
         window: core.lease.window,
         payload: claimed.payload.into(),
         recipients: claimed.recipients,
+        only: claimed.only,
     }
 }
 

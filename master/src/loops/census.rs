@@ -4,7 +4,7 @@ use super::Trouble;
 use crate::core::Core;
 use postrider_common::WorkerId;
 use postrider_store::StoreError;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -48,14 +48,16 @@ pub struct CensusDuty {
     core: Arc<Core>,
     config: Config,
     draining: Draining,
+    /// Lanes of runs that go on which the configuration does not have.
+    strange: BTreeSet<String>,
 }
 
 impl CensusDuty {
     pub fn new(core: Arc<Core>, config: Config, draining: Draining) -> Self {
-        Self { core, config, draining }
+        Self { core, config, draining, strange: BTreeSet::new() }
     }
 
-    pub async fn run(self) {
+    pub async fn run(mut self) {
         let mut trouble = Trouble::new("census");
         loop {
             trouble.note(self.run_once().await);
@@ -65,7 +67,7 @@ impl CensusDuty {
         }
     }
 
-    pub async fn run_once(&self) -> Result<Counts, StoreError> {
+    pub async fn run_once(&mut self) -> Result<Counts, StoreError> {
         let core = &self.core;
         let workers = core.store.workers().await?;
         let draining: HashSet<WorkerId> = workers.iter().filter(|w| w.draining).map(|w| w.id.clone()).collect();
@@ -76,6 +78,12 @@ impl CensusDuty {
         let lanes = core.store.lanes(&names).await?;
         let ready: Vec<(String, u64)> = lanes.into_iter().map(|l| (l.name.to_string(), l.batches_ready)).collect();
         core.metrics.observe(&runs, &ready, workers.len());
+        let strange = runs.iter().filter(|run| !run.state().has_ended() && core.lane(&run.lane).is_none());
+        let strange: BTreeSet<String> = strange.map(|run| run.lane.to_string()).collect();
+        for lane in strange.difference(&self.strange) {
+            tracing::warn!(lane, "runs use a lane that is not configured: nothing of them is sent until it is");
+        }
+        self.strange = strange;
         core.metrics.observe_rooms(&core.store.rooms(&core.limits).await?);
         Ok(Counts { runs: runs.len(), ..counts })
     }

@@ -62,6 +62,9 @@ impl ReclaimDuty {
         if counts.leases > 0 {
             tracing::warn!(leases = counts.leases, doubts = counts.doubts, "leases expired and were taken back");
         }
+        if counts.dead > 0 {
+            tracing::error!(letters = counts.dead, "set aside what ends workers: see dead list");
+        }
         if counts.repaired > 0 {
             tracing::error!(repaired = counts.repaired, "index entries without a batch were repaired");
         }

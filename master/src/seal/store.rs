@@ -7,16 +7,17 @@
 use super::{SealError, Vault, What};
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, LaneName, RunId, WorkerId};
+use postrider_common::ids::{BatchId, CampaignName, DeadId, DefinitionHash, LaneName, RunId, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, Finish,
-    LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay,
-    SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
+    DeadLetter, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result,
+    RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store,
+    StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -248,4 +249,8 @@ passed_on! {
     drain_worker(name_or_instance: &str) -> usize;
     lanes(lanes: &[LaneName]) -> Vec<LaneRecord>;
     set_lane_paused(lane: &LaneName, paused: bool) -> ();
+    retry_run(retry: RetryRun) -> RetriedRun;
+    dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
+    replay_dead(replay: ReplayDead) -> DeadAnswer;
+    purge_dead(id: &DeadId) -> DeadAnswer;
 }

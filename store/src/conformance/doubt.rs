@@ -5,7 +5,6 @@ use super::scene::{GRACE_MS, Held, Scene, TTL_MS, new_run, outcome, outcomes};
 use crate::api::BatchState;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::lease::{FactStatus, LeaseStatus, OutcomeKind, RefusalReason};
-use postrider_common::limits::DOUBTS_MAX;
 use postrider_common::run::RunState;
 use postrider_common::state::{RecipientState, UnknownReason};
 
@@ -80,20 +79,6 @@ pub async fn an_expired_lease_that_was_not_reclaimed_goes_on(fixture: &impl Fixt
     let answer = scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Accepted), vec![1]).await;
     assert_eq!((answer.status, answer.granted), (LeaseStatus::Held, vec![1]));
     assert_eq!(scene.reclaim().await.leases, 0);
-}
-
-pub async fn reclaim_gives_up_on_the_one_that_ends_workers(fixture: &impl Fixture) {
-    let scene = Scene::of(fixture, &[1]).await;
-    for doubts in 1..=DOUBTS_MAX {
-        let mut held = scene.claim_one(1).await;
-        scene.intend(&mut held, &[0]).await;
-        scene.expire().await;
-        let delivery = scene.delivery(&held, 0).await;
-        assert_eq!(delivery.attempts, doubts);
-        fixture.pass(GRACE_MS + 1).await;
-    }
-    let record = scene.record().await;
-    assert_eq!((record.recipients.unknown, record.state()), (1, RunState::Finished));
 }
 
 pub async fn release_with_abandon_puts_intents_in_doubt(fixture: &impl Fixture) {

@@ -46,7 +46,7 @@ pub async fn a_process_is_not_its_name(fixture: &impl Fixture) {
     let store = fixture.store();
     let dead = store.claim(claim(1)).await.unwrap().leases.remove(0);
     let living = store.claim(claim(2)).await.unwrap().leases.remove(0);
-    let mut held = Held { batch: living.batch, fence: living.fence, count: 2, sequence: 0 };
+    let mut held = Held { batch: living.batch, fence: living.fence, count: 2, sequence: 0, only: None };
     for _ in 0..4 {
         fixture.pass(TTL_MS / 3).await;
         let renewal =

@@ -226,7 +226,13 @@ pub async fn checkpoint_refuses_an_intent_beyond_the_hard_cap(fixture: &impl Fix
     let claimed = fixture.store().claim(claim).await.unwrap();
     let lease = &claimed.leases[0];
     assert!(lease.ttl_ms <= hard_cap_ms && lease.hard_cap_ms <= hard_cap_ms, "a lease ends with its hard cap");
-    let mut held = super::scene::Held { batch: lease.batch.clone(), fence: lease.fence.clone(), count: 3, sequence: 0 };
+    let mut held = super::scene::Held {
+        batch: lease.batch.clone(),
+        fence: lease.fence.clone(),
+        count: 3,
+        sequence: 0,
+        only: None,
+    };
     let answer = scene.checkpoint(&mut held, Vec::new(), vec![0]).await;
     assert_eq!(answer.refused, [(0, RefusalReason::HardCap)]);
 }

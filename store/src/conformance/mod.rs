@@ -10,7 +10,9 @@ pub mod history;
 pub mod known_failures;
 pub mod lease;
 pub mod pace;
+pub mod poison;
 pub mod random;
+mod random_dead;
 mod reached;
 pub mod relay;
 pub mod rollback;
@@ -100,7 +102,11 @@ macro_rules! conformance_tests {
             compare_gone_back_takes_facts_of_what_was_lost,
             compare_gone_back_makes_every_lease_stale,
             compare_gone_back_doubts_what_is_split_again_and_not_what_is_new,
-            compare_gone_back_leaves_who_is_cancelled_unknown
+            compare_gone_back_leaves_who_is_cancelled_unknown,
+            compare_gone_back_is_no_strike,
+            compare_gone_back_marks_who_is_retried_or_replayed,
+            compare_gone_back_retries_of_a_hold_only_who_may_be_sent_twice,
+            compare_gone_back_marks_a_batch_that_was_set_aside
         );
         $crate::conformance_tests!(@$how $fixture, lease,
             claim_gives_each_batch_to_one_worker,
@@ -130,7 +136,6 @@ macro_rules! conformance_tests {
             reclaim_holds_what_must_not_be_sent_twice,
             reclaim_leaves_a_living_lease_alone,
             reclaim_waits_after_an_outage,
-            reclaim_gives_up_on_the_one_that_ends_workers,
             an_expired_lease_that_was_not_reclaimed_goes_on,
             release_with_abandon_puts_intents_in_doubt,
             a_lost_reply_is_resent_with_its_reason,
@@ -163,6 +168,25 @@ macro_rules! conformance_tests {
             share_relay_of_a_late_call_changes_nothing,
             share_relay_holds_the_lowest_limit,
             share_relay_paces_all_workers_by_one_rate
+        );
+        $crate::conformance_tests!(@$how $fixture, poison,
+            reclaim_sets_aside_the_one_that_ends_workers,
+            reclaim_knows_of_the_one_by_facts,
+            claim_of_a_suspect_batch_is_for_ever_smaller_ranges,
+            reclaim_counts_no_expiry_with_an_outcome,
+            reclaim_counts_no_expiry_of_an_outage,
+            reclaim_sets_aside_a_batch_of_which_nobody_is_heard_again,
+            cancel_run_ends_a_batch_that_was_set_aside,
+            replay_dead_in_doubt_needs_to_be_told,
+            replay_dead_begins_with_a_clean_record,
+            purge_dead_leaves_the_state,
+            facts_correct_a_dead_letter,
+            dead_letters_are_listed_by_run_and_page,
+            retry_run_begins_again_with_the_exhausted,
+            retry_run_resends_the_unknown_with_their_reason,
+            retry_run_goes_in_steps_and_leaves_what_came_later,
+            retry_run_leaves_dead_letters_to_replay,
+            retry_run_reaches_into_a_leased_batch
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

@@ -8,6 +8,7 @@
 //! once or after others.
 
 use super::Fixture;
+use super::random_dead;
 pub use super::reached::Reached;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
@@ -27,8 +28,8 @@ use std::collections::BTreeSet;
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
-const TTL_MS: u64 = 100;
-const SLACK_MS: i64 = 10;
+pub(super) const TTL_MS: u64 = 100;
+pub(super) const SLACK_MS: i64 = 10;
 const KINDS: [OutcomeKind; 5] = [
     OutcomeKind::Accepted,
     OutcomeKind::Deferred,
@@ -39,9 +40,9 @@ const KINDS: [OutcomeKind; 5] = [
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
 #[derive(Clone)]
-struct Driver {
-    random: fastrand::Rng,
-    requests: u64,
+pub(super) struct Driver {
+    pub(super) random: fastrand::Rng,
+    pub(super) requests: u64,
     leases: Vec<(BatchId, Fence, u32)>,
     splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
@@ -49,6 +50,11 @@ struct Driver {
     settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
     rollbacks: u64,
+    pub(super) suspect: u64,
+    pub(super) dead: u64,
+    pub(super) replayed: u64,
+    pub(super) purged: u64,
+    pub(super) reopened: u64,
     retried: u64,
     shared: u64,
 }
@@ -68,7 +74,7 @@ impl Driver {
         if self.random.u8(0..20) == 0 { Limits::default() } else { limits() }
     }
 
-    fn run(&mut self) -> RunId {
+    pub(super) fn run(&mut self) -> RunId {
         new_run(&format!("random {}", self.random.u64(0..RUNS))).id
     }
 
@@ -164,13 +170,18 @@ impl Driver {
         self.splits.extend(after.splits.into_iter().skip(before.splits.len()));
         self.settled.extend(after.settled.into_iter().skip(before.settled.len()));
         self.throttled += after.throttled - before.throttled;
+        self.suspect += after.suspect - before.suspect;
+        self.dead += after.dead - before.dead;
+        self.replayed += after.replayed - before.replayed;
+        self.purged += after.purged - before.purged;
+        self.reopened += after.reopened - before.reopened;
         self.retried += 1;
     }
 }
 
-type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
+pub(super) type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
 
-async fn counts(store: &dyn crate::Store) -> Counts {
+pub(super) async fn counts(store: &dyn crate::Store) -> Counts {
     let mut all = Vec::new();
     for number in 0..RUNS {
         let run = store.run(&new_run(&format!("random {number}")).id).await.unwrap();
@@ -179,7 +190,7 @@ async fn counts(store: &dyn crate::Store) -> Counts {
     all
 }
 
-fn model_counts(model: &Model) -> Counts {
+pub(super) fn model_counts(model: &Model) -> Counts {
     let run = |number| model.run(&new_run(&format!("random {number}")).id);
     (0..RUNS).map(|number| run(number).map(|run| (run.batches, run.recipients))).collect()
 }
@@ -212,6 +223,7 @@ macro_rules! both {
         answer
     }};
 }
+pub(super) use both;
 
 /// Makes `steps` random calls and adds what they got to. Panics, naming the seed, at the first answer that
 /// differs.
@@ -226,6 +238,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         settled: Vec::new(),
         throttled: 0,
         rollbacks: 0,
+        suspect: 0,
+        dead: 0,
+        replayed: 0,
+        purged: 0,
+        reopened: 0,
         retried: 0,
         shared: 0,
     };
@@ -243,7 +260,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..100);
+        let pick = driver.random.u8(0..105);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -298,6 +315,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     }
     reached.throttled += driver.throttled;
     reached.rollbacks += driver.rollbacks;
+    reached.suspect += driver.suspect;
+    reached.dead += driver.dead;
+    reached.replayed += driver.replayed;
+    reached.purged += driver.purged;
+    reached.reopened += driver.reopened;
     reached.retried += driver.retried;
     reached.shared += driver.shared;
 }
@@ -397,6 +419,9 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
                 |a: &_| *a
             );
         }
+        100 => random_dead::die(fixture, model, driver).await,
+        101..103 => random_dead::decide(fixture, model, driver).await,
+        103..105 => random_dead::retry(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }
@@ -522,10 +547,10 @@ async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver)
     }
     driver.requests += 1;
     let segment = format!("segment-{}", driver.requests);
-    let mut some: Vec<_> = driver.settled.iter().rev().take(20).filter(|_| driver.random.bool()).cloned().collect();
-    // A caller names a batch once.
+    // Each batch once: no caller has two stamps of one.
     let mut named = BTreeSet::new();
-    some.retain(|(id, ..)| named.insert(id.clone()));
+    let newest = driver.settled.iter().rev().take(20).filter(|one| named.insert(one.0.clone()));
+    let some: Vec<_> = newest.filter(|_| driver.random.bool()).cloned().collect();
     let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
         request: claim.request.clone(),
         segment: segment.clone(),

@@ -17,6 +17,13 @@ pub struct Reached {
     /// Batches that a fact corrected after they were retired.
     pub corrected: u64,
     pub throttled: u64,
+    /// Leases for a part of a batch.
+    pub suspect: u64,
+    pub dead: u64,
+    pub replayed: u64,
+    pub purged: u64,
+    /// Recipients that a retry made pending again.
+    pub reopened: u64,
     /// Calls that were made again because their answer was lost.
     pub retried: u64,
     pub rollbacks: u64,
@@ -53,6 +60,11 @@ impl Reached {
             self.retired,
             self.corrected,
             self.throttled,
+            self.suspect,
+            self.dead,
+            self.replayed,
+            self.purged,
+            self.reopened,
             self.retried,
             self.rollbacks,
             self.shared,

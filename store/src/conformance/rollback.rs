@@ -2,9 +2,11 @@
 
 use super::Fixture;
 use super::scene::{GRACE_MS, Held, Scene, TTL_MS, new_run, outcome, outcomes};
-use crate::api::{Compare, Compared, Found};
+use crate::api::{Compare, Compared, DeadAnswer, DeadLetter, Found, NewRun, ReplayDead, RetriedRun, RetryRun};
+use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::lease::{FactStatus, LeaseStatus, OutcomeKind, RefusalReason};
+use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
 use postrider_common::mark::{Mark, Marks};
 use postrider_common::run::RunState;
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -128,7 +130,7 @@ pub async fn compare_gone_back_marks_who_may_have_been_sent_to(fixture: &impl Fi
 }
 
 pub async fn compare_gone_back_holds_what_must_not_be_sent_twice(fixture: &impl Fixture) {
-    let new = crate::NewRun { on_unknown: OnUnknown::Hold, ..new_run("one") };
+    let new = NewRun { on_unknown: OnUnknown::Hold, ..new_run("one") };
     let scene = Scene::with(fixture, new, &[2]).await;
     go_back(&scene).await;
     wait_for_reports(&scene).await;
@@ -225,4 +227,114 @@ pub async fn compare_gone_back_leaves_who_is_cancelled_unknown(fixture: &impl Fi
     scene.check().await;
     let counts = scene.record().await.recipients;
     assert_eq!((counts.unknown, counts.cancelled), (2, 0), "it may have been sent before");
+}
+
+/// A worker takes the batch and ends with recipient 0 in intent.
+async fn worker_ends<F: Fixture>(scene: &Scene<'_, F>) -> Held {
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    scene.expire().await;
+    scene.fixture.pass(GRACE_MS + 1).await;
+    held
+}
+
+async fn letters<F: Fixture>(scene: &Scene<'_, F>) -> Vec<DeadLetter> {
+    scene.fixture.store().dead_letters(Some(&scene.run), None, 100).await.unwrap()
+}
+
+pub async fn compare_gone_back_is_no_strike(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[2]).await;
+    for _ in 1..STRIKES_MAX {
+        worker_ends(&scene).await;
+    }
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    fixture.pass(GRACE_MS + 1).await;
+    assert!(letters(&scene).await.is_empty(), "its lease ended because the store went back");
+    worker_ends(&scene).await;
+    assert_eq!(letters(&scene).await.len(), 1, "and the strikes from before are known");
+}
+
+/// Both recipients of a batch are given up: one as exhausted, one as a dead letter that was not written.
+async fn give_up<'a, F: Fixture>(fixture: &'a F, on_unknown: OnUnknown) -> (Scene<'a, F>, Held) {
+    let retry = RetryPolicy { base_ms: 100, cap_ms: 1_000, ttl_ms: 40 };
+    let scene = Scene::with(fixture, NewRun { retry, on_unknown, ..new_run("one") }, &[2]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[1]).await;
+    scene.finish(&mut held, outcomes([1], OutcomeKind::Deferred)).await;
+    for _ in 0..STRIKES_MAX {
+        held = scene.claim_one(1).await;
+        scene.intend(&mut held, &[0]).await;
+        assert_eq!(scene.fact(&held, outcome(0, OutcomeKind::NotWritten)).await, FactStatus::Applied);
+        scene.expire().await;
+    }
+    assert_eq!((letters(&scene).await.len(), scene.record().await.recipients.exhausted), (1, 2));
+    (scene, held)
+}
+
+async fn retry<F: Fixture>(scene: &Scene<'_, F>, key: &str, unknown: bool) -> u64 {
+    let retry = RetryRun { run: scene.run.clone(), key: key.parse().unwrap(), unknown, after: 0, limit: 100 };
+    let RetriedRun::Step { recipients, .. } = scene.fixture.store().retry_run(retry).await.unwrap() else {
+        panic!("a run can be retried")
+    };
+    scene.check().await;
+    recipients
+}
+
+async fn replay<F: Fixture>(scene: &Scene<'_, F>, unknown: bool) -> DeadAnswer {
+    let id = letters(scene).await.remove(0).id;
+    let answer = scene.fixture.store().replay_dead(ReplayDead { id, unknown }).await.unwrap();
+    scene.check().await;
+    answer
+}
+
+pub async fn compare_gone_back_marks_who_is_retried_or_replayed(fixture: &impl Fixture) {
+    let (scene, _) = give_up(fixture, OnUnknown::Resend).await;
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    assert_eq!(retry(&scene, "again", false).await, 1, "all but the dead letter");
+    assert_eq!(replay(&scene, false).await, DeadAnswer::Done { recipients: 1 });
+    let mut held = scene.claim_one(2).await;
+    scene.intend(&mut held, &[0, 1]).await;
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 2, "an earlier retry may be what was lost");
+    scene.finish(&mut held, outcomes([0, 1], OutcomeKind::Accepted)).await;
+    for index in [0, 1] {
+        assert_eq!(scene.delivery(&held, index).await.reason, Some(UnknownReason::OutcomeNotRecorded));
+    }
+}
+
+pub async fn compare_gone_back_retries_of_a_hold_only_who_may_be_sent_twice(fixture: &impl Fixture) {
+    let (scene, _) = give_up(fixture, OnUnknown::Hold).await;
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    assert_eq!(retry(&scene, "careful", false).await, 0);
+    assert_eq!(replay(&scene, false).await, DeadAnswer::InDoubt);
+    assert_eq!(scene.record().await.recipients.exhausted, 2);
+    assert_eq!(retry(&scene, "all", true).await, 1);
+    assert_eq!(replay(&scene, true).await, DeadAnswer::Done { recipients: 1 });
+    let mut held = scene.claim_one(2).await;
+    scene.intend(&mut held, &[0, 1]).await;
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 2);
+}
+
+pub async fn compare_gone_back_marks_a_batch_that_was_set_aside(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[2]).await;
+    let mut held = scene.claim_one(1).await;
+    for _ in 0..UNHEARD_MAX {
+        scene.expire().await;
+        if scene.record().await.batches.dead == 0 {
+            held = scene.claim_one(1).await;
+        }
+    }
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    let lost = of_before(&held);
+    assert_eq!(scene.fact(&lost, outcome(0, OutcomeKind::Accepted)).await, FactStatus::Applied);
+    assert_eq!(scene.record().await.batches.dead, 1, "a fact is no replay");
+    assert_eq!(replay(&scene, false).await, DeadAnswer::Done { recipients: 1 });
+    let mut next = scene.claim_one(2).await;
+    scene.intend(&mut next, &[1]).await;
+    assert_eq!(scene.record().await.resent_outcome_not_recorded, 1);
 }

@@ -8,7 +8,7 @@ use crate::api::{
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, LaneName, RequestId, RunId, WorkerId};
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, Outcome, OutcomeKind};
+use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Outcome, OutcomeKind};
 use postrider_common::pace::Limits;
 use postrider_common::state::RecipientState;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -79,12 +79,14 @@ pub struct Held {
     pub fence: Fence,
     pub count: u32,
     pub sequence: u64,
+    /// What the lease is for; None: all.
+    pub only: Option<IndexRange>,
 }
 
 impl Held {
     fn of(claimed: &ClaimedBatch) -> Self {
         let count = claimed.recipients.len() as u32;
-        Self { batch: claimed.batch.clone(), fence: claimed.fence.clone(), count, sequence: 0 }
+        Self { batch: claimed.batch.clone(), fence: claimed.fence.clone(), count, sequence: 0, only: claimed.only }
     }
 
     pub fn report(&mut self, outcomes: Vec<Outcome>, intents: Vec<u32>) -> LeaseReport {

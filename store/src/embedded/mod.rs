@@ -11,9 +11,9 @@ pub mod model;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, Found, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, Found, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::error::StoreError;
 use async_trait::async_trait;
@@ -21,7 +21,7 @@ use bytes::Bytes;
 use log::Log;
 use model::{Command, Model};
 use postrider_common::Clock;
-use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
@@ -384,5 +384,22 @@ impl Store for Embedded {
 
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
         self.write_and_wake((lane.clone(), paused), Command::SetLanePaused, Model::set_lane_paused).await
+    }
+
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
+        self.write_and_wake(retry, Command::RetryRun, Model::retry_run).await
+    }
+
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        let (run, after) = (run.cloned(), after.cloned());
+        self.read(move |model| model.dead_letters(run.as_ref(), after.as_ref(), limit)).await
+    }
+
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
+        self.write_and_wake(replay, Command::ReplayDead, Model::replay_dead).await
+    }
+
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
+        self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
     }
 }

@@ -22,7 +22,7 @@ pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 26] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 27] = [
     ("shard", "hash"),
     ("rdy", "zset"),
     ("dly", "zset"),
@@ -49,6 +49,7 @@ pub(super) const SHARD_KEYS: [(&str, &str); 26] = [
     ("pace", "hash"),
     ("throttled", "zset"),
     ("steered", "hash"),
+    ("dead_order", "zset"),
 ];
 
 /// Whose keys are reached through one connection.
@@ -146,6 +147,10 @@ impl Keys {
         &self.all[19]
     }
 
+    pub fn dead_order(&self) -> &str {
+        &self.all[26]
+    }
+
     pub fn depth(&self) -> &str {
         &self.all[20]
     }
@@ -223,6 +228,7 @@ mod tests {
             ("depth", keys.depth()),
             ("flight", keys.flight()),
             ("pace", keys.pace()),
+            ("dead_order", keys.dead_order()),
         ];
         for (name, key) in named {
             assert_eq!(key, format!("postrider:{{s12}}:{name}"));

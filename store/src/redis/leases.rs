@@ -78,6 +78,7 @@ impl Shard {
                     hard_cap_ms: ms(lease.hard_at - now),
                     payload: payload.ok_or_else(|| corrupt("the payload is missing"))?,
                     recipients: batch.recipients.iter().map(|r| progress(r, now)).collect(),
+                    only: batch.only,
                 })
             };
             match made() {
@@ -123,11 +124,12 @@ impl Shard {
             pipe.add_command(self.script(Transition::Reclaim, &own, args));
         }
         for (batch, answer) in expired.iter().zip(self.links.swift.call(pipe).await?) {
-            match answer.and_then(|value| read::<(String, u32)>(value, "reclaim")) {
-                Ok((status, doubts)) => match status.as_str() {
+            match answer.and_then(|value| read::<(String, u32, u32)>(value, "reclaim")) {
+                Ok((status, doubts, dead)) => match status.as_str() {
                     "reclaimed" => {
                         reclaimed.leases += 1;
                         reclaimed.doubts += doubts;
+                        reclaimed.dead += dead;
                     }
                     "dead" => {
                         tracing::error!(%batch, "a batch cannot be read and is set aside as dead");

@@ -4,6 +4,7 @@ use super::reply::{Elements, corrupt, parse, read};
 use super::shard::{Shard, only};
 use crate::api::{BatchRecord, BatchState, Delivery, LaneRecord, Result, WorkerRecord};
 use postrider_common::ids::{BatchId, LaneName, RunId, SiteName, WorkerId};
+use postrider_common::lease::IndexRange;
 use postrider_common::state::{RecipientState, UnknownReason};
 use redis::Value;
 use std::collections::{BTreeMap, HashMap};
@@ -57,6 +58,8 @@ pub(super) struct BatchHash {
     pub recipients: Vec<Recipient>,
     /// Not empty: retired.
     segments: Vec<String>,
+    /// What its lease is for; None: all.
+    pub only: Option<IndexRange>,
 }
 
 impl BatchHash {
@@ -92,7 +95,11 @@ impl BatchHash {
         };
         let recipients = states.bytes().zip(symbols.bytes()).enumerate().map(one).collect::<Result<_>>()?;
         let names = fields.get("h").map_or("", String::as_str).split(',').filter(|name| !name.is_empty());
-        Ok(Some(Self { recipients, segments: names.map(str::to_owned).collect() }))
+        Ok(Some(Self {
+            recipients,
+            segments: names.map(str::to_owned).collect(),
+            only: fields.get("w").and_then(|w| only_of(w)),
+        }))
     }
 
     /// Where a batch stands that is not dead.
@@ -107,6 +114,12 @@ impl BatchHash {
             BatchState::Ready
         }
     }
+}
+
+/// The range in `strikes|unheard|first|last|suspects`, see `lua/poison.lua`.
+fn only_of(suspicion: &str) -> Option<IndexRange> {
+    let mut parts = suspicion.split('|').skip(2);
+    Some(IndexRange { first: parts.next()?.parse().ok()?, last: parts.next()?.parse().ok()? })
 }
 
 /// What is read of a batch before the rest of it.
@@ -144,13 +157,13 @@ impl Head {
         let (leased, delayed): (Option<f64>, Option<f64>) = (answers.read()?, answers.read()?);
         let Self { id, site, dead, .. } = self;
         let hash = match hash {
-            Ok(None) | Err(_) if dead => BatchHash { recipients: Vec::new(), segments: Vec::new() },
+            Ok(None) | Err(_) if dead => BatchHash { recipients: Vec::new(), segments: Vec::new(), only: None },
             Ok(None) => return Ok(None),
             Err(error) => return Err(error),
             Ok(Some(hash)) => hash,
         };
         let state = if dead { BatchState::Dead } else { hash.state_at_rest(leased.is_some(), delayed.is_some()) };
-        let BatchHash { recipients, segments } = hash;
+        let BatchHash { recipients, segments, only: _ } = hash;
         if !segments.is_empty() {
             payload = Vec::new();
         }

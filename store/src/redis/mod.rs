@@ -8,6 +8,7 @@
 
 mod asking;
 mod campaigns;
+mod dead;
 mod effects;
 mod failure;
 mod global;
@@ -33,9 +34,9 @@ mod wake;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, Result, RetireBatches, Room, RunRecord, ShareRelay, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use async_trait::async_trait;
@@ -45,7 +46,7 @@ use global::Global;
 use keys::{Keys, Tags};
 use link::Link;
 use locate::{Locator, Servers};
-use postrider_common::ids::{CampaignName, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
 use postrider_common::mark::Marks;
@@ -389,5 +390,27 @@ impl Store for Redis {
 
     async fn set_lane_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {
         self.lane_set_paused(lane, paused).await
+    }
+
+    async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
+        self.shard(&retry.run).run_retry(retry).await
+    }
+
+    async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
+        let mut all = match run {
+            Some(run) => self.shard(run).dead_after(Some(run), after, limit).await?,
+            None => self.all(|shard| shard.dead_after(None, after, limit)).await?.concat(),
+        };
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all.truncate(limit);
+        Ok(all)
+    }
+
+    async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
+        self.shard(&replay.id.batch.run).dead_replay(replay).await
+    }
+
+    async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
+        self.shard(&id.batch.run).dead_purge(id).await
     }
 }

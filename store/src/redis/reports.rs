@@ -179,6 +179,7 @@ fn refusal(word: &str) -> Result<RefusalReason> {
         "cancelled" => Ok(RefusalReason::Cancelled),
         "hard_cap" => Ok(RefusalReason::HardCap),
         "repeated" => Ok(RefusalReason::Repeated),
+        "outside" => Ok(RefusalReason::Outside),
         other => Err(corrupt(format!("the refusal {other}"))),
     }
 }

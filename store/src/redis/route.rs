@@ -147,6 +147,7 @@ pub(super) fn reclaimed(shards: Vec<Reclaimed>) -> Reclaimed {
     let add = |sum: Reclaimed, one: Reclaimed| Reclaimed {
         leases: sum.leases + one.leases,
         doubts: sum.doubts + one.doubts,
+        dead: sum.dead + one.dead,
         held_ms: sum.held_ms.max(one.held_ms),
         repaired: sum.repaired + one.repaired,
     };

@@ -255,5 +255,6 @@ fn record(id: &RunId, mut run: Fields, counts: &Counts) -> Result<RunRecord> {
         resent_outcome_not_recorded: count("resent_n"),
         leases_expired: count("expired"),
         leases_taken_over: count("taken_over"),
+        generation: if run.0.contains_key("generation") { run.parse("generation")? } else { 0 },
     })
 }

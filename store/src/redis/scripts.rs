@@ -34,6 +34,9 @@ pub(super) enum Transition {
     ClaimHistory,
     RetireBatches,
     Compare,
+    RetryRun,
+    ReplayDead,
+    PurgeDead,
     ShareRelay,
     SendEffect,
     AcknowledgeEffect,
@@ -70,6 +73,7 @@ const EFFECT: &str = include_str!("lua/effect.lua");
 const PRELUDE: &str = include_str!("lua/prelude.lua");
 const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
+const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
@@ -97,7 +101,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 32] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -123,6 +127,9 @@ impl Transition {
         Self::ClaimHistory,
         Self::RetireBatches,
         Self::Compare,
+        Self::RetryRun,
+        Self::ReplayDead,
+        Self::PurgeDead,
         Self::ShareRelay,
         Self::SendEffect,
         Self::AcknowledgeEffect,
@@ -158,6 +165,9 @@ impl Transition {
             Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
             Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
             Self::Compare => (Allowed, Shard, include_str!("lua/compare.lua")),
+            Self::RetryRun => (Refusable, Batch, include_str!("lua/retry_run.lua")),
+            Self::ReplayDead => (Refusable, Batch, include_str!("lua/replay_dead.lua")),
+            Self::PurgeDead => (Allowed, Batch, include_str!("lua/purge_dead.lua")),
             Self::ShareRelay => (Allowed, Nothing, include_str!("lua/share_relay.lua")),
             Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
             Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
@@ -177,10 +187,10 @@ impl Transition {
             Base::Effect => &[EFFECT],
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
-            Base::Batch => &[PRELUDE, BATCH],
+            Base::Batch => &[PRELUDE, POISON, BATCH],
             Base::PacedShard => &[PRELUDE, PACE],
-            Base::PacedReport => &[PRELUDE, PACE, BATCH, REPORT],
-            Base::EndLease => &[PRELUDE, BATCH, REPORT, END_LEASE],
+            Base::PacedReport => &[PRELUDE, PACE, POISON, BATCH, REPORT],
+            Base::EndLease => &[PRELUDE, POISON, BATCH, REPORT, END_LEASE],
         };
         let channel = keys::WAKE_CHANNEL;
         let itself = matches!(self, Self::Checkpoint | Self::Finish);
@@ -364,6 +374,10 @@ mod tests {
         ] {
             assert!(BATCH.contains(&format!("local {name} = {value}\n")), "{name}");
         }
+        for (name, value) in [("STRIKES_MAX", limits::STRIKES_MAX), ("UNHEARD_MAX", limits::UNHEARD_MAX)] {
+            assert!(POISON.contains(&format!("local {name} = {value}\n")), "{name}");
+        }
+        assert!(BATCH.contains(&format!("local ENDS_WORKERS, DEAD_LETTER = '{}', ", crate::api::ENDS_WORKERS)));
         let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
         assert!(Transition::Claim.parts().2.contains(&backlog));
         use postrider_common::pace::{CAP_PAUSE_MS, COST};

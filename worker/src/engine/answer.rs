@@ -221,7 +221,8 @@ impl Held {
             | RefusalReason::Paused
             | RefusalReason::Cancelled
             | RefusalReason::HardCap
-            | RefusalReason::Repeated => None,
+            | RefusalReason::Repeated
+            | RefusalReason::Outside => None,
         };
         let waits = || answer.refused.iter().filter_map(wait);
         let (first, all) = (waits().min()?, waits().max()?);
@@ -231,7 +232,7 @@ impl Held {
     fn refused(&mut self, now_ms: u64, index: u32, reason: RefusalReason) {
         match reason {
             // Done with, as far as this lease goes.
-            RefusalReason::Settled | RefusalReason::NotDue => {}
+            RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Outside => {}
             RefusalReason::Window | RefusalReason::Repeated => {
                 self.ready.insert(index);
                 self.pause_until_ms = now_ms + WINDOW_PAUSE_MS;

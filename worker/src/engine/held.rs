@@ -125,7 +125,8 @@ impl Held {
             progress: 0,
         };
         held.extend(claimed_at_ms, lease.ttl_ms);
-        for (index, recipient) in (0u32..).zip(&lease.recipients) {
+        let offered = |index: &u32| lease.only.is_none_or(|only| only.contains(*index));
+        for (index, recipient) in (0u32..).zip(&lease.recipients).filter(|(index, _)| offered(index)) {
             match (recipient.state, recipient.not_before_ms) {
                 (RecipientState::Pending | RecipientState::Deferred, 0) => {
                     held.ready.insert(index);

@@ -83,7 +83,7 @@ impl Driver {
         })
     }
 
-    fn finish(&mut self) -> (CallId, LeaseReport) {
+    pub fn finish(&mut self) -> (CallId, LeaseReport) {
         self.take("finish", |call| match call {
             Call::Finish(reports) => Some(reports[0].clone()),
             _ => None,
@@ -104,7 +104,7 @@ impl Driver {
         self.tell(event);
     }
 
-    fn offer(&mut self, count: usize, is_usable: bool) -> Offer {
+    pub fn offer(&mut self, count: usize, is_usable: bool) -> Offer {
         self.leases += 1;
         let run = RunId::derive("run", "1");
         let pending = Progress { state: RecipientState::Pending, attempts: 0, not_before_ms: 0 };
@@ -121,6 +121,7 @@ impl Driver {
             window: 10,
             payload: bytes::Bytes::new(),
             recipients: vec![pending; count],
+            only: None,
         };
         Offer { key: LeaseKey(self.leases), lease, is_usable }
     }
@@ -316,6 +317,7 @@ fn refusals_end_a_lease_as_they_say() {
     let rows = [
         (RefusalReason::Settled, "finish"),
         (RefusalReason::NotDue, "finish"),
+        (RefusalReason::Outside, "finish"),
         (RefusalReason::Cancelled, "finish"),
         (RefusalReason::HardCap, "finish"),
         (RefusalReason::Paused, "release"),

@@ -216,6 +216,7 @@ impl Master {
             window: WINDOW,
             payload: claimed.payload.into(),
             recipients: claimed.recipients,
+            only: claimed.only,
         };
         Ok(v1::LeaseResponse {
             leases: claimed.leases.into_iter().map(|claimed| lease(claimed).into()).collect(),

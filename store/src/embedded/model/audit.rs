@@ -4,7 +4,7 @@ use super::batch::Place;
 use super::turns::Turn;
 use super::{Model, Run};
 use crate::api::RunRecord;
-use postrider_common::ids::{BatchId, RunId};
+use postrider_common::ids::{BatchId, DeadId, RunId};
 use postrider_common::run::{BatchCounts, RecipientCounts};
 use postrider_common::state::{RecipientState, UnknownReason};
 use std::collections::BTreeMap;
@@ -96,6 +96,10 @@ impl Model {
                 count.delayed += 1;
                 places[0] += 1;
                 (false, self.delayed.contains(&(*due, id.clone())))
+            }
+            Place::Dead => {
+                count.dead += 1;
+                (false, self.dead.contains_key(&DeadId { batch: id.clone(), index: None }))
             }
             Place::Settled => {
                 count.settled += 1;

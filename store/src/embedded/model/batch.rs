@@ -1,13 +1,14 @@
 //! A batch: its recipients, the place it stands in, and where its rest goes when a lease ends.
 
+use super::poison::{Expired, Suspicion};
 use super::recipient::Entry;
 use super::turns::Turn;
-use super::{Model, Run};
-use postrider_common::ids::{BatchId, Fence, SiteName, WorkerId};
+use super::{Dead, Model, Run};
+use postrider_common::ids::{BatchId, DeadId, Fence, SiteName, WorkerId};
 use postrider_common::limits::RETRY_COALESCE_MS;
 use postrider_common::state::RecipientState;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Batch {
@@ -28,6 +29,11 @@ pub(super) struct Batch {
     pub segments: Vec<String>,
     /// Who was pending when the store went back to begin this epoch is in doubt; 0: nothing of the kind was done.
     pub epoch: u64,
+    pub suspicion: Suspicion,
+    /// Recipients that were set aside as dead letters.
+    pub dead: BTreeSet<u32>,
+    /// Of the last retry that looked at it.
+    pub generation: u64,
 }
 
 /// The one place where a batch is.
@@ -36,6 +42,8 @@ pub(super) enum Place {
     Ready,
     Leased(Hold),
     Delayed(i64),
+    /// Set aside for a person.
+    Dead,
     Settled,
 }
 
@@ -51,13 +59,17 @@ pub(super) struct Hold {
     pub sequence: u64,
     /// Recipients in intent that the meters of lane and site know of.
     pub counted: u32,
+    /// A report or a fact told an outcome of this lease.
+    pub had_outcome: bool,
+    /// Facts told of these that their worker ended before their outcome.
+    pub fallen: BTreeSet<u32>,
 }
 
 impl Batch {
     pub fn hold(&self) -> Option<&Hold> {
         match &self.place {
             Place::Leased(hold) => Some(hold),
-            Place::Ready | Place::Delayed(_) | Place::Settled => None,
+            Place::Ready | Place::Delayed(_) | Place::Dead | Place::Settled => None,
         }
     }
 
@@ -65,12 +77,26 @@ impl Batch {
         self.entries.iter().filter(|entry| entry.state == RecipientState::Intent).count()
     }
 
+    /// How its lease was, if it has one, and when it ended.
+    pub fn expiry(&self) -> Option<(i64, Expired)> {
+        let hold = self.hold()?;
+        let in_intent = (0..).zip(&self.entries).filter(|(_, entry)| entry.state == RecipientState::Intent);
+        let fallen = in_intent.map(|(index, _)| index).chain(hold.fallen.iter().copied()).collect();
+        let expired = Expired { had_outcome: hold.had_outcome, was_heard: hold.sequence > 0, fallen };
+        Some((hold.expires_at, expired))
+    }
+
     /// Where a batch without a lease belongs.
     fn place_of_rest(&self, now: i64) -> Place {
-        let pending = || self.entries.iter().filter(|entry| !entry.state.is_final());
-        if pending().next().is_none() {
+        if self.entries.iter().all(|entry| entry.state.is_final()) {
             return Place::Settled;
         }
+        // Who is not in the next lease does not make it due.
+        let offered = |index: u32| self.suspicion.only.is_none_or(|only| only.contains(index));
+        let pending = || {
+            let offered = (0..).zip(&self.entries).filter(|(index, entry)| !entry.state.is_final() && offered(*index));
+            offered.map(|(_, entry)| entry)
+        };
         if pending().any(|entry| entry.is_due(now)) {
             return Place::Ready;
         }
@@ -87,7 +113,7 @@ impl Model {
     }
 
     /// Moves a batch to a place: indexes and counts follow. The only way a place changes.
-    pub(super) fn place(&mut self, id: &BatchId, place: Place) {
+    pub(super) fn place(&mut self, now: i64, id: &BatchId, place: Place) {
         let Some(batch) = self.batches.get_mut(id) else { return };
         let Some(run) = self.runs.get_mut(&id.run) else { return };
         *run.batches_in(&batch.place) -= 1;
@@ -103,12 +129,17 @@ impl Model {
                 }
             }
             Place::Delayed(due) => drop(self.delayed.remove(&(*due, id.clone()))),
+            Place::Dead => drop(self.dead.remove(&DeadId { batch: id.clone(), index: None })),
             Place::Settled => (),
         }
         match &place {
             Place::Ready => self.turns.add(turn, run.is_parked()),
             Place::Leased(hold) => drop(self.leased.insert((hold.expires_at, id.clone()))),
             Place::Delayed(due) => drop(self.delayed.insert((*due, id.clone()))),
+            Place::Dead => {
+                let letter = DeadId { batch: id.clone(), index: None };
+                self.dead.insert(letter, Dead::ends_workers(now));
+            }
             Place::Settled => (),
         }
         batch.place = place;
@@ -144,7 +175,9 @@ impl Model {
                 }
             }
         }
+        let pending = |index: u32| batch.entries.get(index as usize).is_some_and(|entry| !entry.state.is_final());
+        batch.suspicion.put_back(pending);
         let place = batch.place_of_rest(now);
-        self.place(id, place);
+        self.place(now, id, place);
     }
 }

@@ -14,7 +14,7 @@ impl Model {
         for sequence in after + 1..=until {
             let batch_id = BatchId { run: id.clone(), sequence };
             let waits = match self.batches.get(&batch_id).map(|batch| &batch.place) {
-                Some(Place::Ready | Place::Delayed(_)) => true,
+                Some(Place::Ready | Place::Delayed(_) | Place::Dead) => true,
                 Some(Place::Leased(_) | Place::Settled) | None => false,
             };
             if waits {

@@ -7,6 +7,7 @@ use crate::api::{Claim, Claimed, ClaimedBatch};
 use postrider_common::ids::{BatchId, Fence, RequestId, WorkerId};
 use postrider_common::limits::HISTORY_BACKLOG_BATCHES_MAX;
 use postrider_common::sabotage::{Fault, planted};
+use std::collections::BTreeSet;
 
 /// Due batches that one claim makes ready: bounds one call.
 const PROMOTE_MAX: usize = 100;
@@ -76,7 +77,7 @@ impl Model {
     fn promote(&mut self, now: i64) {
         for _ in 0..if planted(Fault::DelayedNeverDue) { 0 } else { PROMOTE_MAX } {
             let Some((_, id)) = self.delayed.first().filter(|(due, _)| *due <= now).cloned() else { break };
-            self.place(&id, Place::Ready);
+            self.place(now, &id, Place::Ready);
         }
     }
 
@@ -97,8 +98,10 @@ impl Model {
             progress: 0,
             sequence: 0,
             counted: 0,
+            had_outcome: false,
+            fallen: BTreeSet::new(),
         };
-        self.place(&id, Place::Leased(hold));
+        self.place(now, &id, Place::Leased(hold));
         (id, fence)
     }
 
@@ -118,6 +121,7 @@ impl Model {
             hard_cap_ms: u64::try_from(hold.hard_at - now).unwrap_or(0),
             payload: batch.payload.clone(),
             recipients: batch.entries.iter().map(|entry| entry.progress(now)).collect(),
+            only: batch.suspicion.only,
         })
     }
 
@@ -132,6 +136,9 @@ impl Model {
                 seen.draining = true;
                 count += 1;
             }
+        }
+        if count > 0 {
+            self.lineage.grow();
         }
         count
     }

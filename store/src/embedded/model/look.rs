@@ -99,6 +99,7 @@ fn record(run: &Run) -> RunRecord {
         resent_outcome_not_recorded: run.resent_outcome_not_recorded,
         leases_expired: run.leases_expired,
         leases_taken_over: run.leases_taken_over,
+        generation: run.generation,
     }
 }
 
@@ -107,6 +108,7 @@ pub(super) fn batch_record(id: &BatchId, batch: &Batch) -> BatchRecord {
         Place::Ready => BatchState::Ready,
         Place::Leased(_) => BatchState::Leased,
         Place::Delayed(_) => BatchState::Delayed,
+        Place::Dead => BatchState::Dead,
         Place::Settled => BatchState::Settled,
     };
     BatchRecord {

@@ -9,10 +9,12 @@ mod audit;
 mod batch;
 mod cancel;
 mod claim;
+mod generation;
 mod history;
 mod lineage;
 mod look;
 pub(crate) mod pace;
+mod poison;
 mod recipient;
 mod reclaim;
 pub(crate) mod relay;
@@ -23,7 +25,7 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    Finish, NewRun, Reclaim, Release, ReleaseSplit, RetireBatches, ShareRelay,
+    ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay,
 };
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
@@ -31,8 +33,8 @@ use batch::{Batch, Place};
 use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId, SiteName,
-    WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
+    SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
@@ -71,6 +73,9 @@ pub enum Command {
     SetLanePaused((LaneName, bool)),
     MeetServer(String),
     Compare((Vec<Mark>, bool)),
+    RetryRun(RetryRun),
+    ReplayDead(ReplayDead),
+    PurgeDead(DeadId),
     ShareRelay(ShareRelay),
 }
 
@@ -99,6 +104,10 @@ struct Run {
     leases_taken_over: u64,
     /// `Lineage::base` when it was created.
     epoch: u64,
+    /// Grows with each retry and replay by a person.
+    generation: u64,
+    /// The newest retries, oldest first.
+    retries: Vec<KnownRetry>,
 }
 
 impl Run {
@@ -136,6 +145,7 @@ impl Run {
             Place::Ready => &mut self.batches.ready,
             Place::Leased(_) => &mut self.batches.leased,
             Place::Delayed(_) => &mut self.batches.delayed,
+            Place::Dead => &mut self.batches.dead,
             Place::Settled => &mut self.batches.settled,
         }
     }
@@ -158,6 +168,29 @@ struct Split {
     cursor: u64,
     open: Vec<u8>,
     complete: bool,
+}
+
+/// A retry, by its key.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct KnownRetry {
+    key: IdempotencyKey,
+    unknown: bool,
+    generation: u64,
+    /// The newest batch when it began: later ones are not its business.
+    until: u64,
+}
+
+/// Why and when something was set aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Dead {
+    at_ms: i64,
+    reason: String,
+}
+
+impl Dead {
+    fn ends_workers(at_ms: i64) -> Self {
+        Self { at_ms, reason: ENDS_WORKERS.to_owned() }
+    }
 }
 
 /// A keyed apply and what it was answered.
@@ -196,6 +229,8 @@ pub struct Model {
     /// Batches whose history is to be written, by their stamps.
     to_retire: BTreeMap<u64, BatchId>,
     stamp_counter: u64,
+    /// What waits for a person.
+    dead: BTreeMap<DeadId, Dead>,
     /// Who is writing history, and until when nobody else is asked to.
     history_hold: Option<(RequestId, i64)>,
     turns: Turns,
@@ -239,6 +274,9 @@ impl Model {
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
             Command::MeetServer(server) => self.meet_server(now, server),
             Command::Compare(compare) => drop(self.compare(now, compare)),
+            Command::RetryRun(retry) => drop(self.retry_run(now, retry)),
+            Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
+            Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
             Command::ShareRelay(share) => drop(self.share_relay(now, share)),
         }
     }

@@ -4,7 +4,6 @@ use crate::api::Delivery;
 use postrider_common::backoff::{RetryPolicy, retry_in_ms};
 use postrider_common::campaign::OnUnknown;
 use postrider_common::lease::{FactStatus, Outcome, OutcomeKind, Progress, RefusalReason};
-use postrider_common::limits::DOUBTS_MAX;
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
 use serde::{Deserialize, Serialize};
@@ -37,14 +36,28 @@ pub(super) struct Entry {
     pub detail: String,
 }
 
+/// The code of a recipient that was set aside.
+const DEAD_LETTER: &str = "dead_letter";
+
 /// What the run says about retries and doubts.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Policy {
     pub retry: RetryPolicy,
     pub on_unknown: OnUnknown,
     pub cancelled: bool,
+    /// Doubts after which it is unknown.
+    pub doubts_max: u32,
     /// Jitter, in millionths.
     pub fraction: u32,
+}
+
+/// Whose fact it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// Counter of the fence.
+    pub fence: u64,
+    /// The fence is from before the store went back, so what was granted to it may be unknown here.
+    pub lost: bool,
 }
 
 /// What a change did beside the state.
@@ -163,7 +176,7 @@ impl Entry {
         self.doubt = Doubt::Standing;
         self.reason = Some(reason).filter(|_| !planted(Fault::ReasonForgotten));
         let is_held = policy.on_unknown == OnUnknown::Hold && !planted(Fault::HoldIgnored);
-        let hold = is_held || policy.cancelled || self.doubts >= DOUBTS_MAX;
+        let hold = is_held || policy.cancelled || self.doubts >= policy.doubts_max;
         match delay.filter(|_| !hold) {
             Some(delay) => self.defer(now, delay),
             None => self.end(now, RecipientState::Unknown),
@@ -176,13 +189,17 @@ impl Entry {
         if !is_waiting || self.doubt != Doubt::None {
             return;
         }
+        self.come_under_suspicion();
+        if policy.on_unknown == OnUnknown::Hold || policy.cancelled || self.doubts >= policy.doubts_max {
+            self.end(now, RecipientState::Unknown);
+        }
+    }
+
+    fn come_under_suspicion(&mut self) {
         self.doubts += 1;
         self.doubt = Doubt::Standing;
         self.reason = Some(UnknownReason::OutcomeNotRecorded);
         self.intent = 0;
-        if policy.on_unknown == OnUnknown::Hold || policy.cancelled || self.doubts >= DOUBTS_MAX {
-            self.end(now, RecipientState::Unknown);
-        }
     }
 
     /// The run is cancelled and this one is pending, not in intent.
@@ -191,15 +208,44 @@ impl Entry {
         self.end(now, if in_doubt { RecipientState::Unknown } else { RecipientState::Cancelled });
     }
 
-    /// What a transaction of an earlier or the present intent became, learned late.
-    /// `lost`: the fence is from before the store went back, so what was granted to it may be unknown here.
+    /// It ends workers: set aside for a person.
+    pub fn set_aside(&mut self, now: i64) {
+        self.code = DEAD_LETTER.to_owned();
+        self.detail = String::new();
+        self.give_up(now);
+    }
+
+    /// Nobody tries it any more.
+    pub fn give_up(&mut self, now: i64) {
+        let in_doubt = self.doubt == Doubt::Standing;
+        self.end(now, if in_doubt { RecipientState::Unknown } else { RecipientState::Exhausted });
+    }
+
+    /// A person begins a new generation: its time to live begins anew, what is known of it stays. `lost`: the store
+    /// went back since its run was created, and may have forgotten that it was begun again before.
+    pub fn reopen(&mut self, now: i64, lost: bool) {
+        self.first_at = None;
+        self.settled_at = None;
+        if lost && self.doubt == Doubt::None {
+            self.come_under_suspicion();
+        }
+        if self.attempts > 0 {
+            self.defer(now, 0);
+        } else {
+            self.state = RecipientState::Pending;
+        }
+    }
+
+    /// What a transaction of an earlier or the present intent became, learned late. `is_dead`: it was set aside.
     pub fn fact(
         &mut self,
         now: i64,
-        (fence, lost): (u64, bool),
+        source: Source,
         outcome: &Outcome,
         policy: &Policy,
+        is_dead: bool,
     ) -> (FactStatus, Effect) {
+        let Source { fence, lost } = source;
         let own_intent = self.state == RecipientState::Intent && self.intent == fence;
         let unrecorded = lost && self.intent != fence;
         if outcome.kind == OutcomeKind::Accepted {
@@ -244,7 +290,12 @@ impl Entry {
         self.clear_standing_doubt();
         self.settled_at = None;
         self.state = RecipientState::Pending;
-        (FactStatus::Applied, self.settle(now, outcome, policy))
+        let effect = self.settle(now, outcome, policy);
+        if is_dead && outcome.kind == OutcomeKind::NotWritten {
+            // It ends workers all the same.
+            self.give_up(now);
+        }
+        (FactStatus::Applied, effect)
     }
 
     /// Nothing is under way for it, and if it is final, then only for a doubt.

@@ -1,12 +1,14 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
 use super::Model;
-use super::batch::{Batch, Hold, Place};
-use super::recipient::{Entry, Policy};
+use super::batch::{Hold, Place};
+use super::recipient::{Entry, Policy, Source};
 use crate::api::{Checkpoint, Finish, Release};
 use postrider_common::ids::BatchId;
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
-use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::lease::{
+    Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, OutcomeKind, RefusalReason,
+};
+use postrider_common::limits::{DOUBTS_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::Limits;
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -75,7 +77,7 @@ impl Model {
         let base = self.lineage.base;
         let hold = match self.batches.get_mut(&report.batch).map(|batch| &mut batch.place) {
             Some(Place::Leased(hold)) if hold.is_of(report, base) => hold,
-            Some(Place::Leased(_)) => return Err(self.take_as_facts(now, report, fraction)),
+            Some(Place::Leased(_) | Place::Dead) => return Err(self.take_as_facts(now, report, fraction)),
             Some(Place::Ready | Place::Delayed(_) | Place::Settled) | None => {
                 if suspected {
                     self.put_back(now, &report.batch);
@@ -100,11 +102,11 @@ impl Model {
     pub(super) fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
         let run = self.runs.get(&id.run)?;
         let (retry, on_unknown) = (run.frozen.retry, run.frozen.on_unknown);
-        Some(Policy { retry, on_unknown, cancelled: run.cancelled, fraction })
+        Some(Policy { retry, on_unknown, cancelled: run.cancelled, doubts_max: DOUBTS_MAX, fraction })
     }
 
     /// Changes one recipient and moves the counters of its run.
-    fn change<T>(
+    pub(super) fn change<T>(
         &mut self,
         now: i64,
         id: &BatchId,
@@ -134,10 +136,14 @@ impl Model {
                 (false, Default::default())
             }
         });
-        if applied == Some(true)
-            && let Some(Place::Leased(hold)) = self.batches.get_mut(id).map(|batch| &mut batch.place)
-        {
+        let Some(batch) = self.batches.get_mut(id).filter(|_| applied == Some(true)) else { return };
+        let told = outcome.kind != OutcomeKind::NotWritten;
+        if told {
+            batch.suspicion.outcome(outcome.index);
+        }
+        if let Place::Leased(hold) = &mut batch.place {
             hold.progress_at = now;
+            hold.had_outcome |= told;
         }
     }
 
@@ -177,6 +183,9 @@ impl Model {
         }
         if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
             return Err(RefusalReason::Paused);
+        }
+        if batch.suspicion.only.is_some_and(|only| !only.contains(index)) {
+            return Err(RefusalReason::Outside);
         }
         if let Some(reason) = refusal {
             return Err(reason);
@@ -236,7 +245,7 @@ impl Model {
             return LeaseAnswer::plain(id, if again { LeaseStatus::Returned } else { status });
         }
         if let Some(grace) = abandon {
-            self.doubt_intents(now, &id, grace);
+            self.doubt_intents(now, &id, grace, DOUBTS_MAX);
         }
         let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
         if batch.in_intent() > 0 && !planted(Fault::FinishInIntent) {
@@ -250,15 +259,15 @@ impl Model {
                 let due_in_ms = u64::try_from(due - now).unwrap_or(0);
                 LeaseAnswer { due_in_ms, ..LeaseAnswer::plain(id, LeaseStatus::Returned) }
             }
-            Some(Place::Ready | Place::Leased(_)) => LeaseAnswer::plain(id, LeaseStatus::Returned),
+            Some(Place::Ready | Place::Leased(_) | Place::Dead) => LeaseAnswer::plain(id, LeaseStatus::Returned),
             Some(Place::Settled) => LeaseAnswer::plain(id, LeaseStatus::Settled),
             None => LeaseAnswer::plain(id, LeaseStatus::Gone),
         }
     }
 
     /// Everybody in intent becomes in doubt: outcome not recorded. How many.
-    pub(super) fn doubt_intents(&mut self, now: i64, id: &BatchId, grace_ms: u64) -> u32 {
-        let Some(policy) = self.policy(id, 0) else { return 0 };
+    pub(super) fn doubt_intents(&mut self, now: i64, id: &BatchId, grace_ms: u64, doubts_max: u32) -> u32 {
+        let Some(policy) = self.policy(id, 0).map(|policy| Policy { doubts_max, ..policy }) else { return 0 };
         let count = self.batches.get(id).map_or(0, |batch| batch.entries.len() as u32);
         let mut doubts = 0;
         for index in 0..count {
@@ -282,7 +291,7 @@ impl Model {
         }
         match self.batches.get(&report.batch).map(|batch| &batch.place) {
             Some(Place::Settled) => LeaseStatus::Settled,
-            Some(Place::Ready | Place::Leased(_) | Place::Delayed(_)) => LeaseStatus::Lost,
+            Some(Place::Ready | Place::Leased(_) | Place::Delayed(_) | Place::Dead) => LeaseStatus::Lost,
             None => LeaseStatus::Gone,
         }
     }
@@ -293,24 +302,60 @@ impl Model {
 
     fn fact(&mut self, now: i64, fact: &Fact, fraction: u32) -> FactStatus {
         let suspected = self.suspect(now, &fact.batch);
-        let lost = fact.fence.epoch < self.lineage.base;
-        let granted = |batch: &Batch| batch.fences.get(&fact.fence.counter) == Some(&fact.fence);
-        let issued = lost || self.batches.get(&fact.batch).is_some_and(granted);
-        let status = match self.policy(&fact.batch, fraction) {
-            Some(policy) if issued => self.change(now, &fact.batch, fact.outcome.index, |entry| {
-                entry.fact(now, (fact.fence.counter, lost), &fact.outcome, &policy)
-            }),
-            Some(_) | None => None,
-        };
-        if suspected || status == Some(FactStatus::Applied) {
+        let status = self.apply_fact(now, fact, fraction);
+        let applied = status == Some(FactStatus::Applied);
+        if suspected || applied {
             self.lineage.grow();
         }
-        let leased = self.batches.get(&fact.batch).is_some_and(|batch| batch.hold().is_some());
-        match leased {
-            true => self.recount(&fact.batch, false),
-            false if suspected || status == Some(FactStatus::Applied) => self.put_back(now, &fact.batch),
-            false => (),
+        match self.batches.get(&fact.batch).map(|batch| &batch.place) {
+            Some(Place::Leased(_)) => self.recount(&fact.batch, false),
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled) if suspected || applied => {
+                self.put_back(now, &fact.batch);
+            }
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled | Place::Dead) | None => (),
         }
         status.unwrap_or(FactStatus::Refused)
+    }
+
+    /// None: no such recipient, or a fence that was never given out.
+    fn apply_fact(&mut self, now: i64, fact: &Fact, fraction: u32) -> Option<FactStatus> {
+        let source = Source { fence: fact.fence.counter, lost: fact.fence.epoch < self.lineage.base };
+        let policy = self.policy(&fact.batch, fraction)?;
+        let batch = self.batches.get(&fact.batch)?;
+        if !source.lost && batch.fences.get(&fact.fence.counter) != Some(&fact.fence) {
+            return None;
+        }
+        let index = fact.outcome.index;
+        let is_dead = batch.dead.contains(&index);
+        let (status, own_intent) = self.change(now, &fact.batch, index, |entry| {
+            let own_intent = entry.state == RecipientState::Intent && entry.intent == source.fence;
+            let (status, effect) = entry.fact(now, source, &fact.outcome, &policy, is_dead);
+            ((status, own_intent), effect)
+        })?;
+        if status == FactStatus::Applied {
+            self.weigh_fact(&fact.batch, &fact.outcome, own_intent);
+        }
+        Some(status)
+    }
+
+    /// What a fact says about who ends workers. That nothing was written, or no reply was read, is what one that
+    /// ended says of those it was at.
+    fn weigh_fact(&mut self, id: &BatchId, outcome: &Outcome, own_intent: bool) {
+        let Some(batch) = self.batches.get_mut(id) else { return };
+        match outcome.kind {
+            OutcomeKind::NotWritten | OutcomeKind::Unknown => {
+                if let (true, Place::Leased(hold)) = (own_intent, &mut batch.place) {
+                    hold.fallen.insert(outcome.index);
+                }
+            }
+            OutcomeKind::Accepted | OutcomeKind::Rejected | OutcomeKind::Deferred => {
+                batch.suspicion.outcome(outcome.index);
+                if let Place::Leased(hold) = &mut batch.place {
+                    hold.had_outcome |= own_intent;
+                    hold.fallen.remove(&outcome.index);
+                }
+                self.forget_dead(id, outcome.index);
+            }
+        }
     }
 }

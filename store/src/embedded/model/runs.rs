@@ -44,6 +44,8 @@ impl Model {
             leases_expired: 0,
             leases_taken_over: 0,
             epoch: self.lineage.base,
+            generation: 0,
+            retries: Vec::new(),
             frozen: new,
         };
         self.lineage.grow();

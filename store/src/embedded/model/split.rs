@@ -1,6 +1,7 @@
 //! The split of a run, leased by a visibility time of its own.
 
 use super::batch::{Batch, Place};
+use super::poison::Suspicion;
 use super::recipient::Entry;
 use super::turns::Turn;
 use super::{Model, Run};
@@ -8,7 +9,7 @@ use crate::api::{AddBatches, BadRow, ClaimSplit, NewBatch, ReleaseSplit, SplitLe
 use postrider_common::ids::{BatchId, RunId};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
 use postrider_common::sabotage::{Fault, planted};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 impl Model {
     pub fn claim_split(&mut self, now: i64, claim: ClaimSplit) -> Option<SplitLease> {
@@ -131,6 +132,9 @@ impl Model {
                 stamp: None,
                 segments: Vec::new(),
                 epoch: 0,
+                suspicion: Suspicion::default(),
+                dead: BTreeSet::new(),
+                generation: 0,
             };
             self.batches.insert(batch_id, batch);
         }

@@ -16,6 +16,7 @@ local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
 local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
+local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
 -- Fences of an epoch before it are stale: the shard went back.
 local BASE, STOPPED, STAMP
@@ -24,11 +25,12 @@ do
   BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
 end
 
-local run
-local run_settled = false
+local run, run_settled = nil, false
 -- Recipients of the run that moved, by the name of the counter.
 local moved = {}
 local woke = false
+-- Doubts after which a recipient is unknown.
+local doubts_max = DOUBTS_MAX
 
 local KINDS = { a = true, d = true, r = true, u = true, w = true }
 
@@ -52,24 +54,29 @@ local function load_run(id, key)
   return true
 end
 
+-- Of an epoch before the shard went back: whoever has it lost it, and it ends as if it had expired.
+local function is_stale(fence)
+  if BASE == 1 then return false end
+  local _, epoch = fence_counter(fence)
+  return epoch < BASE
+end
+
 local function hold_of(id)
   local expires = call('ZSCORE', K.lease, id)
   if not expires then return nil end
   local text = call('HGET', K.holder, id) or ''
-  local fence, worker, hard, progress_at, progress, sequence, counted, entry =
-    string.match(text, '^([^|]+)|([^|]+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)|(.+)$')
+  local fence, worker, hard, progress_at, progress, sequence, counted, outcome, entry =
+    string.match(text, '^([^|]+)|([^|]+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)(o?)|(.+)$')
   if not fence then corrupt('the holder of ' .. id) end
-  -- Of an epoch before the shard went back: whoever has it lost it, and it ends as if it had expired.
-  local _, epoch = fence_counter(fence)
-  return { is_stale = epoch < BASE, fence = fence, worker = worker, hard_at = tonumber(hard),
-    progress_at = tonumber(progress_at), progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
-    expires_at = tonumber(expires), entry = entry }
+  return { fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
+    progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
+    outcome = outcome, expires_at = tonumber(expires), entry = entry, is_stale = is_stale(fence) }
 end
 
 local function write_hold(b)
   local h = b.hold
-  call('HSET', K.holder, b.id, string.format('%s|%s|%d|%d|%d|%d|%d|%s', h.fence, h.worker, h.hard_at,
-    h.progress_at, h.progress, h.sequence, h.counted, h.entry))
+  call('HSET', K.holder, b.id, string.format('%s|%s|%d|%d|%d|%d|%d%s|%s', h.fence, h.worker, h.hard_at,
+    h.progress_at, h.progress, h.sequence, h.counted, h.outcome, h.entry))
   call('ZADD', K.lease, int(h.expires_at), b.id)
 end
 
@@ -78,12 +85,13 @@ end
 local function quarantine(id, hold, reason)
   call('ZREM', K.lease, id)
   call('HDEL', K.holder, id)
-  call('HSET', K.dead, id, int(now) .. '|' .. reason .. '|' .. hold.entry)
+  dead_add(id, nil, reason, hold.entry)
   local e = entry_of(hold.entry)
   if e and hold.counted > 0 then count_flight(e, -hold.counted, true) end
   local run_id = string.match(id, '^(.+)%.%d+$')
   add_count(run_id, 'b_leased', -1)
   add_count(run_id, 'b_dead', 1)
+  grow()
   write_counts()
 end
 
@@ -111,7 +119,8 @@ local function load_batch(id, key, details)
   local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
-    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired }
+    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired,
+    sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
     expired = b.hold and '0' or b.expired }
@@ -271,11 +280,42 @@ local function enter_doubt(b, index, r, reason, delay)
   r.doubts = r.doubts + 1
   r.doubt = 's'
   r.reason = reason
-  if delay and not (run.hold or run.cancelled or r.doubts >= DOUBTS_MAX) then
+  if delay and not (run.hold or run.cancelled or r.doubts >= doubts_max) then
     defer(b, index, r, delay)
   else
     end_as(b, index, r, U)
   end
+end
+
+-- Nobody tries it any more.
+local function give_up(b, index, r)
+  end_as(b, index, r, r.doubt == 's' and U or X)
+end
+
+-- May have been sent what the shard forgot when it went back.
+local function come_under_suspicion(r)
+  r.doubts = r.doubts + 1
+  r.doubt, r.reason, r.intent = 's', 'n', ''
+end
+
+-- Whether it was given up and a person may begin again with it.
+local function may_reopen(b, index, unknown)
+  local state = b.st[index + 1]
+  return (state == X and (unknown or not (run.hold and run.epoch < BASE))) or (state == U and unknown)
+end
+
+-- A new generation: its time to live begins anew, what is known of it stays. When the shard went back since the run was
+-- created, it may have been begun again before.
+local function reopen(b, index, r)
+  r.first_at, r.settled_at = '', ''
+  if run.epoch < BASE and r.doubt == '' then come_under_suspicion(r) end
+  if r.attempts > 0 then defer(b, index, r, 0) else b.st[index + 1] = P end
+end
+
+local function forget_dead(b, index)
+  if not b.dead[index] then return end
+  b.dead[index] = nil
+  b.dead_gone[#b.dead_gone + 1] = index
 end
 
 local function hand_back(b, index, r)
@@ -323,11 +363,8 @@ end
 
 -- Whoever is pending in a batch of a run from before the shard went back may have been sent what is not known any
 -- more, and comes in doubt, once. True: so it was.
-local function doubt_unrecorded(b, index, r, state)
-  r.doubts = r.doubts + 1
-  r.doubt = 's'
-  r.reason = 'n'
-  r.intent = ''
+local function doubt_unrecorded(b, index, r)
+  come_under_suspicion(r)
   if run.hold or run.cancelled or r.doubts >= DOUBTS_MAX then end_as(b, index, r, U) end
 end
 
@@ -354,6 +391,7 @@ end
 local function fact_of(b, index, r, state, o, about)
   local counter, fraction = about.counter, about.fraction
   local own_intent = state == I and (IGNORE_FENCES or r.intent == counter)
+  about.own_intent = own_intent
   -- What was granted to a fence from before the shard went back may be unknown here.
   local unrecorded = about.lost and r.intent ~= counter
   if o.kind == 'a' then
@@ -390,7 +428,24 @@ local function fact_of(b, index, r, state, o, about)
   b.st[index + 1] = P
   about.detail = true
   settle(b, index, r, state, o, fraction)
+  -- It ends workers all the same.
+  if o.kind == 'w' and b.dead[index] then give_up(b, index, r) end
   return 'applied'
+end
+
+-- What a fact says about who ends workers. That nothing was written, or no reply was read, is what one that ended
+-- says of those it was at.
+local function weigh_fact(b, o, own_intent)
+  if o.kind == 'w' or o.kind == 'u' then
+    if own_intent and b.hold then b.fallen[o.index] = true end
+    return
+  end
+  if b.sus then suspicion_outcome(b.sus, o.index) end
+  if b.hold then
+    if own_intent then b.hold.outcome = 'o' end
+    b.fallen[o.index] = nil
+  end
+  forget_dead(b, o.index)
 end
 
 -- A fact about one recipient: 'applied', 'already' or 'refused'.
@@ -402,6 +457,7 @@ local function fact(b, fence, o, fraction)
   local about = { counter = counter, fraction = fraction, lost = lost, detail = false }
   local status = change(b, o.index, nil, fact_of, o, about)
   if about.detail then take_detail(b, o.index, o.kind, o.detail) end
+  if status == 'applied' then weigh_fact(b, o, about.own_intent) end
   return status
 end
 
@@ -441,24 +497,27 @@ local function place_of(b)
   local text = entry_text(b.entry)
   if call('ZSCORE', K.rdy, text) then return 'ready' end
   if call('ZSCORE', K.dly, text) then return 'delayed' end
+  if call('HGET', K.dead, b.id) then return 'dead' end
   for index = 1, b.count do
     if not is_final(b.st[index]) then corrupt('the batch ' .. b.id .. ' is pending and in no index') end
   end
   return 'settled'
 end
 
--- Where a batch without a lease belongs, and when it is due.
+-- Where a batch without a lease belongs, and when it is due. Who is not in the next lease does not make it due.
 local function place_of_rest(b)
   local deferred, earliest = false, nil
   for index = 1, b.count do
     local state = b.st[index]
-    if state == P then return 'ready' end
-    if state == D then deferred = true end
+    if (state == P or state == D) and is_offered(b.sus, index - 1) then
+      if state == P then return 'ready' end
+      deferred = true
+    end
   end
   if not deferred then return 'settled' end
   local due = {}
   for index = 0, b.count - 1 do
-    if b.st[index + 1] == D then
+    if b.st[index + 1] == D and is_offered(b.sus, index) then
       local at = look_at(b, index).due_at
       if at <= now then return 'ready' end
       due[#due + 1] = at
@@ -489,6 +548,7 @@ end
 -- Recipients, fences and counters. Placing the batch is a step of its own, after this.
 local function commit(b)
   local set, gone = {}, {}
+  write_suspicion(b, set, gone)
   if next(b.touched) then
     write_letters(b, set, 's', b.st)
     -- Who had no record before has all letters to write.
@@ -514,6 +574,8 @@ local function commit(b)
   end
   if #keep > 0 then call('HSET', b.details, unpack(keep)) end
   if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
+  for _, index in ipairs(b.dead_gone) do dead_remove(b.id, index) end
+  for _, index in ipairs(b.dead_new) do dead_add(b.id, index, ENDS_WORKERS, '') end
   b.touched, b.gone, b.fields, b.detail = {}, {}, {}, {}
 end
 
@@ -543,6 +605,10 @@ local function put_back(b, from)
       end
     end
   end
+  if from == 'leased' then b.fallen = {} end
+  if b.sus then
+    suspicion_put_back(b.sus, function(index) return b.st[index + 1] and not is_final(b.st[index + 1]) end)
+  end
   local to, due = place_of_rest(b)
   if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
   if CHECKS_ITSELF then
@@ -567,6 +633,8 @@ local function put_back(b, from)
     call('ZREM', K.dly, entry_text(b.entry))
   elseif from == 'settled' then
     call('ZREM', K.to_retire, b.id)
+  elseif from == 'dead' then
+    dead_remove(b.id)
   end
   if to == 'ready' then
     ready_add(b.entry, run.parked)

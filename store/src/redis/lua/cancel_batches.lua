@@ -1,4 +1,4 @@
--- cancel_batches: converts what ready and delayed batches of a cancelled run still have pending.
+-- cancel_batches: converts what ready and delayed batches, and those that end workers, of a cancelled run still have pending.
 -- KEYS     the shard's, then: run, then of each batch its hash and its details
 -- ARGV     1 run id, 2 first sequence, 3 number of batches, 4: 1 when these are the last of the run
 -- returns  recipients that became cancelled or unknown
@@ -11,7 +11,9 @@ for n = 0, number - 1 do
   local b = load_batch(id .. '.' .. int(first + n), KEYS[OWN + 2 + n * 2], KEYS[OWN + 3 + n * 2])
   if b then
     local from = place_of(b)
-    if from == 'ready' or from == 'delayed' then 
+    -- Of what was set aside, only what can be read.
+    local is_whole = from == 'dead' and string.find(call('HGET', K.dead, b.id), '|' .. ENDS_WORKERS .. '|', 1, true)
+    if from == 'ready' or from == 'delayed' or is_whole then
       suspect(b)
       found[#found + 1] = { b, from }
     end

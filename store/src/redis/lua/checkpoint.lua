@@ -65,6 +65,7 @@ local function refusal(index)
   if is_final(state) or state == I then return 'settled' end
   if run.cancelled then return 'cancelled' end
   if STOPPED or run.parked or lane_paused then return 'paused' end
+  if not is_offered(b.sus, index) then return 'outside' end
   if state == D and look_at(b, index).due_at > now then return 'not_due' end
   if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end
   if b.open >= window then return 'window' end
@@ -80,7 +81,8 @@ local function grant_from(n)
   for _, m in ipairs(meters) do
     m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.rate > 0
   end
-  local room = apart and #meters == 0 and math.min(#intents - n + 1, window - b.open) or 1
+  local is_part = b.sus and b.sus.first
+  local room = apart and #meters == 0 and not is_part and math.min(#intents - n + 1, window - b.open) or 1
   return change_alike(b, intents, n, room, grant, grant, counter)
 end
 

@@ -45,7 +45,7 @@ local function same_claim(answer)
   for id, fence in string.gmatch(rest, '(%S+) (%S+)') do
     local expires = call('ZSCORE', K.lease, id)
     local held, _, hard, entry = string.match(call('HGET', K.holder, id) or '',
-      '^([^|]+)|([^|]+)|(%d+)|%d+|%d+|%d+|%d+|(.+)$')
+      '^([^|]+)|([^|]+)|(%d+)|%d+|%d+|%d+|%d+o?|(.+)$')
     if expires and held == fence then
       for _, value in ipairs({ id, fence, entry, expires, hard }) do answer[#answer + 1] = value end
     end

@@ -26,7 +26,9 @@ end
 if applied then
   if from == 'leased' then
     commit(b)
-    if b.hold.counted > 0 then keep_lease(b) end
+    keep_lease(b)
+  elseif from == 'dead' then
+    commit(b)
   else
     put_back(b, from)
   end

@@ -10,10 +10,10 @@ local K = {
   splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
   to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
   depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
-  steered = KEYS[26],
+  steered = KEYS[26], dead_order = KEYS[27],
 }
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 26
+local OWN = 27
 
 local call = redis.call
 local TIME = call('TIME')
@@ -117,6 +117,29 @@ end
 
 local function batch_id(e)
   return e.run .. '.' .. int(e.sequence)
+end
+
+-- ---------------------------------------------------------------------------------------------------
+-- Dead letters: batches, and recipients (with an index). `dead` has when and why, `dead_order` lists them.
+
+local function dead_field(id, index)
+  return index and id .. '/' .. int(index) or id
+end
+
+local function dead_member(id, index)
+  local run_id, sequence = string.match(id, '^(.+)%.(%d+)$')
+  if not run_id then corrupt('the batch id ' .. id) end
+  return run_id .. '.' .. string.format('%016x', tonumber(sequence)) .. (index and string.format('/%02d', index) or '')
+end
+
+local function dead_add(id, index, reason, entry)
+  call('HSET', K.dead, dead_field(id, index), NOW .. '|' .. reason .. '|' .. entry)
+  call('ZADD', K.dead_order, 0, dead_member(id, index))
+end
+
+local function dead_remove(id, index)
+  call('HDEL', K.dead, dead_field(id, index))
+  call('ZREM', K.dead_order, dead_member(id, index))
 end
 
 -- ---------------------------------------------------------------------------------------------------

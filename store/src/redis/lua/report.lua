@@ -66,11 +66,11 @@ local function take_as_facts(b)
     end
   end
   local to = from
-  if applied and from ~= 'leased' then
+  if applied and from ~= 'leased' and from ~= 'dead' then
     to = put_back(b, from)
   else
     commit(b)
-    if applied and b.hold and b.hold.counted > 0 then keep_lease(b) end
+    if applied and b.hold then keep_lease(b) end
   end
   write_run()
   return to == 'settled' and 'settled' or 'lost'
@@ -83,6 +83,14 @@ local function take_details(b, group, n, number, r)
     local detail = REPORT.details[group.place + at]
     if detail or r.first_at ~= '' then b.detail[group.indexes[at]] = detail or '' end
   end
+end
+
+-- What these outcomes say about who ends workers.
+local function note_outcomes(b, group, n, number)
+  if group.kind == 'w' then return end
+  b.hold.outcome = 'o'
+  if not b.sus then return end
+  for at = n, n + number - 1 do suspicion_outcome(b.sus, group.indexes[at]) end
 end
 
 -- Takes the outcomes of a holder. True: the sequence is new.
@@ -105,6 +113,7 @@ local function take_outcomes(b)
           if IGNORE_FENCES or r.intent == counter then
             alike = change_alike(b, indexes, n, number - n + 1, group, settle, group, REPORT.fraction)
             take_details(b, group, n, alike, r)
+            note_outcomes(b, group, n, alike)
             hold.progress_at = now
           end
         end
