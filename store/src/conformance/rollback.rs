@@ -20,14 +20,19 @@ async fn mark<F: Fixture>(scene: &Scene<'_, F>) -> Mark {
     scene.confirm().await.mark
 }
 
-/// Somebody saw more than there is.
-async fn go_back<F: Fixture>(scene: &Scene<'_, F>) -> Compared {
-    let at = mark(scene).await;
-    let seen = Mark { sequence: at.sequence + 5, ..at };
-    let compared = compare(scene, seen).await;
-    assert_eq!(compared.found, Found::WentBack { seen, had: at.sequence });
-    assert_eq!((compared.mark.epoch, compared.is_stopped), (at.epoch + 1, true));
-    compared
+async fn of_all_shards<F: Fixture>(scene: &Scene<'_, F>, marks: Marks) -> Vec<Compared> {
+    scene.fixture.store().compare(Compare { marks, confirm: false }).await.unwrap()
+}
+
+/// Somebody saw more than there is, of every shard.
+async fn go_back<F: Fixture>(scene: &Scene<'_, F>) {
+    let before = of_all_shards(scene, Marks::default()).await;
+    let ahead = |at: &Compared| Mark { sequence: at.mark.sequence + 5, ..at.mark };
+    let after = of_all_shards(scene, before.iter().map(ahead).collect()).await;
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(after.found, Found::WentBack { seen: ahead(before), had: before.mark.sequence });
+        assert_eq!((after.mark.epoch, after.is_stopped), (before.mark.epoch + 1, true));
+    }
 }
 
 /// Until workers had the time to report, from the next sign of life on.
@@ -40,10 +45,11 @@ async fn wait_for_reports<F: Fixture>(scene: &Scene<'_, F>) {
 
 pub async fn compare_moves_with_what_is_acknowledged(fixture: &impl Fixture) {
     let scene = Scene::of(fixture, &[3]).await;
-    let mut at = mark(&scene).await.sequence;
+    let sum = async || of_all_shards(&scene, Marks::default()).await.iter().map(|at| at.mark.sequence).sum::<u64>();
+    let mut at = sum().await;
     let mut held = scene.claim_one(1).await;
     let mut moved = async |what: &str, moves: bool| {
-        let now = mark(&scene).await.sequence;
+        let now = sum().await;
         assert_eq!(now > at, moves, "{what}: {at} to {now}");
         at = now;
     };
