@@ -13,6 +13,7 @@ pub mod pace;
 pub mod poison;
 pub mod random;
 mod random_dead;
+mod random_rollback;
 mod reached;
 pub mod relay;
 pub mod rollback;
