@@ -62,7 +62,9 @@ impl Model {
 
     /// Takes the outcomes of a report. Ok: the lease is held, and this sequence was the last one before.
     fn take_report(&mut self, now: i64, report: &LeaseReport, fraction: u32) -> Result<u64, LeaseStatus> {
-        let Some(batch) = self.batches.get_mut(&report.batch) else { return Err(LeaseStatus::Gone) };
+        let is_there = self.runs.contains_key(&report.batch.run);
+        let batch = self.batches.get_mut(&report.batch).filter(|_| is_there);
+        let Some(batch) = batch else { return Err(LeaseStatus::Gone) };
         let Place::Leased(hold) = &mut batch.place else {
             return Err(self.take_as_facts(now, report, fraction));
         };
