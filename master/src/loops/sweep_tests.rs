@@ -197,6 +197,8 @@ fn run_of(name: &str, sha256: &str) -> NewRun {
 
 #[tokio::test]
 async fn audiences_and_definitions_that_nobody_names_are_removed() {
+    const AUDIENCES: [char; 4] = ['a', 'b', 'c', 'd'];
+    let [of_campaign, of_run, of_nobody, strange] = AUDIENCES.map(|letter| letter.to_string().repeat(64));
     let mut world = world();
     world.duty.config.age = Duration::ZERO;
     let store = Arc::clone(&world.store);
@@ -206,7 +208,7 @@ async fn audiences_and_definitions_that_nobody_names_are_removed() {
         on_unknown: OnUnknown::Resend,
         on_bad_row: OnBadRow::Skip,
         schedule: None,
-        audience: Some(stored("of-campaign")),
+        audience: Some(stored(&of_campaign)),
         message: Default::default(),
         notify_url: String::new(),
     };
@@ -221,18 +223,17 @@ async fn audiences_and_definitions_that_nobody_names_are_removed() {
         definition_bytes,
     };
     store.apply_campaign(apply).await.expect("applies");
-    let run = run_of("one", "of-run");
+    let run = run_of("one", &of_run);
     store.create_run(run.clone()).await.expect("creates");
-    for sha256 in ["of-campaign", "of-run", "of-nobody"] {
+    for sha256 in [&of_campaign, &of_run, &of_nobody] {
         world.put(&format!("audiences/{sha256}"));
-        store.keep(vec![Shared::Audience(sha256.into())]).await.expect("keeps");
+        store.keep(vec![Shared::Audience(sha256.clone())]).await.expect("keeps");
     }
     // Of which this store knows nothing.
-    world.put("audiences/strange");
+    world.put(&format!("audiences/{strange}"));
     world.pass(5).await;
     let there = |world: &World| {
-        ["of-campaign", "of-run", "of-nobody", "strange"]
-            .map(|sha256| world.path(&format!("audiences/{sha256}")).exists())
+        AUDIENCES.map(|letter| world.path(&format!("audiences/{}", letter.to_string().repeat(64))).exists())
     };
     let counts = world.duty.run_once().await.expect("sweeps");
     assert_eq!(counts, Counts { audiences: 1, ..Counts::default() });

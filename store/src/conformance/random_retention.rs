@@ -1,7 +1,7 @@
 //! Random comparison of forgetting: runs that are gone, in steps, and are created anew under the same id.
 
 use super::Fixture;
-use super::random::{Driver, SLACK_MS, both, counts, model_counts};
+use super::random::{Driver, both, counts, model_counts};
 use crate::api::{ForgetRun, ForgottenRun, NewRun};
 use crate::embedded::model::Model;
 
