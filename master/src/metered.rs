@@ -11,7 +11,7 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
     NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    RunRecord, ShareLimit, ShareRelay, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -100,6 +100,7 @@ passed_on! {
     release(release: Release) -> Vec<LeaseAnswer>;
     facts(facts: Vec<Fact>, retry_fraction: u32) -> Vec<FactStatus>;
     share_relay(share: ShareRelay) -> RelayShare;
+    share_limit(share: ShareLimit) -> SharedLimit;
     rooms(limits: &Limits) -> Vec<Room>;
     claim_history(claim: ClaimHistory) -> ClaimedHistory;
     retire_batches(retire: RetireBatches) -> u64;

@@ -12,10 +12,12 @@ pub mod embedded;
 pub mod error;
 pub mod given_up;
 pub mod open;
+pub mod quota;
 pub mod redis;
 pub mod url;
 
 pub use api::*;
 pub use error::StoreError;
 pub use open::{Durability, Options, TlsFiles, open};
+pub use quota::{Amounts, Limited, Quota, ShardDemand, ShareLimit, SharedLimit};
 pub use url::StoreUrl;

@@ -15,7 +15,7 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
     NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    RunRecord, ShareLimit, ShareRelay, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -443,6 +443,10 @@ impl Store for Line {
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        self.write(share, Command::ShareLimit, Model::share_limit).await
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

@@ -15,7 +15,8 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish,
     LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun,
-    RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    RetryRun, Room, RunRecord, ShareLimit, ShareRelay, SharedLimit, SplitLease, SplitStatus, Steered, Store,
+    StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -236,6 +237,7 @@ passed_on! {
     release_split(release: ReleaseSplit) -> SplitStatus;
     reclaim(reclaim: Reclaim) -> Reclaimed;
     share_relay(share: ShareRelay) -> RelayShare;
+    share_limit(share: ShareLimit) -> SharedLimit;
     rooms(limits: &Limits) -> Vec<Room>;
     retire_batches(retire: RetireBatches) -> u64;
     workers() -> Vec<WorkerRecord>;

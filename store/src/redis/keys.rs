@@ -18,6 +18,8 @@ pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
 pub(super) const VERSION: &str = "postrider:{g}:version";
 /// The number of shards, which never changes.
 pub(super) const SHARDS: &str = "postrider:{g}:shards";
+/// Hash: how each limit of a lane or a site is divided among shards.
+pub(super) const QUOTAS: &str = "postrider:{g}:quotas";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and

@@ -20,6 +20,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod quota;
 mod relays;
 mod replicas;
 mod reply;
@@ -38,6 +39,7 @@ use crate::api::{
     RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
+use crate::quota::{ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
@@ -52,8 +54,10 @@ use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_common::sabotage::{Fault, planted};
 use preflight::Topology;
+use quota::{Mover, Quotas};
 use scripts::{Scripts, Transition};
 use shard::{Links, Shard};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
 use tokio::sync::watch;
@@ -64,9 +68,11 @@ use wake::Wake;
 pub struct Redis {
     place: String,
     /// By number. Never empty.
-    shards: Vec<Shard>,
-    global: Global,
+    shards: Arc<[Shard]>,
+    global: Arc<Global>,
     wake: Arc<Wake>,
+    /// None: one shard has all of every limit.
+    quotas: Option<Quotas>,
     /// Of effects, before this master ends, in a test.
     #[cfg(feature = "conformance")]
     steps_left: std::sync::atomic::AtomicUsize,
@@ -112,8 +118,10 @@ impl Redis {
             let (scripts, wake) = (Arc::clone(&scripts), Arc::clone(&wake));
             Shard { number, shards: count, keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
         };
-        let shards = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
-        let global = Global { scripts, links: global };
+        let shards: Arc<[Shard]> = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
+        let global = Arc::new(Global { scripts, links: global });
+        let mover = || Mover { shards: Arc::clone(&shards), global: Arc::clone(&global), turns: BTreeMap::new() };
+        let quotas = (count > 1).then(|| Quotas::start(mover()));
         #[cfg(feature = "conformance")]
         let steps_left = usize::MAX.into();
         Ok(Self {
@@ -121,9 +129,16 @@ impl Redis {
             shards,
             global,
             wake,
+            quotas,
             #[cfg(feature = "conformance")]
             steps_left,
         })
+    }
+
+    async fn want_quotas(&self, limits: &Limits) {
+        if let Some(quotas) = &self.quotas {
+            quotas.want(limits).await;
+        }
     }
 
     /// Where a run lives.
@@ -271,6 +286,7 @@ impl Store for Redis {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        self.want_quotas(&claim.limits).await;
         let most = claim.batches_max.min(LEASES_PER_CALL_MAX as u32);
         let mut all = Claimed { leases: Vec::new(), drain: false };
         let mut answers = Vec::new();
@@ -293,6 +309,7 @@ impl Store for Redis {
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
+        self.want_quotas(&checkpoint.limits).await;
         let (part, reports) = (Checkpoint { reports: Vec::new(), ..checkpoint.clone() }, checkpoint.reports);
         self.by_run(reports, run_of, |shard, reports| shard.report_checkpoint(Checkpoint { reports, ..part.clone() }))
             .await
@@ -324,6 +341,11 @@ impl Store for Redis {
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.global.relay_share(share).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        let answer = self.global.limits_share(std::slice::from_ref(&share)).await?.pop();
+        answer.ok_or_else(|| reply::corrupt("share_limit answered nothing"))
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

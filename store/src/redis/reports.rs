@@ -12,7 +12,7 @@ use redis::Value;
 impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
-        let limits = self.limits_text(&limits)?;
+        let limits = self.limits_text(&limits);
         let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window)).text(&limits);
         let answers = self.report(Transition::Checkpoint, &reports, args).await?;
         each(&reports, answers, held)

@@ -6,7 +6,7 @@ use redis::{Cmd, Script};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife` and `LookAtRun` are parts of others.)
+/// `SignOfLife`, `LookAtRun`, `LookAtDemand` and `TakeQuota` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -40,6 +40,9 @@ pub(super) enum Transition {
     SendEffect,
     AcknowledgeEffect,
     SteerCampaign,
+    ShareLimit,
+    LookAtDemand,
+    TakeQuota,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -100,7 +103,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 34] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -132,6 +135,9 @@ impl Transition {
         Self::SendEffect,
         Self::AcknowledgeEffect,
         Self::SteerCampaign,
+        Self::ShareLimit,
+        Self::LookAtDemand,
+        Self::TakeQuota,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -169,6 +175,9 @@ impl Transition {
             Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
             Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
             Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
+            Self::ShareLimit => (Allowed, Nothing, include_str!("lua/share_limit.lua")),
+            Self::LookAtDemand => (Allowed, PacedShard, include_str!("lua/look_at_demand.lua")),
+            Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
         }
     }
 
@@ -283,9 +292,12 @@ impl Scripts {
     }
 }
 
-/// Limits as scripts read them, see `lua/pace.lua`. Empty: none.
-pub(super) fn limits_text(limits: &Limits) -> String {
+/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
+pub(super) fn limits_text(limits: &Limits, shared: bool) -> String {
     let mut text = String::new();
+    if shared && !limits.is_empty() {
+        text.push('*');
+    }
     let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
     let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
     for (kind, name, limit) in lanes.chain(sites) {
@@ -378,6 +390,19 @@ mod tests {
         let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
         assert!(Transition::Claim.parts().2.contains(&backlog));
         use postrider_common::pace::{CAP_PAUSE_MS, COST};
-        assert!(PACE.contains(&format!("local COST, CAP_PAUSE_MS = {COST}, {CAP_PAUSE_MS}\n")));
+        let pause = super::super::quota::PERIOD.as_millis();
+        assert!(
+            PACE.contains(&format!("local COST, CAP_PAUSE_MS, QUOTA_PAUSE_MS = {COST}, {CAP_PAUSE_MS}, {pause}\n"))
+        );
+        let numbers = [
+            crate::quota::CLOCK_GAP_MS,
+            crate::quota::IN_FLIGHT_MS,
+            crate::quota::QUOTA_TURN_MS,
+            crate::quota::QUOTA_TURN_RECIPIENTS,
+            crate::quota::IDLE_PART,
+            crate::quota::MANY,
+        ];
+        let numbers = numbers.map(|number| number.to_string()).join(", ");
+        assert!(Transition::ShareLimit.parts().2.contains(&format!("MANY = {numbers}\n")));
     }
 }

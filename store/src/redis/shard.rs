@@ -6,7 +6,6 @@ use super::reply::{self, read};
 use super::scripts::{Args, Scripts, Transition, limits_text};
 use super::wake::Wake;
 use crate::api::Result;
-use crate::error::StoreError;
 use ::redis::{Cmd, Pipeline, Value};
 use postrider_common::pace::Limits;
 use std::sync::Arc;
@@ -60,14 +59,8 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// The part of the limits that is this shard's.
-    pub fn share(&self, limits: &Limits) -> Result<Limits> {
-        let wrong = |message| StoreError::Unsafe { message, mend: "raise the limit, or take it away".to_owned() };
-        limits.share(self.number, self.shards).map_err(wrong)
-    }
-
-    pub fn limits_text(&self, limits: &Limits) -> Result<String> {
-        Ok(limits_text(&self.share(limits)?))
+    pub fn limits_text(&self, limits: &Limits) -> String {
+        limits_text(limits, self.shards > 1)
     }
 
     pub fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {

@@ -14,6 +14,7 @@ mod history;
 mod look;
 pub(crate) mod pace;
 mod poison;
+mod quota;
 mod recipient;
 mod reclaim;
 pub(crate) mod relay;
@@ -26,6 +27,7 @@ use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
     ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay,
 };
+use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::{Batch, Place};
@@ -39,6 +41,7 @@ use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
+use quota::Divisions;
 use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +75,7 @@ pub enum Command {
     ReplayDead(ReplayDead),
     PurgeDead(DeadId),
     ShareRelay(ShareRelay),
+    ShareLimit(ShareLimit),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -229,6 +233,7 @@ pub struct Model {
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
+    divisions: Divisions,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
@@ -271,6 +276,7 @@ impl Model {
             Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
             Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
             Command::ShareRelay(share) => drop(self.share_relay(now, share)),
+            Command::ShareLimit(share) => drop(self.share_limit(now, share)),
         }
     }
 
