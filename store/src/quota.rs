@@ -93,6 +93,8 @@ pub struct Quota {
     /// It ends this long after the call.
     pub lasts_ms: u64,
     pub amounts: Amounts,
+    /// Recipients of the burst that may begin at once: of a limit that nobody has used for a while.
+    pub saved: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,7 @@ use super::scripts::{Args, Transition};
 use super::shard::Shard;
 use crate::api::Result;
 use crate::error::StoreError;
-use crate::quota::{Amounts, CLOCK_GAP_MS, Limited, QUOTA_TTL_MS, Quota, ShardDemand, ShareLimit, SharedLimit};
+use crate::quota::{Amounts, CLOCK_GAP_MS, Limited, Quota, ShardDemand, ShareLimit, SharedLimit};
 use ::redis::Value;
 use futures::future::join_all;
 use postrider_common::pace::{Limit, Limits, Pace, Rate};
@@ -127,6 +127,8 @@ struct Look {
 pub(super) struct Mover {
     pub shards: Arc<[Shard]>,
     pub global: Arc<Global>,
+    /// Of a quota.
+    pub ttl_ms: u64,
     /// The turn of each limit that this master knows of.
     pub turns: BTreeMap<Limited, u64>,
 }
@@ -170,7 +172,7 @@ impl Mover {
             of: of.clone(),
             limit: *limit,
             turn: self.turns.get(of).copied().unwrap_or(0),
-            ttl_ms: QUOTA_TTL_MS,
+            ttl_ms: self.ttl_ms,
             shards: looks.iter().map(|look| look.as_ref().map(|look| look.demands[at])).collect(),
         };
         let shares: Vec<ShareLimit> = limited.iter().enumerate().map(share).collect();
@@ -260,8 +262,8 @@ fn shared(answer: Value) -> Result<SharedLimit> {
         let text: String = answer.read()?;
         let quota = |text: &str| {
             let numbers = text.split('|').map(|n| parse::<u64>(n, "a quota")).collect::<Result<Vec<_>>>()?;
-            let [version, lasts_ms, rate, burst, at_once] = numbers[..] else { return Err(corrupt("a quota")) };
-            Ok(Quota { version, lasts_ms, amounts: Amounts([rate, burst, at_once]) })
+            let [version, lasts_ms, rate, burst, at_once, saved] = numbers[..] else { return Err(corrupt("a quota")) };
+            Ok(Quota { version, lasts_ms, amounts: Amounts([rate, burst, at_once]), saved })
         };
         quotas.push(if text.is_empty() { None } else { Some(quota(&text)?) });
     }
@@ -304,11 +306,11 @@ impl Shard {
     async fn take_quotas(&self, asked_at_ms: i64, quotas: Vec<(&Limited, Quota)>) -> Result<()> {
         let mut args = Args::default().int(asked_at_ms);
         let mut some = false;
-        for (of, Quota { version, lasts_ms, amounts }) in quotas {
+        for (of, Quota { version, lasts_ms, amounts, saved }) in quotas {
             let trusted_ms = lasts_ms.saturating_sub(CLOCK_GAP_MS + lasts_ms / DRIFT_PART);
             let until = asked_at_ms.saturating_add_unsigned(trusted_ms);
             args = args.text(of.to_string()).int(version).int(until);
-            args = amounts.0.into_iter().fold(args, Args::int);
+            args = amounts.0.into_iter().fold(args, Args::int).int(saved);
             some = true;
         }
         if some {

@@ -50,7 +50,7 @@ impl Shard {
             let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             pipe.add_command(self.script(transition, &own, args(report)));
         }
-        self.links.swift.call(pipe).await
+        self.call(transition, pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {

@@ -181,6 +181,22 @@ impl Transition {
         }
     }
 
+    /// A call that may go to several shards, of which the others must not wait for one that is away.
+    pub fn is_for_several_shards(self) -> bool {
+        matches!(
+            self,
+            Self::Claim
+                | Self::ClaimSplit
+                | Self::ClaimHistory
+                | Self::Checkpoint
+                | Self::Finish
+                | Self::Release
+                | Self::SignOfLife
+                | Self::LookAtDemand
+                | Self::TakeQuota
+        )
+    }
+
     fn source(self, ignore_fences: bool) -> String {
         let (memory, base, own) = self.parts();
         let flags = match memory {

@@ -27,6 +27,8 @@ pub(super) struct Division {
     version: u64,
     /// Of the last call.
     at_ms: i64,
+    /// Until then somebody may have some of the rate; 0: nobody ever had. From then on the whole limit saves up.
+    busy_until: i64,
     stakes: Vec<Stake>,
 }
 
@@ -37,11 +39,17 @@ struct Stake {
     given: Amounts,
     held: Amounts,
     in_flight: u64,
+    /// Told with what was given.
+    saved: u64,
 }
 
 impl Stake {
     fn used(&self, kind: usize) -> u64 {
         if kind == AT_ONCE { self.held.0[kind].max(self.in_flight) } else { self.held.0[kind] }
+    }
+
+    fn has_rate(&self) -> bool {
+        self.held.0[RATE] > 0 || self.held.0[BURST] > 0
     }
 
     /// True: what it has is known, so it may be given something else.
@@ -145,12 +153,14 @@ impl Division {
                         settled.push((at, *demand));
                     } else {
                         let lasts_ms = u64::try_from(stake.expires_at - now).unwrap_or(0);
-                        quotas[at] = Some(Quota { version: stake.version, lasts_ms, amounts: stake.given });
+                        let (version, amounts, saved) = (stake.version, stake.given, stake.saved);
+                        quotas[at] = Some(Quota { version, lasts_ms, amounts, saved });
                     }
                 }
             }
         }
         let limit = Amounts::of(&share.limit);
+        let mut credit = self.credit(now, &limit);
         let turn_ms = (QUOTA_TURN_RECIPIENTS * COST).checked_div(limit.0[RATE]).unwrap_or(0).max(QUOTA_TURN_MS);
         let shards = share.shards.len().max(1) as u64;
         let first = (now.unsigned_abs() / turn_ms % shards) as usize;
@@ -165,9 +175,25 @@ impl Division {
             }
             self.version += 1;
             (stake.version, stake.expires_at) = (self.version, now.saturating_add_unsigned(share.ttl_ms));
-            quotas[*at] = Some(Quota { version: self.version, lasts_ms: share.ttl_ms, amounts: stake.given });
+            stake.saved = stake.given.0[BURST].min(credit);
+            credit -= stake.saved;
+            let (version, amounts, saved) = (stake.version, stake.given, stake.saved);
+            quotas[*at] = Some(Quota { version, lasts_ms: share.ttl_ms, amounts, saved });
         }
+        let busy = self.stakes.iter().filter(|stake| stake.has_rate()).map(|stake| stake.expires_at);
+        // A clock that went back: what ends later than it can is no longer so.
+        let latest = now.saturating_add_unsigned(share.ttl_ms);
+        self.busy_until = busy.max().unwrap_or(self.busy_until).min(latest);
         SharedLimit { turn: self.turn, is_stale: false, is_awaited, quotas }
+    }
+
+    /// Recipients of the burst that were saved up while nobody had any of the rate.
+    fn credit(&self, now: i64, limit: &Amounts) -> u64 {
+        if self.stakes.iter().any(Stake::has_rate) {
+            return 0;
+        }
+        let idle_ms = u64::try_from(now - self.busy_until).unwrap_or(0);
+        if self.busy_until == 0 { limit.0[BURST] } else { limit.0[BURST].min(idle_ms * limit.0[RATE] / COST) }
     }
 
     /// Sets what each of these is given: less at once, more only out of what nobody holds. True: somebody gets more later.

@@ -64,7 +64,7 @@ impl Shard {
             return;
         }
         let saved = (self.has.0[BURST] * COST) as i64 - self.debt(now.min(self.ends)) as i64;
-        let saved = if self.is_live(time) { saved } else { saved.min(0) };
+        let saved = if self.is_live(time) { saved } else { saved.min(0) } + (tell.quota.saved * COST) as i64;
         let new = (tell.quota.amounts.0[BURST] * COST) as i64;
         (self.debt, self.at) = ((new - saved.min(new)) as u64, now);
         (self.version, self.ends, self.has, self.seen) = (tell.quota.version, until, tell.quota.amounts, now);

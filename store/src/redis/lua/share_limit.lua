@@ -2,7 +2,7 @@
 -- KEYS     1 limits by lane and site
 -- ARGV     1 lane or site, 2 turn, 3 rate per hour, 4 burst, 5 at once (0 of each: no limit), 6 ttl ms, then of each
 --          shard: version|live|rate|burst|at once|waiting|in flight, or nothing when it did not answer
--- returns  turn, stale, awaited, then of each shard: version|lasts ms|rate|burst|at once, or nothing to tell
+-- returns  turn, stale, awaited, then of each shard: version|lasts ms|rate|burst|at once|saved, or nothing to tell
 -- refuses  another turn: nothing is changed
 
 local CLOCK_GAP_MS, IN_FLIGHT_MS, TURN_MS, TURN_RECIPIENTS, IDLE_PART, MANY = 2000, 660000, 10000, 10, 32, 1000000000
@@ -24,14 +24,14 @@ end
 
 local limit, ttl, shards = { tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5]) }, tonumber(ARGV[6]), #ARGV - 6
 
--- turn|version|at; of each shard version|expires at|given × 3|held × 3|in flight.
-local turn, version, at, stakes = 0, 0, 0, {}
-local head, rest = string.match(call('HGET', KEYS[1], ARGV[1]) or '0|0|0;', '^([^;]*);(.*)$')
-turn, version, at = unpack(numbers(head or '', 3))
+-- turn|version|at|busy until; of each shard version|expires at|given × 3|held × 3|in flight|saved.
+local turn, version, at, busy_until, stakes = 0, 0, 0, 0, {}
+local head, rest = string.match(call('HGET', KEYS[1], ARGV[1]) or '0|0|0|0;', '^([^;]*);(.*)$')
+turn, version, at, busy_until = unpack(numbers(head or '', 4))
 for text in string.gmatch(rest, '[^;]+') do
-  local p = numbers(text, 9)
+  local p = numbers(text, 10)
   stakes[#stakes + 1] = { version = p[1], expires_at = p[2], given = { p[3], p[4], p[5] }, held = { p[6], p[7], p[8] },
-    in_flight = p[9] }
+    in_flight = p[9], saved = p[10] }
 end
 if tonumber(ARGV[2]) ~= turn then return { turn, 1, 0 } end
 turn = turn + 1
@@ -134,7 +134,8 @@ local function divide(kind)
 end
 
 local function quota(stake, lasts)
-  return table.concat({ int(stake.version), int(lasts), int(stake.given[1]), int(stake.given[2]), int(stake.given[3]) }, '|')
+  return table.concat({ int(stake.version), int(lasts), int(stake.given[1]), int(stake.given[2]), int(stake.given[3]),
+    int(stake.saved) }, '|')
 end
 
 local answer = { turn, 0, 0 }
@@ -142,7 +143,8 @@ local turn_ms = TURN_MS
 if limit[RATE] > 0 then turn_ms = math.max(floor_div(TURN_RECIPIENTS * COST, limit[RATE]), TURN_MS) end
 local first = floor_div(now, turn_ms) % shards
 for n = 1, shards do
-  local stake = stakes[n] or { version = 0, expires_at = 0, given = { 0, 0, 0 }, held = { 0, 0, 0 }, in_flight = 0 }
+  local stake = stakes[n] or { version = 0, expires_at = 0, given = { 0, 0, 0 }, held = { 0, 0, 0 }, in_flight = 0,
+    saved = 0 }
   stakes[n], answer[n + 3] = stake, ''
   if stepped then stake.expires_at = now + ttl end
   if ARGV[n + 6] == '' then
@@ -162,6 +164,15 @@ for n = 1, shards do
 end
 for n = #stakes, shards + 1, -1 do stakes[n] = nil end
 table.sort(settled, function(a, b) return a.rank < b.rank end)
+local function has_rate(stake)
+  return stake.held[RATE] > 0 or stake.held[BURST] > 0
+end
+-- Recipients of the burst that were saved up while nobody had any of the rate.
+local credit = limit[BURST]
+if busy_until > 0 then credit = math.min(credit, floor_div(math.max(now - busy_until, 0) * limit[RATE], COST)) end
+for _, stake in ipairs(stakes) do
+  if has_rate(stake) then credit = 0 end
+end
 -- A rate without a burst lets nobody begin.
 for _, kind in ipairs({ BURST, RATE, AT_ONCE }) do
   if divide(kind) then answer[3] = 1 end
@@ -176,15 +187,23 @@ for _, one in ipairs(settled) do
   local is_fresh = not stepped and stake.expires_at > now + floor_div(ttl, 2)
   if not (is_known and is_fresh) and not (is_none and not demand.live) then
     version = version + 1
-    stake.version, stake.expires_at = version, now + ttl
+    stake.version, stake.expires_at, stake.saved = version, now + ttl, math.min(stake.given[BURST], credit)
+    credit = credit - stake.saved
     answer[one.n + 3] = quota(stake, ttl)
   end
 end
 
-local text = { int(turn) .. '|' .. int(version) .. '|' .. int(at) }
+local busy
+for _, stake in ipairs(stakes) do
+  if has_rate(stake) then busy = math.max(busy or 0, stake.expires_at) end
+end
+-- A clock that went back: what ends later than it can is no longer so.
+busy_until = math.min(busy or busy_until, now + ttl)
+local text = { table.concat({ int(turn), int(version), int(at), int(busy_until) }, '|') }
 for n, s in ipairs(stakes) do
   text[n + 1] = table.concat({ int(s.version), int(s.expires_at), int(s.given[1]), int(s.given[2]), int(s.given[3]),
-    int(s.held[1]), int(s.held[2]), int(s.held[3]), int(s.in_flight) }, '|')
+    int(s.held[1]), int(s.held[2]), int(s.held[3]), int(s.in_flight),
+    int(s.saved) }, '|')
 end
 call('HSET', KEYS[1], ARGV[1], table.concat(text, ';') .. ';')
 return answer
