@@ -51,6 +51,21 @@ async fn every_case_of_the_conformance_suite() {
     postrider_store::conformance_tests!(fixture, in_turn);
 }
 
+/// On one shard, since turns are taken within a shard: a cluster changes nothing that the model says.
+#[tokio::test]
+async fn random_calls_agree_with_the_model() {
+    let number = |name: &str, other| std::env::var(name).map_or(other, |number| number.parse().unwrap());
+    let (first, seeds) = (number("POSTRIDER_SEED_FIRST", 0), number("POSTRIDER_SEEDS", 1));
+    let cluster = Cluster::start();
+    let mut reached = postrider_store::conformance::random::Reached::default();
+    for seed in first..first + seeds {
+        cluster.flush();
+        let fixture = OnCluster { store: Arc::new(cluster.store(1).await.unwrap()) };
+        postrider_store::conformance::random::compare(&fixture, seed, 400, &mut reached).await;
+    }
+    println!("{seeds} seeds: {reached:?}");
+}
+
 /// Batches of each run, and recipients of each batch.
 const BATCHES: usize = 20;
 const SIZE: u32 = 5;
