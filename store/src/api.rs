@@ -4,6 +4,7 @@ pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, Retr
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 
 use crate::error::StoreError;
+use crate::quota::{ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
@@ -90,6 +91,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     // Relays.
     /// Tells what a worker wants of a relay, and what it may use of it from now on.
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare>;
+    /// Tells what every shard wants of one limit of a lane or a site, and what each may use of it from now on.
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit>;
     /// What is left now of these limits, and of those of relays that workers seen lately have.
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>>;
 

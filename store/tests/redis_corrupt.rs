@@ -13,6 +13,7 @@ mod redis_server;
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
+use postrider_common::pace::{Limit, Limits};
 use postrider_common::relay::{RelayLimit, RelayWish};
 use postrider_common::run::RunError;
 use postrider_store::conformance::Fixture;
@@ -96,6 +97,14 @@ async fn live(life: &Life) {
         let sequence = life.sections.lock().unwrap().len() as u64;
         store().share_relay(ShareRelay { worker: worker(number), sequence, wish, ttl_ms }).await.unwrap();
         life.pass(5).await;
+    }
+
+    // Quotas, moved twice, so that one takes the place of another.
+    let mut limits = Limits::default();
+    limits.lane("bulk".parse().unwrap(), Limit { pace: None, concurrency: Some(40) });
+    for _ in 0..2 {
+        drop(store());
+        life.store.move_quotas_for(&limits, 3_600_000).await.unwrap();
     }
 
     // Two runs, with batches in every place and recipients in every state.

@@ -16,8 +16,8 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
     Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
-    SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit, ShareRelay, Shared,
+    SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -454,6 +454,10 @@ impl Store for Line {
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        self.write(share, Command::ShareLimit, Model::share_limit).await
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

@@ -17,6 +17,7 @@ use crate::api::{
     SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::error::StoreError;
+use crate::quota::{ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use log::Log;
@@ -349,6 +350,10 @@ impl Store for Embedded {
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        self.write(share, Command::ShareLimit, Model::share_limit).await
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

@@ -20,6 +20,8 @@ pub(super) const VERSION: &str = "postrider:{g}:version";
 pub(super) const SHARDS: &str = "postrider:{g}:shards";
 /// Audiences and definitions, and when somebody was about to name them.
 pub(super) const KEPT: &str = "postrider:{g}:kept";
+/// Hash: how each limit of a lane or a site is divided among shards.
+pub(super) const QUOTAS: &str = "postrider:{g}:quotas";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and

@@ -6,7 +6,7 @@ use redis::{Cmd, Script};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife` and `LookAtRun` are parts of others.)
+/// `SignOfLife`, `LookAtRun`, `LookAtDemand` and `TakeQuota` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -45,6 +45,9 @@ pub(super) enum Transition {
     ForgetSegments,
     Keep,
     ForgetKept,
+    ShareLimit,
+    LookAtDemand,
+    TakeQuota,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -105,7 +108,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 39] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -142,6 +145,9 @@ impl Transition {
         Self::ForgetSegments,
         Self::Keep,
         Self::ForgetKept,
+        Self::ShareLimit,
+        Self::LookAtDemand,
+        Self::TakeQuota,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -184,7 +190,26 @@ impl Transition {
             Self::ForgetSegments => (Allowed, Nothing, include_str!("lua/forget_segments.lua")),
             Self::Keep => (Refusable, Nothing, include_str!("lua/keep.lua")),
             Self::ForgetKept => (Allowed, Nothing, include_str!("lua/forget_kept.lua")),
+            Self::ShareLimit => (Allowed, Nothing, include_str!("lua/share_limit.lua")),
+            Self::LookAtDemand => (Allowed, PacedShard, include_str!("lua/look_at_demand.lua")),
+            Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
         }
+    }
+
+    /// A call that may go to several shards, of which the others must not wait for one that is away.
+    pub fn is_for_several_shards(self) -> bool {
+        matches!(
+            self,
+            Self::Claim
+                | Self::ClaimSplit
+                | Self::ClaimHistory
+                | Self::Checkpoint
+                | Self::Finish
+                | Self::Release
+                | Self::SignOfLife
+                | Self::LookAtDemand
+                | Self::TakeQuota
+        )
     }
 
     fn source(self, ignore_fences: bool) -> String {
@@ -298,9 +323,12 @@ impl Scripts {
     }
 }
 
-/// Limits as scripts read them, see `lua/pace.lua`. Empty: none.
-pub(super) fn limits_text(limits: &Limits) -> String {
+/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
+pub(super) fn limits_text(limits: &Limits, shared: bool) -> String {
     let mut text = String::new();
+    if shared && !limits.is_empty() {
+        text.push('*');
+    }
     let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
     let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
     for (kind, name, limit) in lanes.chain(sites) {
@@ -393,6 +421,19 @@ mod tests {
         let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
         assert!(Transition::Claim.parts().2.contains(&backlog));
         use postrider_common::pace::{CAP_PAUSE_MS, COST};
-        assert!(PACE.contains(&format!("local COST, CAP_PAUSE_MS = {COST}, {CAP_PAUSE_MS}\n")));
+        let pause = super::super::quota::PERIOD.as_millis();
+        assert!(
+            PACE.contains(&format!("local COST, CAP_PAUSE_MS, QUOTA_PAUSE_MS = {COST}, {CAP_PAUSE_MS}, {pause}\n"))
+        );
+        let numbers = [
+            crate::quota::CLOCK_GAP_MS,
+            crate::quota::IN_FLIGHT_MS,
+            crate::quota::QUOTA_TURN_MS,
+            crate::quota::QUOTA_TURN_RECIPIENTS,
+            crate::quota::IDLE_PART,
+            crate::quota::MANY,
+        ];
+        let numbers = numbers.map(|number| number.to_string()).join(", ");
+        assert!(Transition::ShareLimit.parts().2.contains(&format!("MANY = {numbers}\n")));
     }
 }

@@ -15,6 +15,7 @@ mod lineage;
 mod look;
 pub(crate) mod pace;
 mod poison;
+mod quota;
 mod recipient;
 mod reclaim;
 pub(crate) mod relay;
@@ -29,6 +30,7 @@ use crate::api::{
     ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead,
     RetireBatches, RetryRun, ShareRelay, Shared,
 };
+use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::{Batch, Place};
@@ -44,6 +46,7 @@ use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
+use quota::Divisions;
 use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +86,7 @@ pub enum Command {
     ForgetSegments(Vec<LeftSegment>),
     Keep(Vec<Shared>),
     ForgetKept(Vec<Kept>),
+    ShareLimit(ShareLimit),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -248,6 +252,7 @@ pub struct Model {
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
+    divisions: Divisions,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
@@ -294,6 +299,7 @@ impl Model {
             Command::ForgetSegments(segments) => self.forget_segments(now, segments),
             Command::Keep(shared) => self.keep(now, shared),
             Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
+            Command::ShareLimit(share) => drop(self.share_limit(now, share)),
         }
     }
 
