@@ -6,7 +6,7 @@ use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, history, reclaim, split};
+use crate::loops::{cancel, census, history, reclaim, reconcile, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
@@ -68,6 +68,8 @@ impl Master {
         let mut duties = JoinSet::new();
         let reclaim = reclaim::Config::of(core.lease.ttl_ms(), core.lease.doubt_grace_ms());
         duties.spawn(reclaim::ReclaimDuty::new(Arc::clone(core), reclaim).run());
+        let reconcile = reconcile::Config::of(core.lease.doubt_grace_ms());
+        duties.spawn(reconcile::ReconcileDuty::new(Arc::clone(core), reconcile).run());
         duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
         duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
         duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());

@@ -12,6 +12,7 @@ pub mod embedded;
 pub mod error;
 pub mod given_up;
 pub mod open;
+pub mod reconciled;
 pub mod redis;
 pub mod url;
 

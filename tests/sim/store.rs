@@ -14,8 +14,9 @@ use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError,
+    WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -424,6 +425,15 @@ impl Store for Line {
             world.hint();
         }
         Ok(reclaimed)
+    }
+
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        self.carry(|world| {
+            let reconciled = world.apply(&reconcile, Command::Reconcile, Model::reconcile)?;
+            world.rules.reconciled(&reconciled);
+            Ok(reconciled)
+        })
+        .await
     }
 
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {

@@ -5,6 +5,7 @@ pub mod cancel;
 pub mod census;
 pub mod history;
 pub mod reclaim;
+pub mod reconcile;
 pub mod split;
 pub mod sweep;
 

@@ -14,8 +14,9 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish,
-    LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun,
-    RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    LaneRecord, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result,
+    RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store,
+    StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -235,6 +236,7 @@ passed_on! {
     runs_to_cancel(limit: usize) -> Vec<RunId>;
     release_split(release: ReleaseSplit) -> SplitStatus;
     reclaim(reclaim: Reclaim) -> Reclaimed;
+    reconcile(reconcile: Reconcile) -> Reconciled;
     share_relay(share: ShareRelay) -> RelayShare;
     rooms(limits: &Limits) -> Vec<Room>;
     retire_batches(retire: RetireBatches) -> u64;

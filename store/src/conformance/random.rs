@@ -8,9 +8,10 @@
 //! once or after others.
 
 use super::Fixture;
-use super::random_dead;
 pub use super::reached::Reached;
+use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
+use super::{random_dead, random_reconcile};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
     Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
@@ -255,7 +256,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..105);
+        let pick = driver.random.u8(0..108);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -292,6 +293,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
             assert!(ours.is_some_and(|run| run.recipients.adds_up()));
         }
     }
+    assert_eq!(reconcile_all(&*fixture.store()).await, [], "seed {seed}");
     for number in 0..RUNS {
         let id = new_run(&format!("random {number}")).id;
         let plain = |mut batches: Vec<crate::BatchRecord>| {
@@ -415,6 +417,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         100 => random_dead::die(fixture, model, driver).await,
         101..103 => random_dead::decide(fixture, model, driver).await,
         103..105 => random_dead::retry(fixture, model, driver).await,
+        105..108 => random_reconcile::reconcile(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }

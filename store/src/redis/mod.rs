@@ -20,6 +20,7 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod reconcile;
 mod relays;
 mod replicas;
 mod reply;
@@ -34,8 +35,8 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use async_trait::async_trait;
@@ -320,6 +321,11 @@ impl Store for Redis {
             relayed => drop(relayed?),
         }
         route::those_that_answered(shards).map(route::reclaimed)
+    }
+
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        let shards = self.each(|shard| shard.reconcile_step(reconcile)).await;
+        route::those_that_answered(shards).map(route::reconciled)
     }
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {

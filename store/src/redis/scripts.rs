@@ -6,7 +6,7 @@ use redis::{Cmd, Script};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife` and `LookAtRun` are parts of others.)
+/// `SignOfLife`, `LookAtRun` and `ReconcileIndex` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -40,6 +40,8 @@ pub(super) enum Transition {
     SendEffect,
     AcknowledgeEffect,
     SteerCampaign,
+    Reconcile,
+    ReconcileIndex,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -62,6 +64,7 @@ enum Base {
     Shard,
     Steer,
     Batch,
+    Round,
     EndLease,
     /// With the pace of lanes and sites.
     PacedShard,
@@ -74,17 +77,19 @@ const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
 const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
+const ROUND: &str = include_str!("lua/round.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
 /// Commands that the store sends outside of scripts and that write nothing.
-const READS: [&str; 18] = [
+const READS: [&str; 20] = [
     "EXISTS",
     "GET",
     "HGET",
     "HGETALL",
     "HLEN",
     "HMGET",
+    "HSCAN",
     "LLEN",
     "LRANGE",
     "SCARD",
@@ -96,11 +101,12 @@ const READS: [&str; 18] = [
     "ZRANGEBYLEX",
     "ZRANGEBYSCORE",
     "ZREVRANGEBYSCORE",
+    "ZSCAN",
     "ZSCORE",
 ];
 
 impl Transition {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 33] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -132,10 +138,12 @@ impl Transition {
         Self::SendEffect,
         Self::AcknowledgeEffect,
         Self::SteerCampaign,
+        Self::Reconcile,
+        Self::ReconcileIndex,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
+        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Round, Shard, Steer};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
             Self::ApplyCampaign => (Refusable, Effect, include_str!("lua/apply_campaign.lua")),
@@ -169,6 +177,8 @@ impl Transition {
             Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
             Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
             Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
+            Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
+            Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
         }
     }
 
@@ -185,6 +195,7 @@ impl Transition {
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
             Base::Batch => &[PRELUDE, POISON, BATCH],
+            Base::Round => &[PRELUDE, POISON, BATCH, ROUND],
             Base::PacedShard => &[PRELUDE, PACE],
             Base::PacedReport => &[PRELUDE, PACE, POISON, BATCH, REPORT],
             Base::EndLease => &[PRELUDE, POISON, BATCH, REPORT, END_LEASE],
@@ -203,7 +214,13 @@ impl Transition {
     fn takes_shard_keys(self) -> bool {
         match self.parts().1 {
             Base::Nothing | Base::Effect => false,
-            Base::Shard | Base::Steer | Base::Batch | Base::EndLease | Base::PacedShard | Base::PacedReport => true,
+            Base::Shard
+            | Base::Steer
+            | Base::Batch
+            | Base::Round
+            | Base::EndLease
+            | Base::PacedShard
+            | Base::PacedReport => true,
         }
     }
 }

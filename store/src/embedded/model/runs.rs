@@ -45,6 +45,8 @@ impl Model {
             leases_taken_over: 0,
             generation: 0,
             retries: Vec::new(),
+            moves: 0,
+            proved: None,
             frozen: new,
         };
         self.runs.insert(run.frozen.id.clone(), run);
