@@ -28,7 +28,7 @@ pub struct Reconciled {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Repair {
     pub kind: RepairKind,
-    /// The batch, the run or the entry of an index.
+    /// The batch, the run or the entry of an index; of a batch also where it stood and stands, if that is known.
     pub about: String,
 }
 

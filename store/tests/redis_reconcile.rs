@@ -105,7 +105,10 @@ async fn is_repaired(wanted: RepairKind, harm: impl AsyncFn(&Harmed, &Scene<'_, 
     let (scene, leased) = mixed(&fixture).await;
     harm(&fixture, &scene, &leased).await;
     let repairs = fixture.reconcile().await;
-    assert!(kinds(&repairs).contains(&wanted), "{wanted:?} of {repairs:?}");
+    // An entry too many is found among the entries or at its batch, whichever comes first in the round.
+    let is_told = |kind: RepairKind| kinds(&repairs).contains(&kind);
+    let is_stray = wanted == RepairKind::Twice && is_told(RepairKind::Stray);
+    assert!(is_told(wanted) || is_stray, "{wanted:?} of {repairs:?}");
     println!("{wanted:?}: {repairs:?}");
     assert_eq!(fixture.reconcile().await, [], "what was repaired is whole");
     scene.check().await;
@@ -211,7 +214,7 @@ async fn entries_that_name_nothing_are_taken_out() {
                 .await;
         }
     }
-    is_repaired(RepairKind::Stray, async |server, _, _| {
+    is_repaired(RepairKind::Twice, async |server, _, _| {
         // Another spelling of the same batch.
         let other = server.entry("rdy").trim_end_matches('0').to_owned() + "1";
         server.does(&["ZADD", &key("rdy"), "0", &other]);
@@ -280,12 +283,11 @@ async fn a_batch_without_payload_is_set_aside_and_can_be_replayed() {
     assert_eq!(kinds(&repairs), BTreeSet::from([RepairKind::Unreadable]));
     let letters = fixture.store.dead_letters(Some(&scene.run), None, 10).await.unwrap();
     assert_eq!(letters.len(), 1);
-    assert_eq!(
-        (letters[0].reason.as_str(), letters[0].id.to_string()),
-        ("the payload is missing", repairs[0].about.clone())
-    );
+    assert_eq!(letters[0].reason, "the payload is missing");
+    assert!(repairs[0].about.starts_with(&letters[0].id.to_string()), "{repairs:?}");
     assert_eq!(fixture.reconcile().await, [], "it waits for a person");
-    scene.check().await;
+    let record = scene.record().await;
+    assert_eq!((record.batches.dead, record.batches.ready, record.recipients.pending), (1, 1, 4));
     let mut restore = redis::cmd("RESTORE");
     restore.arg(&keys[0]).arg(0).arg(saved).query::<()>(&mut fixture.server.connection()).unwrap();
     let replay = postrider_store::ReplayDead { id: letters[0].id.clone(), unknown: false };
@@ -413,7 +415,9 @@ async fn a_step_costs_little_and_no_more_with_more_batches() {
         }
     }
     let (steps, us, commands) = (stat("evalsha", "calls") - calls, stat("evalsha", "usec") - took, commands() - before);
-    println!("{steps} steps, {batches} batches and {entries} entries: {us} us of the server in scripts, {commands} commands");
+    println!(
+        "{steps} steps, {batches} batches and {entries} entries: {us} us of the server in scripts, {commands} commands"
+    );
     println!("{:.1} us a batch", us as f64 / (batches as f64));
     assert!(batches >= MEASURED as u64);
     let most = steps * COMMANDS_A_STEP_MAX + (batches + entries) * COMMANDS_A_BATCH_MAX;

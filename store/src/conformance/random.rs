@@ -581,4 +581,11 @@ async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) 
         |m: &mut Model, now| m.cancel_batches(now, step.clone()),
         |a: &_| *a
     );
+    // Whoever began in the middle takes care of the beginning.
+    let step = (run.clone(), 0, step.1 as usize);
+    if step.2 > 0 {
+        let call = store.cancel_batches(&run, step.1, step.2);
+        let act = |m: &mut Model, now| m.cancel_batches(now, step.clone());
+        both!(fixture, *model, "cancel_batches", call, act, |a: &_| *a);
+    }
 }

@@ -65,7 +65,14 @@ local function look(n)
   local is_loaded, b, wrong = pcall(load_batch, s.id, key, details, function() return s.hold end)
   s.b, s.wrong = is_loaded and b or nil, is_loaded and wrong or 'unreadable'
   b = s.b
-  if not b then return s end
+  if not b then
+    -- Of the ready ones it is known by the beginning of its entry.
+    for site in string.gmatch(sites, '[^,]+') do
+      local from = run.lane .. '|' .. site .. '|' .. id .. '|' .. string.format('%016x', first + n)
+      s.entry = s.entry or first_of(K.rdy, from)
+    end
+    return s
+  end
   for index = 1, b.count do
     if not is_final(b.st[index]) then s.is_pending = true end
   end
@@ -86,7 +93,7 @@ end
 -- Where it should stand. 'again': put back by what its states say; 'aside': a person has to look.
 local function place_wanted(s)
   local b = s.b
-  if not b then return s.dead and not s.lease and not s.holder and 'dead' or 'aside' end
+  if not b then return s.dead and not (s.lease or s.holder or s.entry) and 'dead' or 'aside' end
   if b.retired then return 'settled' end
   if s.is_held then return 'leased' end
   if s.dead then return 'dead' end
@@ -103,20 +110,22 @@ local function place_wanted(s)
   return is_readable(b) and 'again' or 'aside'
 end
 
--- In how many places it stands.
+-- Where it stands.
 local function standing(s)
-  local number = (s.lease or s.holder) and 1 or 0
-  if s.dead then number = number + 1 end
+  local places = {}
+  if s.lease or s.holder then places[#places + 1] = s.lease and s.holder and 'leased' or s.lease and 'lease' or 'holder' end
+  if s.dead then places[#places + 1] = 'dead' end
+  if s.entry then places[#places + 1] = 'ready' end
   for flag = 1, 2 do
-    if s.ready[flag] then number = number + 1 end
-    if s.delayed[flag] then number = number + 1 end
+    if s.ready[flag] then places[#places + 1] = flag == 1 and 'ready' or 'ready as another' end
+    if s.delayed[flag] then places[#places + 1] = flag == 1 and 'delayed' or 'delayed as another' end
   end
-  return number
+  return places
 end
 
 -- Nil when all is as it should be.
 local function kind_of(s)
-  local stands, want = standing(s), s.want
+  local stands, want = #standing(s), s.want
   if want == 'aside' then return 'unreadable' end
   if stands > 1 then return 'twice' end
   if want == 'settled' then
@@ -143,15 +152,17 @@ local function leave(s, keep)
     local e = s.hold and entry_of(s.hold.entry)
     if e and s.hold.counted > 0 then count_flight(e, -s.hold.counted, true) end
   end
+  local e = s.entry and entry_of(s.entry)
+  if e then ready_remove(e) end
   if s.dead and keep ~= 'dead' then dead_remove(s.id) end
   if s.stamp and not s.is_to_stamp then call('ZREM', K.to_retire, s.id) end
 end
 
 local function set_aside(s)
-  local stood = s.ready[1] and 'ready' or s.delayed[1] and 'delayed' or s.hold and 'leased' or 'nowhere'
+  local stood = (s.ready[1] or s.entry) and 'ready' or s.delayed[1] and 'delayed' or s.hold and 'leased' or 'nowhere'
   leave(s, 'dead')
-  dead_add(s.id, nil, s.wrong or 'unreadable', s.b and entry_text(s.b.entry) or s.hold and s.hold.entry or '')
-  if standing(s) == 1 then count_place(id, stood, 'dead') end
+  dead_add(s.id, nil, s.wrong or 'unreadable', s.b and entry_text(s.b.entry) or s.hold and s.hold.entry or s.entry or '')
+  if #standing(s) == 1 then count_place(id, stood, 'dead') end
   return 'dead'
 end
 
@@ -295,8 +306,9 @@ end
 for _, s in ipairs(seen) do
   local kind, place = kind_of(s), s.want
   if kind then
-    repaired(kind, s.id)
     place = repair(s)
+    local stood = table.concat(standing(s), ', ')
+    repaired(kind, s.id .. ': ' .. (stood == '' and 'nowhere' or stood) .. (s.stamp and ', to retire' or '') .. '; now ' .. place)
   end
   for index in pairs(s.b and s.b.dead or {}) do
     if not call('HGET', K.dead, dead_field(s.id, index)) then

@@ -22,7 +22,7 @@ local function is_entry(text, batch_key, run_key)
   local e = entry_of(text)
   if not e or not is_of_run(batch_id(e), run_key) then return false end
   local h = call('HMGET', batch_key, 's0', 's1', 'n', 'site', 'payload', 'expired', 'h')
-  if not h[1] then return true end
+  if not h[1] then return not call('HGET', K.dead, batch_id(e)) end
   local is_same = call('HGET', run_key, 'lane') == e.lane and h[4] == e.site and h[5] == e.payload
     and tonumber(h[3] or '') == e.count and (h[6] == '1' and '1' or '0') == e.expired
   return is_same and not h[7] and string.find(h[1] .. (h[2] or ''), '[pid]') ~= nil
