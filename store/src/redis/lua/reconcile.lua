@@ -73,9 +73,7 @@ local function look(n)
     end
     return s
   end
-  for index = 1, b.count do
-    if not is_final(b.st[index]) then s.is_pending = true end
-  end
+  s.is_pending = string.find(b.h.s0 .. (b.h.s1 or ''), '[pid]') ~= nil
   -- Of others, an entry among those is found where these are proved.
   if s.is_pending then
     for flag = 1, 2 do
@@ -86,7 +84,7 @@ local function look(n)
   end
   s.has_payload = not s.is_pending or b.h.payload ~= ARGV[7 + n] or call('EXISTS', payload) == 1
   s.is_to_stamp = not s.is_pending and not s.is_held and not s.dead
-    and (b.retired and b.h.m0 ~= nil or not b.retired and may_retire(b))
+    and (b.retired and string.find(b.symbols_before, '[^.]') ~= nil or not b.retired and may_retire(b))
   return s
 end
 
@@ -214,9 +212,11 @@ local function add(s, place)
     return
   end
   sums.total = sums.total + s.b.count
-  for index = 1, s.b.count do
-    local name = COUNTER[s.b.st[index]]
-    sums[name] = sums[name] + 1
+  local states, number = string.char(unpack(s.b.st)), 0
+  while states ~= '' do
+    local name = COUNTER[string.byte(states)]
+    states, number = string.gsub(states, string.sub(states, 1, 1), '')
+    sums[name] = sums[name] + number
   end
 end
 
