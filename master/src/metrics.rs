@@ -69,6 +69,8 @@ pub struct Metrics {
     reconciler_rounds: Gauge,
     pub dead_letters: Counter,
     pub reclaim_held: Gauge,
+    pub store_rollbacks: Gauge,
+    pub leasing_stopped: Gauge,
     pub polls_held: Gauge,
     pub splits: Gauge,
     pub uploaded_bytes: Counter,
@@ -103,6 +105,8 @@ impl Default for Metrics {
         let reconciler_rounds = Gauge::default();
         let dead_letters = Counter::default();
         let reclaim_held = Gauge::default();
+        let store_rollbacks = Gauge::default();
+        let leasing_stopped = Gauge::default();
         let polls_held = Gauge::default();
         let splits = Gauge::default();
         let uploaded = Counter::default();
@@ -137,6 +141,10 @@ impl Default for Metrics {
         );
         let help = "Milliseconds until leases are reclaimed again after an outage; 0: they are";
         r.register("reclaim_held_ms", help, reclaim_held.clone());
+        let help = "Times the store came back with less than somebody saw acknowledged; must stay 0";
+        r.register("store_rollbacks", help, store_rollbacks.clone());
+        let help = "1: nothing is leased, because the store's server is not compared yet or the store went back";
+        r.register("leasing_stopped", help, leasing_stopped.clone());
         r.register("long_polls_held", "Lease calls held now", polls_held.clone());
         r.register("splits_held", "Splits held by this master now", splits.clone());
         let help = "Bytes of audiences uploaded";
@@ -163,6 +171,8 @@ impl Default for Metrics {
             reconciler_rounds,
             dead_letters,
             reclaim_held,
+            store_rollbacks,
+            leasing_stopped,
             polls_held,
             splits,
             uploaded_bytes: uploaded,

@@ -91,6 +91,9 @@ impl Model {
         if until == last {
             self.prove_run(&id, is_still, &mut done);
         }
+        if !done.repairs.is_empty() {
+            self.lineage.grow();
+        }
         done
     }
 
@@ -158,6 +161,7 @@ impl Model {
         let is_pending = batch.entries.iter().any(|entry| !entry.state.is_final());
         let belongs = is_held || is_pending != matches!(batch.place, Place::Settled);
         if !belongs || (!is_held && batch.entries.iter().any(|entry| entry.state == RecipientState::Intent)) {
+            self.suspect(now, id);
             self.doubt_intents(now, id, grace_ms, DOUBTS_MAX);
             self.put_back(now, id);
             return wrong(RepairKind::Misplaced);

@@ -22,7 +22,8 @@ end
 local FIELDS = call('HMGET', KEYS[OWN + 1], 'sequence', 'complete', 'sites')
 local sequence, complete, sites = num(FIELDS[1], 'the sequence'), FIELDS[2] == '1', FIELDS[3] or ''
 number = math.max(math.min(number, sequence - first + 1), 0)
-local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp')
+-- Taken by `put_back` as well, after the first write.
+num(STAMP, 'the stamp')
 
 -- What the counters say, and how often something moved.
 local function counters()
@@ -38,6 +39,8 @@ end
 -- One batch: what is said of it, and where it should stand.
 
 local function is_readable(b)
+  -- Of the epoch that its doubts are of, see `suspect`.
+  if not string.match(b.h.e or '1', '^%d%d?%d?%d?%d?%d?%d?%d?%d?$') then return false end
   for index = 0, b.count - 1 do
     if not pcall(look_at, b, index) then return false end
   end
@@ -170,6 +173,7 @@ local function put_again(s)
   -- Whoever had it may still be sending.
   if s.lease or s.holder then b.entry.expired = '1' end
   b.hold, b.fallen = nil, {}
+  suspect(b)
   doubt_intents(b, grace)
   return (put_back(b, 'nowhere'))
 end
@@ -181,9 +185,9 @@ local function repair(s)
   leave(s, want)
   if want == 'leased' and not s.lease then call('ZADD', K.lease, NOW, s.id) end
   if s.is_to_stamp and not s.stamp then
-    stamp = math.max(stamp, num(call('HGET', K.shard, 'stamp') or '0', 'the stamp')) + 1
-    call('HSET', K.shard, 'stamp', int(stamp))
-    call('ZADD', K.to_retire, int(stamp), s.id)
+    STAMP = num(STAMP, 'the stamp') + 1
+    call('HSET', K.shard, 'stamp', int(STAMP))
+    call('ZADD', K.to_retire, int(STAMP), s.id)
   end
   return want
 end
@@ -318,7 +322,7 @@ for _, s in ipairs(seen) do
   end
   add(s, place)
 end
-write_run()
+if #repairs > 0 then write_run() end
 if sites ~= (FIELDS[3] or '') then
   call('HSET', KEYS[OWN + 1], 'sites', sites)
   repaired('turn', id)

@@ -157,7 +157,7 @@ for n = 1, number do
   end
 end
 if index == 'flight' then prove_flight(most) end
-write_run()
+if #repairs > 0 then write_run() end
 end_step(ARGV[1], unpack(ARGV, 5 + number * 2))
 if #repairs > 0 then wake_all() end
 return { 1, number, unpack(repairs) }
