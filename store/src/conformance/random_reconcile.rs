@@ -1,7 +1,7 @@
 //! The reconciler among random calls: whatever these made of the store, there is nothing to repair.
 
 use super::Fixture;
-use super::random::{Driver, SLACK_MS, both, counts, model_counts};
+use super::random::{Driver, both, counts, model_counts};
 use crate::api::{Reconcile, Reconciled};
 use crate::embedded::model::Model;
 
