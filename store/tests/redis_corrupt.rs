@@ -140,6 +140,8 @@ async fn live(life: &Life) {
     }
     store().drain_worker("w1").await.unwrap();
     scene.claim(1, 1).await;
+    // A round of the reconciler finds nothing here, and something to mend after each harm.
+    assert_eq!(postrider_store::conformance::reconcile::reconcile_all(&*store()).await, []);
     // One lease expires with somebody in intent, and one batch is lost.
     if let Some(held) = held.first_mut() {
         scene.intend(held, &[0]).await;

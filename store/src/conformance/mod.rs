@@ -14,8 +14,10 @@ pub mod poison;
 pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_reconcile;
 mod random_retention;
 mod reached;
+pub mod reconcile;
 pub mod relay;
 pub mod retention;
 pub mod rollback;
@@ -163,6 +165,10 @@ macro_rules! conformance_tests {
             facts_never_reopen_a_retired_batch,
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
+        );
+        $crate::conformance_tests!(@$how $fixture, reconcile,
+            reconcile_repairs_nothing_wherever_batches_stand,
+            reconcile_keeps_its_pace
         );
         $crate::conformance_tests!(@$how $fixture, relay,
             share_relay_divides_connections,

@@ -22,6 +22,7 @@ mod looking;
 mod permissions;
 mod preflight;
 mod quota;
+mod reconcile;
 mod relays;
 mod replicas;
 mod reply;
@@ -37,9 +38,9 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay,
+    Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
@@ -395,6 +396,11 @@ impl Store for Redis {
             Ok(relayed) => drop(relayed?),
         }
         route::those_that_answered(shards).map(route::reclaimed)
+    }
+
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        let shards = self.each(|shard| shard.reconcile_step(reconcile)).await;
+        route::those_that_answered(shards).map(route::reconciled)
     }
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
