@@ -89,8 +89,7 @@ local function quarantine(id, hold, reason)
   local e = entry_of(hold.entry)
   if e and hold.counted > 0 then count_flight(e, -hold.counted, true) end
   local run_id = string.match(id, '^(.+)%.%d+$')
-  add_count(run_id, 'b_leased', -1)
-  add_count(run_id, 'b_dead', 1)
+  count_place(run_id, 'leased', 'dead')
   grow()
   write_counts()
 end
@@ -101,8 +100,8 @@ local function hash_of(key)
   return h
 end
 
--- The batch, or nil and what is wrong with it.
-local function load_batch(id, key, details)
+-- The batch, or nil and what is wrong with it. `holds` tells its lease, when that was read.
+local function load_batch(id, key, details, holds)
   local sequence = tonumber(string.match(id, '%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
   local h = hash_of(key)
@@ -119,7 +118,7 @@ local function load_batch(id, key, details)
   local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
-    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired,
+    ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
@@ -141,7 +140,6 @@ local function record_text(r)
   return string.format('%d|%d|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
     r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
-
 
 -- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
 local function look_at(b, index)
@@ -481,7 +479,10 @@ end
 
 local function write_run()
   grow()
-  for name, by in pairs(moved) do add_count(run.id, name, by) end
+  for name, by in pairs(moved) do
+    add_count(run.id, name, by)
+    if by < 0 and (name == 'unknown' or name == 'exhausted') then add_count(run.id, 'moves', 1) end
+  end
   moved = {}
   write_counts(run_settled and run.id .. '|settled_at')
   if woke then wake_all() end
@@ -547,7 +548,6 @@ local function put_back(b, from)
     call('HSET', K.shard, 'stamp', int(stamp))
     call('ZADD', K.to_retire, int(stamp), b.id)
   end
-  add_count(run.id, 'b_' .. from, -1)
-  add_count(run.id, 'b_' .. to, 1)
+  count_place(run.id, from, to)
   return to, due
 end

@@ -10,10 +10,10 @@ local K = {
   splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
   to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
   depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
-  steered = KEYS[26], dead_order = KEYS[27],
+  steered = KEYS[26], dead_order = KEYS[27], round = KEYS[28],
 }
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 27
+local OWN = 28
 
 local call = redis.call
 local TIME = call('TIME')
@@ -150,6 +150,16 @@ local counts = {}
 local function add_count(run, name, by)
   local field = run .. '|' .. name
   counts[field] = (counts[field] or 0) + by
+end
+
+-- A batch goes from one place to another. `moves` grows with that, and when somebody comes back from exhausted or unknown:
+-- all else only ever moves the counters on, so what moved in between shows even when they are as they were. From nowhere:
+-- it was lost, and it is not known as what it is counted.
+local function count_place(run, from, to)
+  if from == 'nowhere' then return end
+  add_count(run, 'b_' .. from, -1)
+  add_count(run, 'b_' .. to, 1)
+  add_count(run, 'moves', 1)
 end
 
 -- One command reads and one writes. A counter that is damaged stays as it is, see `bump`. `at`: a field for this
