@@ -86,6 +86,7 @@ const STEER: &str = include_str!("lua/steer.lua");
 const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
 const ROUND: &str = include_str!("lua/round.lua");
+const FACT: &str = include_str!("lua/fact.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
@@ -234,11 +235,11 @@ impl Transition {
             Base::Effect => &[EFFECT],
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
-            Base::Batch => &[PRELUDE, POISON, BATCH],
-            Base::Round => &[PRELUDE, POISON, BATCH, ROUND],
+            Base::Batch => &[PRELUDE, POISON, BATCH, FACT],
+            Base::Round => &[PRELUDE, POISON, BATCH, FACT, ROUND],
             Base::PacedShard => &[PRELUDE, PACE],
-            Base::PacedReport => &[PRELUDE, PACE, POISON, BATCH, REPORT],
-            Base::EndLease => &[PRELUDE, POISON, BATCH, REPORT, END_LEASE],
+            Base::PacedReport => &[PRELUDE, PACE, POISON, BATCH, FACT, REPORT],
+            Base::EndLease => &[PRELUDE, POISON, BATCH, FACT, REPORT, END_LEASE],
         };
         let channel = keys::WAKE_CHANNEL;
         let itself = matches!(self, Self::Checkpoint | Self::Finish);
