@@ -11,9 +11,9 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, RepairKind,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus,
-    Steered, Store, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -113,6 +113,7 @@ passed_on! {
     release(release: Release) -> Vec<LeaseAnswer>;
     facts(facts: Vec<Fact>, retry_fraction: u32) -> Vec<FactStatus>;
     share_relay(share: ShareRelay) -> RelayShare;
+    share_limit(share: ShareLimit) -> SharedLimit;
     rooms(limits: &Limits) -> Vec<Room>;
     claim_history(claim: ClaimHistory) -> ClaimedHistory;
     retire_batches(retire: RetireBatches) -> u64;
@@ -125,4 +126,11 @@ passed_on! {
     dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
     replay_dead(replay: ReplayDead) -> DeadAnswer;
     purge_dead(id: &DeadId) -> DeadAnswer;
+    forget_run(forget: ForgetRun) -> ForgottenRun;
+    runs_to_forget(limit: usize) -> Vec<RunId>;
+    left_segments(limit: usize) -> Vec<LeftSegment>;
+    forget_segments(segments: Vec<LeftSegment>) -> ();
+    keep(shared: Vec<Shared>) -> ();
+    kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
+    forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
 }

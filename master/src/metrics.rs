@@ -77,6 +77,7 @@ pub struct Metrics {
     pub history_backlog: Gauge,
     pub history_batches: Counter,
     pub history_segments: Counter,
+    pub runs_forgotten: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -113,6 +114,7 @@ impl Default for Metrics {
         let history_backlog = Gauge::default();
         let history_batches = Counter::default();
         let history_segments = Counter::default();
+        let runs_forgotten = Counter::default();
         let r = &mut registry;
         r.register("recipients", "Recipients of the newest runs, by lane and state", recipients.clone());
         r.register("batches", "Batches of the newest runs, by state", batches.clone());
@@ -153,6 +155,7 @@ impl Default for Metrics {
         r.register("history_backlog_batches", help, history_backlog.clone());
         r.register("history_batches", "Settled batches moved from the store to history", history_batches.clone());
         r.register("history_segments", "History segments written", history_segments.clone());
+        r.register("runs_forgotten", "Runs forgotten because they ended long enough ago", runs_forgotten.clone());
         Self {
             registry: Arc::new(registry),
             recipients,
@@ -179,6 +182,7 @@ impl Default for Metrics {
             history_backlog,
             history_batches,
             history_segments,
+            runs_forgotten,
         }
     }
 }

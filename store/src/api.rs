@@ -1,9 +1,12 @@
 //! The trait, and the values that go in and come out.
 
+pub use crate::compared::{Compare, Compared, Found};
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
+pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 
 use crate::error::StoreError;
+use crate::quota::{ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
@@ -13,7 +16,7 @@ use postrider_common::ids::{
     SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
-use postrider_common::mark::{Mark, Marks};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
@@ -94,6 +97,8 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     // Relays.
     /// Tells what a worker wants of a relay, and what it may use of it from now on.
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare>;
+    /// Tells what every shard wants of one limit of a lane or a site, and what each may use of it from now on.
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit>;
     /// What is left now of these limits, and of those of relays that workers seen lately have.
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>>;
 
@@ -127,40 +132,23 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Gives a dead letter up for good: it is listed no more, and who is pending in it ends as exhausted, or as
     /// unknown when in doubt.
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer>;
-}
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compare {
-    pub marks: Marks,
-    /// These are all the marks there are to ask for, so a server that is not known may be trusted if none is higher.
-    /// Otherwise nothing is leased from it until such a call came.
-    pub confirm: bool,
-}
-
-/// What a shard had to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Found {
-    /// Nothing: no mark is higher, and the server is the one it was.
-    Same,
-    /// The server is not the one that was last compared, and this call does not confirm it: nothing is leased.
-    NewServer,
-    /// The same, and this call confirmed it.
-    Confirmed,
-    /// This was seen acknowledged and the shard does not have it. It had this much.
-    WentBack { seen: Mark, had: u64 },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compared {
-    pub found: Found,
-    /// Where the shard is, after this call.
-    pub mark: Mark,
-    /// Nothing is leased: the server is not confirmed, or workers have the time to report after the shard went back.
-    pub is_stopped: bool,
-    /// How often the shard went back.
-    pub rollbacks: u64,
-    /// The masters' last sign of life before this call, by the shard: about when the copy was made that it went back to.
-    pub sign_ms: Option<i64>,
+    // What ends by age.
+    /// Forgets a run that ended long enough ago: from the first call on it is not there any more, and its batches go
+    /// step by step. A repeat goes on where the last call was.
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun>;
+    /// Runs whose batches are not all gone.
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>>;
+    /// Segments that forgotten batches named, for whoever finds out whether others name them, oldest first.
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>>;
+    /// These were looked after; those that were left again meanwhile stay.
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()>;
+    /// Somebody names these, or is about to: they are not forgotten for a while.
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()>;
+    /// What nobody was about to name since, oldest first.
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>>;
+    /// Forgets what nobody names, unless somebody was about to since; definitions are deleted. Those that are gone.
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -236,6 +224,8 @@ pub enum CreatedRun {
     Conflict,
     NoCampaign,
     CampaignPaused,
+    /// The same submit created it so long ago that it is being forgotten. It can be created anew in a moment.
+    BeingForgotten,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

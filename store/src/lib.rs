@@ -6,17 +6,21 @@
 //! and answers what the first one answered. Only the store's own clock decides about time.
 
 pub mod api;
+pub mod compared;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod embedded;
 pub mod error;
 pub mod given_up;
 pub mod open;
+pub mod quota;
 pub mod reconciled;
 pub mod redis;
+pub mod retention;
 pub mod url;
 
 pub use api::*;
 pub use error::StoreError;
 pub use open::{Durability, Options, TlsFiles, open};
+pub use quota::{Amounts, Limited, Quota, ShardDemand, ShareLimit, SharedLimit};
 pub use url::StoreUrl;

@@ -7,6 +7,7 @@ pub mod compare;
 pub mod history;
 pub mod reclaim;
 pub mod reconcile;
+pub mod retention;
 pub mod split;
 pub mod sweep;
 

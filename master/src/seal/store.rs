@@ -15,9 +15,9 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
-    DeadLetter, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus,
-    Steered, Store, StoreError, WorkerRecord,
+    DeadLetter, Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -244,6 +244,7 @@ passed_on! {
     reclaim(reclaim: Reclaim) -> Reclaimed;
     reconcile(reconcile: Reconcile) -> Reconciled;
     share_relay(share: ShareRelay) -> RelayShare;
+    share_limit(share: ShareLimit) -> SharedLimit;
     rooms(limits: &Limits) -> Vec<Room>;
     retire_batches(retire: RetireBatches) -> u64;
     workers() -> Vec<WorkerRecord>;
@@ -254,4 +255,11 @@ passed_on! {
     dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
     replay_dead(replay: ReplayDead) -> DeadAnswer;
     purge_dead(id: &DeadId) -> DeadAnswer;
+    forget_run(forget: ForgetRun) -> ForgottenRun;
+    runs_to_forget(limit: usize) -> Vec<RunId>;
+    left_segments(limit: usize) -> Vec<LeftSegment>;
+    forget_segments(segments: Vec<LeftSegment>) -> ();
+    keep(shared: Vec<Shared>) -> ();
+    kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
+    forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
 }

@@ -11,12 +11,16 @@ pub mod known_failures;
 pub mod lease;
 pub mod pace;
 pub mod poison;
+pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_history;
 mod random_reconcile;
+mod random_retention;
 mod reached;
 pub mod reconcile;
 pub mod relay;
+pub mod retention;
 pub mod rollback;
 pub mod scene;
 pub mod split;
@@ -175,6 +179,14 @@ macro_rules! conformance_tests {
             share_relay_holds_the_lowest_limit,
             share_relay_paces_all_workers_by_one_rate
         );
+        $crate::conformance_tests!(@$how $fixture, quota,
+            share_limit_gives_more_once_others_have_less,
+            share_limit_of_an_old_turn_changes_nothing,
+            share_limit_tells_again_what_was_not_taken,
+            share_limit_counts_what_is_in_flight,
+            share_limit_keeps_the_part_of_a_shard_that_is_not_heard,
+            share_limit_is_as_the_model_says
+        );
         $crate::conformance_tests!(@$how $fixture, poison,
             reclaim_sets_aside_the_one_that_ends_workers,
             reclaim_knows_of_the_one_by_facts,
@@ -193,6 +205,17 @@ macro_rules! conformance_tests {
             retry_run_goes_in_steps_and_leaves_what_came_later,
             retry_run_leaves_dead_letters_to_replay,
             retry_run_reaches_into_a_leased_batch
+        );
+        $crate::conformance_tests!(@$how $fixture, retention,
+            forget_run_is_gone_at_once_and_its_batches_step_by_step,
+            forget_run_without_batches_is_one_step,
+            forget_run_leaves_what_has_not_ended,
+            forget_run_counts_from_its_end,
+            forget_run_waits_for_dead_letters,
+            forget_run_takes_the_unknown_and_exhausted_with_it,
+            forget_run_does_not_wait_for_its_history,
+            forget_segments_keeps_what_is_left_again,
+            forget_kept_leaves_what_is_about_to_be_named
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

@@ -12,7 +12,7 @@ use redis::Value;
 impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
-        let limits = self.limits_text(&limits)?;
+        let limits = self.limits_text(&limits);
         let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window)).text(&limits);
         let answers = self.report(Transition::Checkpoint, &reports, args).await?;
         each(&reports, answers, held)
@@ -50,7 +50,7 @@ impl Shard {
             let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             pipe.add_command(self.script(transition, &own, args(report)));
         }
-        self.transit(pipe).await
+        self.transit(transition, pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -68,7 +68,7 @@ impl Shard {
             pipe.add_command(self.script(Transition::Facts, &own, args));
             groups.push((batch.clone(), group.len()));
         }
-        let answers = self.transit(pipe).await?;
+        let answers = self.transit(Transition::Facts, pipe).await?;
         let mut statuses = Vec::with_capacity(facts.len());
         for ((batch, length), answer) in groups.into_iter().zip(answers) {
             match answer {

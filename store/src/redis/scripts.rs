@@ -6,7 +6,7 @@ use redis::{Cmd, Script};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife`, `LookAtRun` and `ReconcileIndex` are parts of others.)
+/// `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -41,6 +41,13 @@ pub(super) enum Transition {
     SendEffect,
     AcknowledgeEffect,
     SteerCampaign,
+    ForgetRun,
+    ForgetSegments,
+    Keep,
+    ForgetKept,
+    ShareLimit,
+    LookAtDemand,
+    TakeQuota,
     Reconcile,
     ReconcileIndex,
 }
@@ -107,7 +114,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 41] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -140,6 +147,13 @@ impl Transition {
         Self::SendEffect,
         Self::AcknowledgeEffect,
         Self::SteerCampaign,
+        Self::ForgetRun,
+        Self::ForgetSegments,
+        Self::Keep,
+        Self::ForgetKept,
+        Self::ShareLimit,
+        Self::LookAtDemand,
+        Self::TakeQuota,
         Self::Reconcile,
         Self::ReconcileIndex,
     ];
@@ -180,9 +194,32 @@ impl Transition {
             Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
             Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
             Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
+            Self::ForgetRun => (Allowed, Shard, include_str!("lua/forget_run.lua")),
+            Self::ForgetSegments => (Allowed, Nothing, include_str!("lua/forget_segments.lua")),
+            Self::Keep => (Refusable, Nothing, include_str!("lua/keep.lua")),
+            Self::ForgetKept => (Allowed, Nothing, include_str!("lua/forget_kept.lua")),
+            Self::ShareLimit => (Allowed, Nothing, include_str!("lua/share_limit.lua")),
+            Self::LookAtDemand => (Allowed, PacedShard, include_str!("lua/look_at_demand.lua")),
+            Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
             Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
             Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
         }
+    }
+
+    /// A call that may go to several shards, of which the others must not wait for one that is away.
+    pub fn is_for_several_shards(self) -> bool {
+        matches!(
+            self,
+            Self::Claim
+                | Self::ClaimSplit
+                | Self::ClaimHistory
+                | Self::Checkpoint
+                | Self::Finish
+                | Self::Release
+                | Self::SignOfLife
+                | Self::LookAtDemand
+                | Self::TakeQuota
+        )
     }
 
     fn source(self, ignore_fences: bool) -> String {
@@ -303,9 +340,12 @@ impl Scripts {
     }
 }
 
-/// Limits as scripts read them, see `lua/pace.lua`. Empty: none.
-pub(super) fn limits_text(limits: &Limits) -> String {
+/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
+pub(super) fn limits_text(limits: &Limits, shared: bool) -> String {
     let mut text = String::new();
+    if shared && !limits.is_empty() {
+        text.push('*');
+    }
     let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
     let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
     for (kind, name, limit) in lanes.chain(sites) {
@@ -398,6 +438,19 @@ mod tests {
         let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
         assert!(Transition::Claim.parts().2.contains(&backlog));
         use postrider_common::pace::{CAP_PAUSE_MS, COST};
-        assert!(PACE.contains(&format!("local COST, CAP_PAUSE_MS = {COST}, {CAP_PAUSE_MS}\n")));
+        let pause = super::super::quota::PERIOD.as_millis();
+        assert!(
+            PACE.contains(&format!("local COST, CAP_PAUSE_MS, QUOTA_PAUSE_MS = {COST}, {CAP_PAUSE_MS}, {pause}\n"))
+        );
+        let numbers = [
+            crate::quota::CLOCK_GAP_MS,
+            crate::quota::IN_FLIGHT_MS,
+            crate::quota::QUOTA_TURN_MS,
+            crate::quota::QUOTA_TURN_RECIPIENTS,
+            crate::quota::IDLE_PART,
+            crate::quota::MANY,
+        ];
+        let numbers = numbers.map(|number| number.to_string()).join(", ");
+        assert!(Transition::ShareLimit.parts().2.contains(&format!("MANY = {numbers}\n")));
     }
 }

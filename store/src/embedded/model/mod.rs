@@ -15,20 +15,23 @@ mod lineage;
 mod look;
 pub(crate) mod pace;
 mod poison;
+mod quota;
 mod recipient;
 mod reclaim;
 mod reconcile;
 pub(crate) mod relay;
 mod report;
+mod retention;
 mod runs;
 mod split;
 mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, NewRun, Reclaim, Reconcile, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun,
-    ShareRelay,
+    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit, ReplayDead,
+    RetireBatches, RetryRun, ShareRelay, Shared,
 };
+use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::Batch;
@@ -44,6 +47,7 @@ use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
+use quota::Divisions;
 use reconcile::Round;
 use relay::Relay;
 use serde::{Deserialize, Serialize};
@@ -80,6 +84,11 @@ pub enum Command {
     ReplayDead(ReplayDead),
     PurgeDead(DeadId),
     ShareRelay(ShareRelay),
+    ForgetRun(ForgetRun),
+    ForgetSegments(Vec<LeftSegment>),
+    Keep(Vec<Shared>),
+    ForgetKept(Vec<Kept>),
+    ShareLimit(ShareLimit),
     Reconcile(Reconcile),
 }
 
@@ -221,9 +230,16 @@ pub struct Model {
     dead: BTreeMap<DeadId, Dead>,
     /// Who is writing history, and until when nobody else is asked to.
     history_hold: Option<(RequestId, i64)>,
+    /// Runs that are forgotten and still have batches: how many.
+    to_forget: BTreeMap<RunId, u64>,
+    /// Segments that forgotten batches named, and when the last of them went.
+    left_segments: BTreeMap<String, i64>,
+    /// When somebody was about to name what is shared.
+    kept: BTreeMap<Shared, i64>,
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
+    divisions: Divisions,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
@@ -267,6 +283,11 @@ impl Model {
             Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
             Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
             Command::ShareRelay(share) => drop(self.share_relay(now, share)),
+            Command::ForgetRun(forget) => drop(self.forget_run(now, forget)),
+            Command::ForgetSegments(segments) => self.forget_segments(now, segments),
+            Command::Keep(shared) => self.keep(now, shared),
+            Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
+            Command::ShareLimit(share) => drop(self.share_limit(now, share)),
             Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
         }
     }
@@ -277,7 +298,7 @@ impl Model {
             let same = known.fingerprint == apply.fingerprint;
             return if same { known.answer } else { AppliedCampaign::Conflict };
         }
-        self.definitions.insert(apply.definition.clone(), apply.definition_bytes);
+        self.keep_definition(now, &apply.definition, apply.definition_bytes);
         let before = self.campaigns.get(&apply.name);
         let version = before.map_or(0, |before| before.version);
         let answer = if before.is_some_and(|before| before.spec == apply.spec) {

@@ -91,6 +91,14 @@ impl Turns {
         }
     }
 
+    /// A run without ready batches is not known any more.
+    pub fn forget(&mut self, lane: &LaneName, sites: &BTreeSet<SiteName>, id: &RunId) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        for site in sites {
+            lane.sites.get_mut(site).map(|site| site.runs.remove(id));
+        }
+    }
+
     /// Brings the choices in line with what there is. True: they were not.
     pub fn mend(&mut self, lane: &LaneName, sites: &BTreeSet<SiteName>, id: &RunId, parked: bool) -> bool {
         let mut is_mended = false;

@@ -32,6 +32,7 @@ local function must_wait()
   local wait
   for _, m in ipairs(meters) do
     local w = wait_of(m, throttled + 1)
+    if w then m.refused = m.refused + 1 end
     if w and (not wait or w > wait) then wait = w end
   end
   if wait then throttled = throttled + 1 end
@@ -79,7 +80,7 @@ local apart = least > math.max(-1, unpack(intents)) or most < math.min(math.huge
 local function grant_from(n)
   if b.st[intents[n] + 1] == I then return 1 end
   for _, m in ipairs(meters) do
-    m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.rate > 0
+    m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.paced
   end
   local is_part = b.sus and b.sus.first
   local room = apart and #meters == 0 and not is_part and math.min(#intents - n + 1, window - b.open) or 1
@@ -105,7 +106,10 @@ if now - b.hold.progress_at <= TRANSACTION_MS_MAX then
 end
 if #granted > 0 and b.h['f' .. counter] ~= b.hold.fence then b.fields['f' .. counter] = b.hold.fence end
 commit(b)
-for _, m in ipairs(meters) do write_pace(m) end
+for _, m in ipairs(meters) do
+  write_pace(m)
+  if m.shared and m.refused > 0 then write_refused(m) end
+end
 if #meters > 0 or counted > 0 then
   b.hold.counted = b.open
   count_flight(b.entry, b.open - counted, left)
