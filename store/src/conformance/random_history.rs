@@ -38,6 +38,10 @@ pub(super) async fn history(fixture: &impl Fixture, model: &mut Model, driver: &
     let mut named = BTreeSet::new();
     let newest = driver.settled.iter().rev().take(20).filter(|one| named.insert(one.0.clone()));
     let some: Vec<_> = newest.filter(|_| driver.random.bool()).cloned().collect();
+    // Nobody retires nothing.
+    if some.is_empty() {
+        return;
+    }
     let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
         request: claim.request.clone(),
         segment: segment.clone(),

@@ -68,10 +68,11 @@ local function take_as_facts(b)
   local to = from
   if applied and from ~= 'leased' and from ~= 'dead' then
     to = put_back(b, from)
-  else
+  elseif applied then
     commit(b)
-    if applied and b.hold then keep_lease(b) end
+    if b.hold then keep_lease(b) end
   end
+  -- Otherwise nothing is written: a tombstone must not grow by what it knew already.
   write_run()
   return to == 'settled' and 'settled' or 'lost'
 end
