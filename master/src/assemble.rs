@@ -2,11 +2,12 @@
 
 use crate::api::admin::AdminApi;
 use crate::api::dispatch::DispatchApi;
-use crate::config::{MasterConfig, StartError};
+use crate::config::{MasterConfig, Retention, StartError};
 use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
+use crate::lineage::Lineage;
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, history, reclaim, split};
+use crate::loops::{cancel, census, compare, history, reclaim, reconcile, retention, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
@@ -27,6 +28,7 @@ pub struct Master {
     /// What operators call.
     pub admin: AdminApi,
     draining: Draining,
+    retention: Retention,
 }
 
 /// Checks the settings. Nothing is done yet.
@@ -52,13 +54,14 @@ pub fn assemble(
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),
+        lineage: Lineage::default(),
         split_due: Notify::new(),
     });
     let draining = Draining::default();
     let definitions = Arc::new(Definitions::default());
     let dispatch = DispatchApi { core: Arc::clone(&core), definitions, draining: draining.clone() };
     let admin = AdminApi { core: Arc::clone(&core) };
-    Ok(Master { core, dispatch, admin, draining })
+    Ok(Master { core, dispatch, admin, draining, retention: config.retention })
 }
 
 impl Master {
@@ -66,11 +69,16 @@ impl Master {
     pub fn begin_duties(&self) -> JoinSet<()> {
         let core = &self.core;
         let mut duties = JoinSet::new();
+        duties.spawn(compare::CompareDuty::new(Arc::clone(core), compare::Config::default()).run());
         let reclaim = reclaim::Config::of(core.lease.ttl_ms(), core.lease.doubt_grace_ms());
         duties.spawn(reclaim::ReclaimDuty::new(Arc::clone(core), reclaim).run());
+        let reconcile = reconcile::Config::of(core.lease.doubt_grace_ms());
+        duties.spawn(reconcile::ReconcileDuty::new(Arc::clone(core), reconcile).run());
         duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
         duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
         duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());
+        let retention = retention::Config::of(self.retention);
+        duties.spawn(retention::RetentionDuty::new(Arc::clone(core), retention).run());
         duties.spawn(census::CensusDuty::new(Arc::clone(core), census::Config::default(), self.draining.clone()).run());
         duties
     }

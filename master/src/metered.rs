@@ -5,13 +5,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareLimit, ShareRelay, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -51,6 +53,10 @@ macro_rules! passed_on {
                 self.inner.wake()
             }
 
+            fn seen(&self) -> Marks {
+                self.inner.seen()
+            }
+
             async fn claim(&self, claim: Claim) -> Result<Claimed> {
                 let claimed = self.timed("claim", self.inner.claim(claim)).await?;
                 self.metrics.claims.inc();
@@ -63,9 +69,15 @@ macro_rules! passed_on {
                 self.metrics.leases_expired.inc_by(u64::from(reclaimed.leases));
                 self.metrics.doubts.inc_by(u64::from(reclaimed.doubts));
                 self.metrics.dead_letters.inc_by(u64::from(reclaimed.dead));
-                self.metrics.repaired.inc_by(u64::from(reclaimed.repaired));
+                self.metrics.repaired(RepairKind::Unreadable, u64::from(reclaimed.repaired));
                 self.metrics.reclaim_held.set(i64::try_from(reclaimed.held_ms).unwrap_or(i64::MAX));
                 Ok(reclaimed)
+            }
+
+            async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+                let reconciled = self.timed("reconcile", self.inner.reconcile(reconcile)).await?;
+                self.metrics.reconciled(&reconciled);
+                Ok(reconciled)
             }
 
             $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer> {
@@ -77,6 +89,7 @@ macro_rules! passed_on {
 
 passed_on! {
     now_ms() -> i64;
+    compare(compare: Compare) -> Vec<Compared>;
     apply_campaign(apply: ApplyCampaign) -> AppliedCampaign;
     campaign(name: &CampaignName) -> Option<CampaignRecord>;
     campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;
@@ -113,4 +126,11 @@ passed_on! {
     dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
     replay_dead(replay: ReplayDead) -> DeadAnswer;
     purge_dead(id: &DeadId) -> DeadAnswer;
+    forget_run(forget: ForgetRun) -> ForgottenRun;
+    runs_to_forget(limit: usize) -> Vec<RunId>;
+    left_segments(limit: usize) -> Vec<LeftSegment>;
+    forget_segments(segments: Vec<LeftSegment>) -> ();
+    keep(shared: Vec<Shared>) -> ();
+    kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
+    forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
 }

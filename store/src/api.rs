@@ -1,6 +1,9 @@
 //! The trait, and the values that go in and come out.
 
+pub use crate::compared::{Compare, Compared, Found};
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
+pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
+pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -13,6 +16,7 @@ use postrider_common::ids::{
     SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
@@ -31,6 +35,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn wake(&self) -> watch::Receiver<u64>;
     /// The store's clock.
     async fn now_ms(&self) -> Result<i64>;
+
+    // Whether the store went back in time (section "compare").
+    /// The highest positions that answers to this process carried. Never behind an answer to a
+    /// worker or a client. Empty: nothing it acknowledges is durable, so it cannot go back.
+    fn seen(&self) -> Marks;
+    /// Compares what others saw acknowledged with what the store has; one answer per shard. A store that went back
+    /// begins a new epoch, in which nothing is leased until workers had the time to report.
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>>;
 
     // Campaigns (section "apply campaign").
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign>;
@@ -78,6 +90,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `outage_gap_ms`, nothing is reclaimed until `ttl_ms` + `doubt_grace_ms` from now.
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed>;
 
+    /// The next step of a round that proves that every batch is in exactly one place and that counters are sums, and
+    /// repairs what is not. Anybody may call it at any time: one step is made in `interval_ms`.
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled>;
+
     // Relays.
     /// Tells what a worker wants of a relay, and what it may use of it from now on.
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare>;
@@ -116,6 +132,23 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Gives a dead letter up for good: it is listed no more, and who is pending in it ends as exhausted, or as
     /// unknown when in doubt.
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer>;
+
+    // What ends by age.
+    /// Forgets a run that ended long enough ago: from the first call on it is not there any more, and its batches go
+    /// step by step. A repeat goes on where the last call was.
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun>;
+    /// Runs whose batches are not all gone.
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>>;
+    /// Segments that forgotten batches named, for whoever finds out whether others name them, oldest first.
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>>;
+    /// These were looked after; those that were left again meanwhile stay.
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()>;
+    /// Somebody names these, or is about to: they are not forgotten for a while.
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()>;
+    /// What nobody was about to name since, oldest first.
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>>;
+    /// Forgets what nobody names, unless somebody was about to since; definitions are deleted. Those that are gone.
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,6 +224,8 @@ pub enum CreatedRun {
     Conflict,
     NoCampaign,
     CampaignPaused,
+    /// The same submit created it so long ago that it is being forgotten. It can be created anew in a moment.
+    BeingForgotten,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -429,7 +464,7 @@ pub struct Reclaimed {
     pub dead: u32,
     /// Nothing is reclaimed for this long, because service was away. 0: not held.
     pub held_ms: u64,
-    /// Lines of the reconciler kind: index entries without a batch. Must stay 0.
+    /// Batches that cannot be read and were set aside. Must stay 0.
     pub repaired: u32,
 }
 

@@ -6,6 +6,7 @@
 //! and answers what the first one answered. Only the store's own clock decides about time.
 
 pub mod api;
+pub mod compared;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod embedded;
@@ -13,7 +14,9 @@ pub mod error;
 pub mod given_up;
 pub mod open;
 pub mod quota;
+pub mod reconciled;
 pub mod redis;
+pub mod retention;
 pub mod url;
 
 pub use api::*;

@@ -8,14 +8,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareLimit, ShareRelay, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
+    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -291,6 +293,15 @@ impl Store for Line {
         Ok(self.world().now())
     }
 
+    /// Nobody remembers: the simulated store never goes back.
+    fn seen(&self) -> Marks {
+        Marks::default()
+    }
+
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        Ok(vec![self.write(Model::comparison(&compare), Command::Compare, Model::compare).await?])
+    }
+
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
         self.write(apply, Command::ApplyCampaign, Model::apply_campaign).await
     }
@@ -426,6 +437,15 @@ impl Store for Line {
         Ok(reclaimed)
     }
 
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        self.carry(|world| {
+            let reconciled = world.apply(&reconcile, Command::Reconcile, Model::reconcile)?;
+            world.rules.reconciled(&reconciled);
+            Ok(reconciled)
+        })
+        .await
+    }
+
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
         let request = claim.request.clone();
         let claimed = self.write(claim, Command::ClaimHistory, Model::claim_history).await?;
@@ -484,5 +504,33 @@ impl Store for Line {
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
         self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
+    }
+
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {
+        self.write(forget, Command::ForgetRun, Model::forget_run).await
+    }
+
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>> {
+        self.read(|model| model.runs_to_forget(limit)).await
+    }
+
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>> {
+        self.read(|model| model.left_segments(limit)).await
+    }
+
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()> {
+        self.write(segments, Command::ForgetSegments, Model::forget_segments).await
+    }
+
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()> {
+        self.write(shared, Command::Keep, Model::keep).await
+    }
+
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>> {
+        self.read(|model| model.kept(before_ms, skip, limit)).await
+    }
+
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
+        self.write(unnamed, Command::ForgetKept, Model::forget_kept).await
     }
 }

@@ -3,8 +3,11 @@
 
 pub mod cancel;
 pub mod census;
+pub mod compare;
 pub mod history;
 pub mod reclaim;
+pub mod reconcile;
+pub mod retention;
 pub mod split;
 pub mod sweep;
 

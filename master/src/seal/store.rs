@@ -9,14 +9,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{BatchId, CampaignName, DeadId, DefinitionHash, LaneName, RunId, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish,
-    LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun,
-    RetryRun, Room, RunRecord, ShareLimit, ShareRelay, SharedLimit, SplitLease, SplitStatus, Steered, Store,
-    StoreError, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
+    DeadLetter, Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -108,6 +109,10 @@ macro_rules! passed_on {
 
             fn wake(&self) -> watch::Receiver<u64> {
                 self.inner.wake()
+            }
+
+            fn seen(&self) -> Marks {
+                self.inner.seen()
             }
 
             async fn create_run(&self, mut run: NewRun) -> Result<CreatedRun> {
@@ -223,6 +228,7 @@ macro_rules! passed_on {
 
 passed_on! {
     now_ms() -> i64;
+    compare(compare: Compare) -> Vec<Compared>;
     apply_campaign(apply: ApplyCampaign) -> AppliedCampaign;
     campaign(name: &CampaignName) -> Option<CampaignRecord>;
     campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;
@@ -236,6 +242,7 @@ passed_on! {
     runs_to_cancel(limit: usize) -> Vec<RunId>;
     release_split(release: ReleaseSplit) -> SplitStatus;
     reclaim(reclaim: Reclaim) -> Reclaimed;
+    reconcile(reconcile: Reconcile) -> Reconciled;
     share_relay(share: ShareRelay) -> RelayShare;
     share_limit(share: ShareLimit) -> SharedLimit;
     rooms(limits: &Limits) -> Vec<Room>;
@@ -248,4 +255,11 @@ passed_on! {
     dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
     replay_dead(replay: ReplayDead) -> DeadAnswer;
     purge_dead(id: &DeadId) -> DeadAnswer;
+    forget_run(forget: ForgetRun) -> ForgottenRun;
+    runs_to_forget(limit: usize) -> Vec<RunId>;
+    left_segments(limit: usize) -> Vec<LeftSegment>;
+    forget_segments(segments: Vec<LeftSegment>) -> ();
+    keep(shared: Vec<Shared>) -> ();
+    kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
+    forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
 }

@@ -14,8 +14,14 @@ pub mod poison;
 pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_history;
+mod random_reconcile;
+mod random_retention;
 mod reached;
+pub mod reconcile;
 pub mod relay;
+pub mod retention;
+pub mod rollback;
 pub mod scene;
 pub mod split;
 pub mod steer;
@@ -93,6 +99,21 @@ macro_rules! conformance_tests {
             release_split_with_an_error_fails_the_run_until_resumed,
             bad_rows_are_kept_and_counted
         );
+        $crate::conformance_tests!(@$how $fixture, rollback,
+            compare_moves_with_what_is_acknowledged,
+            compare_finds_nothing_in_what_is_there,
+            compare_gone_back_leases_nothing_until_workers_reported,
+            compare_gone_back_marks_who_may_have_been_sent_to,
+            compare_gone_back_holds_what_must_not_be_sent_twice,
+            compare_gone_back_takes_facts_of_what_was_lost,
+            compare_gone_back_makes_every_lease_stale,
+            compare_gone_back_doubts_what_is_split_again_and_not_what_is_new,
+            compare_gone_back_leaves_who_is_cancelled_unknown,
+            compare_gone_back_is_no_strike,
+            compare_gone_back_marks_who_is_retried_or_replayed,
+            compare_gone_back_retries_of_a_hold_only_who_may_be_sent_twice,
+            compare_gone_back_marks_a_batch_that_was_set_aside
+        );
         $crate::conformance_tests!(@$how $fixture, lease,
             claim_gives_each_batch_to_one_worker,
             claim_repeated_returns_the_same_leases,
@@ -146,6 +167,10 @@ macro_rules! conformance_tests {
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
         );
+        $crate::conformance_tests!(@$how $fixture, reconcile,
+            reconcile_repairs_nothing_wherever_batches_stand,
+            reconcile_keeps_its_pace
+        );
         $crate::conformance_tests!(@$how $fixture, relay,
             share_relay_divides_connections,
             share_relay_gives_what_others_do_not_want,
@@ -180,6 +205,17 @@ macro_rules! conformance_tests {
             retry_run_goes_in_steps_and_leaves_what_came_later,
             retry_run_leaves_dead_letters_to_replay,
             retry_run_reaches_into_a_leased_batch
+        );
+        $crate::conformance_tests!(@$how $fixture, retention,
+            forget_run_is_gone_at_once_and_its_batches_step_by_step,
+            forget_run_without_batches_is_one_step,
+            forget_run_leaves_what_has_not_ended,
+            forget_run_counts_from_its_end,
+            forget_run_waits_for_dead_letters,
+            forget_run_takes_the_unknown_and_exhausted_with_it,
+            forget_run_does_not_wait_for_its_history,
+            forget_segments_keeps_what_is_left_again,
+            forget_kept_leaves_what_is_about_to_be_named
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

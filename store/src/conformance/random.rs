@@ -8,28 +8,29 @@
 //! once or after others.
 
 use super::Fixture;
-use super::random_dead;
 pub use super::reached::Reached;
+use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
+use super::{random_dead, random_history, random_reconcile, random_retention};
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
-    Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, NewBatch, Reclaim, Release, ReleaseSplit,
+    ShareRelay, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
+use postrider_common::mark::Marks;
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
-use std::collections::BTreeSet;
 use std::sync::atomic::AtomicI64;
 
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
 pub(super) const TTL_MS: u64 = 100;
-const SLACK_MS: i64 = 10;
+pub(super) const SLACK_MS: i64 = 10;
 /// How long the longest call took so far, on a machine with much else to do: the slack is never below it.
 pub(super) static LONGEST_MS: AtomicI64 = AtomicI64::new(SLACK_MS);
 const KINDS: [OutcomeKind; 5] = [
@@ -49,8 +50,9 @@ pub(super) struct Driver {
     splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
-    settled: Vec<(BatchId, u64, u64)>,
+    pub(super) settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
+    pub(super) rollbacks: u64,
     pub(super) suspect: u64,
     pub(super) dead: u64,
     pub(super) replayed: u64,
@@ -58,6 +60,8 @@ pub(super) struct Driver {
     pub(super) reopened: u64,
     retried: u64,
     shared: u64,
+    /// As they were before they were forgotten.
+    pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
 
 /// Low enough that they are often met.
@@ -176,8 +180,17 @@ impl Driver {
         self.replayed += after.replayed - before.replayed;
         self.purged += after.purged - before.purged;
         self.reopened += after.reopened - before.reopened;
+        self.forgotten.extend(after.forgotten.into_iter().skip(before.forgotten.len()));
         self.retried += 1;
     }
+}
+
+/// The runs differ in their policies.
+fn numbered(number: u64) -> crate::NewRun {
+    let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
+    let on_unknown = if number.is_multiple_of(2) { OnUnknown::Resend } else { OnUnknown::Hold };
+    let lane = lane(if number == 3 { "transactional" } else { "bulk" });
+    crate::NewRun { retry, on_unknown, lane, ..new_run(&format!("random {number}")) }
 }
 
 pub(super) type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
@@ -239,6 +252,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         last: None,
         settled: Vec::new(),
         throttled: 0,
+        rollbacks: 0,
         suspect: 0,
         dead: 0,
         replayed: 0,
@@ -246,20 +260,20 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         reopened: 0,
         retried: 0,
         shared: 0,
+        forgotten: Vec::new(),
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
+    // Both begin on a server that is known.
+    fixture.store().compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
     for number in 0..RUNS {
-        let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
-        let on_unknown = if number % 2 == 0 { OnUnknown::Resend } else { OnUnknown::Hold };
-        let lane = lane(if number == 3 { "transactional" } else { "bulk" });
-        let new = crate::NewRun { retry, on_unknown, lane, ..new_run(&format!("random {number}")) };
+        let new = numbered(number);
         let store = fixture.store();
         let call = store.create_run(new.clone());
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..105);
+        let pick = driver.random.u8(0..113);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -293,9 +307,10 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
                 })
             };
             assert_eq!(plain(&ours), plain(&theirs), "seed {seed} step {step} pick {pick}");
-            assert!(ours.is_some_and(|run| run.recipients.adds_up()));
+            assert!(ours.is_none_or(|run| run.recipients.adds_up()));
         }
     }
+    assert_eq!(reconcile_all(&*fixture.store()).await, [], "seed {seed}");
     for number in 0..RUNS {
         let id = new_run(&format!("random {number}")).id;
         let plain = |mut batches: Vec<crate::BatchRecord>| {
@@ -307,12 +322,10 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         let ours = plain(fixture.store().batches(&id, 0, 100_000).await.unwrap());
         assert_eq!(ours, plain(model.batches(&id, 0, 100_000)), "seed {seed}");
         model.run(&id).iter().for_each(|run| reached.add(run));
-        for batch in model.batches(&id, 0, 100_000) {
-            reached.retired += u64::from(batch.is_retired());
-            reached.corrected += u64::from(batch.segments.len() > 1);
-        }
+        reached.add_batches(&model.batches(&id, 0, 100_000));
     }
     reached.throttled += driver.throttled;
+    reached.rollbacks += driver.rollbacks;
     reached.suspect += driver.suspect;
     reached.dead += driver.dead;
     reached.replayed += driver.replayed;
@@ -320,6 +333,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.reopened += driver.reopened;
     reached.retried += driver.retried;
     reached.shared += driver.shared;
+    reached.forgotten += driver.forgotten.len() as u64;
+    for (run, batches) in &driver.forgotten {
+        reached.add(run);
+        reached.add_batches(batches);
+    }
 }
 
 async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pick: u8, salt: u64) {
@@ -370,7 +388,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             );
         }
         22..36 => claim(fixture, model, driver).await,
-        84..86 => history(fixture, model, driver).await,
+        84..86 | 107..110 => random_history::history(fixture, model, driver).await,
         36..84 => report(fixture, model, driver, pick, fraction).await,
         86..90 => {
             let Some(report) = driver.report() else { return };
@@ -398,7 +416,8 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let call = store.pause_run(&run);
             both!(fixture, *model, "pause_run", call, |m: &mut Model, now| m.pause_run(now, run.clone()), |a: &_| *a);
         }
-        95..98 => {
+        95 => random_history::went_back(fixture, model, driver).await,
+        96..98 => {
             let run = driver.run();
             let call = store.resume_run(&run);
             both!(fixture, *model, "resume_run", call, |m: &mut Model, now| m.resume_run(now, run.clone()), |a: &_| *a);
@@ -419,6 +438,11 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         100 => random_dead::die(fixture, model, driver).await,
         101..103 => random_dead::decide(fixture, model, driver).await,
         103..105 => random_dead::retry(fixture, model, driver).await,
+        105..107 => {
+            let number = driver.random.u64(0..RUNS);
+            random_retention::forget(fixture, model, driver, &numbered(number)).await;
+        }
+        110..113 => random_reconcile::reconcile(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }
@@ -517,54 +541,6 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
     }
 }
 
-/// Claims all that waits for history, and retires some of what this or an earlier claim answered. The order in
-/// which batches of one call settled may differ, and so may their stamps.
-async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
-    let store = fixture.store();
-    let request = format!("h{}", driver.random.u8(0..2)).parse().expect("a request id");
-    let claim = ClaimHistory { request, ttl_ms: TTL_MS, limit: 100_000 };
-    let same = |a: &ClaimedHistory| {
-        let mut records: Vec<_> = a.batches.iter().map(|batch| batch.record.clone()).collect();
-        for delivery in records.iter_mut().flat_map(|record| &mut record.recipients) {
-            delivery.settled_at_ms = delivery.settled_at_ms.map(|_| 0);
-        }
-        records.sort_by(|a, b| a.id.cmp(&b.id));
-        (a.backlog, records)
-    };
-    let call = store.claim_history(claim.clone());
-    let ours =
-        both!(fixture, *model, "claim_history", call, |m: &mut Model, now| m.claim_history(now, claim.clone()), same);
-    let theirs = model.clone().claim_history(0, claim.clone());
-    for SettledBatch { stamp, record } in ours.batches {
-        let twin = theirs.batches.iter().find(|twin| twin.record.id == record.id).map_or(0, |twin| twin.stamp);
-        driver.settled.push((record.id, stamp, twin));
-    }
-    if driver.random.u8(0..3) == 0 {
-        return;
-    }
-    driver.requests += 1;
-    let segment = format!("segment-{}", driver.requests);
-    // Each batch once: no caller has two stamps of one.
-    let mut named = BTreeSet::new();
-    let newest = driver.settled.iter().rev().take(20).filter(|one| named.insert(one.0.clone()));
-    let some: Vec<_> = newest.filter(|_| driver.random.bool()).cloned().collect();
-    let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
-        request: claim.request.clone(),
-        segment: segment.clone(),
-        batches: some.iter().map(|one| (one.0.clone(), stamp(one))).collect(),
-    };
-    let (to_store, to_model) = (retire(|one| one.1), retire(|one| one.2));
-    let call = store.retire_batches(to_store);
-    both!(
-        fixture,
-        *model,
-        "retire_batches",
-        call,
-        |m: &mut Model, now| m.retire_batches(now, to_model.clone()),
-        |a: &_| *a
-    );
-}
-
 async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
     let store = fixture.store();
     let run = driver.run();
@@ -582,4 +558,11 @@ async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) 
         |m: &mut Model, now| m.cancel_batches(now, step.clone()),
         |a: &_| *a
     );
+    // Whoever began in the middle takes care of the beginning.
+    let step = (run.clone(), 0, step.1 as usize);
+    if step.2 > 0 {
+        let call = store.cancel_batches(&run, step.1, step.2);
+        let act = |m: &mut Model, now| m.cancel_batches(now, step.clone());
+        both!(fixture, *model, "cancel_batches", call, act, |a: &_| *a);
+    }
 }

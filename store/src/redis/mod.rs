@@ -15,16 +15,19 @@ mod global;
 mod history;
 mod keys;
 mod leases;
+mod lineage;
 mod link;
 mod locate;
 mod looking;
 mod permissions;
 mod preflight;
 mod quota;
+mod reconcile;
 mod relays;
 mod replicas;
 mod reply;
 mod reports;
+mod retention;
 mod route;
 mod runs;
 mod scripts;
@@ -34,9 +37,10 @@ mod wake;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay,
+    Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
@@ -50,6 +54,7 @@ use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_common::sabotage::{Fault, planted};
@@ -58,8 +63,8 @@ use quota::{Mover, Quotas};
 use scripts::{Scripts, Transition};
 use shard::{Links, Shard};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 use wake::Wake;
@@ -129,6 +134,7 @@ impl Redis {
                 wake,
                 is_away: Arc::default(),
                 set_aside: AtomicU32::new(0),
+                seen: Mutex::default(),
             }
         };
         let shards: Arc<[Shard]> = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
@@ -236,6 +242,16 @@ impl Store for Redis {
     /// In a cluster that of the node with the global keys. Every shard goes by the clock of its own node.
     async fn now_ms(&self) -> Result<i64> {
         self.global.links.clock_ms().await
+    }
+
+    fn seen(&self) -> Marks {
+        let mut seen = Marks::default();
+        self.shards.iter().for_each(|shard| seen.merge(&shard.marks_seen()));
+        seen
+    }
+
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        self.all(|shard| shard.compare_marks(&compare)).await
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
@@ -382,6 +398,11 @@ impl Store for Redis {
         route::those_that_answered(shards).map(route::reclaimed)
     }
 
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        let shards = self.each(|shard| shard.reconcile_step(reconcile)).await;
+        route::those_that_answered(shards).map(route::reconciled)
+    }
+
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.global.relay_share(share).await
     }
@@ -464,5 +485,37 @@ impl Store for Redis {
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
         self.shard(&id.batch.run).dead_purge(id).await
+    }
+
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {
+        self.shard(&forget.run).run_forget(forget).await
+    }
+
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>> {
+        let runs = route::those_that_answered(self.each(|shard| shard.runs_forgotten(limit)).await)?;
+        Ok(runs.into_iter().flatten().take(limit).collect())
+    }
+
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>> {
+        let mut left = self.all(|shard| shard.segments_left(limit)).await?.concat();
+        left.sort_by_key(|left| left.at_ms);
+        left.truncate(limit);
+        Ok(left)
+    }
+
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()> {
+        self.all(|shard| shard.segments_forget(&segments)).await.map(drop)
+    }
+
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()> {
+        self.global.shared_keep(&shared).await
+    }
+
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>> {
+        self.global.shared_kept(before_ms, skip, limit).await
+    }
+
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
+        self.global.shared_forget(unnamed).await
     }
 }

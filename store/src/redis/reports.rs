@@ -50,7 +50,7 @@ impl Shard {
             let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
             pipe.add_command(self.script(transition, &own, args(report)));
         }
-        self.call(transition, pipe).await
+        self.transit(transition, pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -68,7 +68,7 @@ impl Shard {
             pipe.add_command(self.script(Transition::Facts, &own, args));
             groups.push((batch.clone(), group.len()));
         }
-        let answers = self.links.swift.call(pipe).await?;
+        let answers = self.transit(Transition::Facts, pipe).await?;
         let mut statuses = Vec::with_capacity(facts.len());
         for ((batch, length), answer) in groups.into_iter().zip(answers) {
             match answer {

@@ -1,7 +1,7 @@
 //! Which shard a call is for, and how the answers of several become one. Pure.
 
 use super::reply::corrupt;
-use crate::api::{LaneRecord, Reclaimed, Result, Room, RunRecord, WorkerRecord};
+use crate::api::{LaneRecord, Reclaimed, Reconciled, Result, Room, RunRecord, WorkerRecord};
 use crate::error::StoreError;
 use postrider_common::ids::{BatchId, RunId};
 use postrider_common::lease::{LeaseAnswer, LeaseStatus};
@@ -167,6 +167,17 @@ pub(super) fn reclaimed(shards: Vec<Reclaimed>) -> Reclaimed {
         repaired: sum.repaired + one.repaired,
     };
     shards.into_iter().fold(Reclaimed::default(), add)
+}
+
+pub(super) fn reconciled(shards: Vec<Reconciled>) -> Reconciled {
+    let rounds = shards.iter().map(|one| one.rounds).min().unwrap_or(0);
+    let mut sum = Reconciled { rounds, ..Reconciled::default() };
+    for one in shards {
+        sum.batches += one.batches;
+        sum.entries += one.entries;
+        sum.repairs.extend(one.repairs);
+    }
+    sum
 }
 
 #[cfg(test)]

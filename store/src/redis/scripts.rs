@@ -6,7 +6,7 @@ use redis::{Cmd, Script};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife`, `LookAtRun`, `LookAtDemand` and `TakeQuota` are parts of others.)
+/// `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -33,6 +33,7 @@ pub(super) enum Transition {
     LookAtRun,
     ClaimHistory,
     RetireBatches,
+    Compare,
     RetryRun,
     ReplayDead,
     PurgeDead,
@@ -40,9 +41,15 @@ pub(super) enum Transition {
     SendEffect,
     AcknowledgeEffect,
     SteerCampaign,
+    ForgetRun,
+    ForgetSegments,
+    Keep,
+    ForgetKept,
     ShareLimit,
     LookAtDemand,
     TakeQuota,
+    Reconcile,
+    ReconcileIndex,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -65,6 +72,7 @@ enum Base {
     Shard,
     Steer,
     Batch,
+    Round,
     EndLease,
     /// With the pace of lanes and sites.
     PacedShard,
@@ -77,17 +85,19 @@ const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
 const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
+const ROUND: &str = include_str!("lua/round.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
 /// Commands that the store sends outside of scripts and that write nothing.
-const READS: [&str; 18] = [
+const READS: [&str; 20] = [
     "EXISTS",
     "GET",
     "HGET",
     "HGETALL",
     "HLEN",
     "HMGET",
+    "HSCAN",
     "LLEN",
     "LRANGE",
     "SCARD",
@@ -99,11 +109,12 @@ const READS: [&str; 18] = [
     "ZRANGEBYLEX",
     "ZRANGEBYSCORE",
     "ZREVRANGEBYSCORE",
+    "ZSCAN",
     "ZSCORE",
 ];
 
 impl Transition {
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 41] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -128,6 +139,7 @@ impl Transition {
         Self::LookAtRun,
         Self::ClaimHistory,
         Self::RetireBatches,
+        Self::Compare,
         Self::RetryRun,
         Self::ReplayDead,
         Self::PurgeDead,
@@ -135,13 +147,19 @@ impl Transition {
         Self::SendEffect,
         Self::AcknowledgeEffect,
         Self::SteerCampaign,
+        Self::ForgetRun,
+        Self::ForgetSegments,
+        Self::Keep,
+        Self::ForgetKept,
         Self::ShareLimit,
         Self::LookAtDemand,
         Self::TakeQuota,
+        Self::Reconcile,
+        Self::ReconcileIndex,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
+        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Round, Shard, Steer};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
             Self::ApplyCampaign => (Refusable, Effect, include_str!("lua/apply_campaign.lua")),
@@ -168,6 +186,7 @@ impl Transition {
             Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
             Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
             Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
+            Self::Compare => (Allowed, Shard, include_str!("lua/compare.lua")),
             Self::RetryRun => (Refusable, Batch, include_str!("lua/retry_run.lua")),
             Self::ReplayDead => (Refusable, Batch, include_str!("lua/replay_dead.lua")),
             Self::PurgeDead => (Allowed, Batch, include_str!("lua/purge_dead.lua")),
@@ -175,9 +194,15 @@ impl Transition {
             Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
             Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
             Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
+            Self::ForgetRun => (Allowed, Shard, include_str!("lua/forget_run.lua")),
+            Self::ForgetSegments => (Allowed, Nothing, include_str!("lua/forget_segments.lua")),
+            Self::Keep => (Refusable, Nothing, include_str!("lua/keep.lua")),
+            Self::ForgetKept => (Allowed, Nothing, include_str!("lua/forget_kept.lua")),
             Self::ShareLimit => (Allowed, Nothing, include_str!("lua/share_limit.lua")),
             Self::LookAtDemand => (Allowed, PacedShard, include_str!("lua/look_at_demand.lua")),
             Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
+            Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
+            Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
         }
     }
 
@@ -210,6 +235,7 @@ impl Transition {
             Base::Shard => &[PRELUDE],
             Base::Steer => &[PRELUDE, STEER],
             Base::Batch => &[PRELUDE, POISON, BATCH],
+            Base::Round => &[PRELUDE, POISON, BATCH, ROUND],
             Base::PacedShard => &[PRELUDE, PACE],
             Base::PacedReport => &[PRELUDE, PACE, POISON, BATCH, REPORT],
             Base::EndLease => &[PRELUDE, POISON, BATCH, REPORT, END_LEASE],
@@ -228,7 +254,13 @@ impl Transition {
     fn takes_shard_keys(self) -> bool {
         match self.parts().1 {
             Base::Nothing | Base::Effect => false,
-            Base::Shard | Base::Steer | Base::Batch | Base::EndLease | Base::PacedShard | Base::PacedReport => true,
+            Base::Shard
+            | Base::Steer
+            | Base::Batch
+            | Base::Round
+            | Base::EndLease
+            | Base::PacedShard
+            | Base::PacedReport => true,
         }
     }
 }

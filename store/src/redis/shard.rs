@@ -8,10 +8,11 @@ use super::wake::Wake;
 use crate::api::Result;
 use crate::error::StoreError;
 use ::redis::{Cmd, Pipeline, Value};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU32};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 /// The two ways to the server that holds the keys of a tag.
@@ -79,6 +80,8 @@ pub(super) struct Shard {
     pub is_away: Arc<AtomicBool>,
     /// Batches set aside since the last reclaim reported them.
     pub set_aside: AtomicU32,
+    /// Positions that calls came back with.
+    pub seen: Mutex<Marks>,
 }
 
 impl Shard {
@@ -110,6 +113,6 @@ impl Shard {
     pub async fn run_script(&self, transition: Transition, own_keys: &[String], args: Args) -> Result<Value> {
         let mut pipe = ::redis::pipe();
         pipe.add_command(self.script(transition, own_keys, args));
-        only(self.call(transition, pipe).await?)
+        only(self.transit(transition, pipe).await?)
     }
 }

@@ -11,26 +11,31 @@ mod cancel;
 mod claim;
 mod generation;
 mod history;
+mod lineage;
 mod look;
 pub(crate) mod pace;
 mod poison;
 mod quota;
 mod recipient;
 mod reclaim;
+mod reconcile;
 pub(crate) mod relay;
 mod report;
+mod retention;
 mod runs;
 mod split;
 mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay,
+    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit, ReplayDead,
+    RetireBatches, RetryRun, ShareRelay, Shared,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
-use batch::{Batch, Place};
+use batch::Batch;
+use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
     BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
@@ -38,10 +43,12 @@ use postrider_common::ids::{
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
+use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
 use quota::Divisions;
+use reconcile::Round;
 use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -71,11 +78,18 @@ pub enum Command {
     RetireBatches(RetireBatches),
     DrainWorker(String),
     SetLanePaused((LaneName, bool)),
+    MeetServer(String),
+    Compare((Vec<Mark>, bool)),
     RetryRun(RetryRun),
     ReplayDead(ReplayDead),
     PurgeDead(DeadId),
     ShareRelay(ShareRelay),
+    ForgetRun(ForgetRun),
+    ForgetSegments(Vec<LeftSegment>),
+    Keep(Vec<Shared>),
+    ForgetKept(Vec<Kept>),
     ShareLimit(ShareLimit),
+    Reconcile(Reconcile),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -101,10 +115,17 @@ struct Run {
     resent_outcome_not_recorded: u64,
     leases_expired: u64,
     leases_taken_over: u64,
+    /// `Lineage::base` when it was created.
+    epoch: u64,
     /// Grows with each retry and replay by a person.
     generation: u64,
     /// The newest retries, oldest first.
     retries: Vec<KnownRetry>,
+    /// Grows when a batch changes its place, and when somebody comes back from exhausted or unknown. All else only ever
+    /// moves the counters on, so that what moved shows even when they are as they were.
+    moves: u64,
+    /// Moves when the run was over and all of it was proved.
+    proved: Option<u64>,
 }
 
 impl Run {
@@ -113,37 +134,16 @@ impl Run {
         (self.paused && !planted(Fault::PauseIgnored)) || self.cancelled || self.error.is_some()
     }
 
-    fn recipients_in(&mut self, state: RecipientState) -> &mut u64 {
-        match state {
-            RecipientState::Pending | RecipientState::Intent | RecipientState::Deferred => &mut self.recipients.pending,
-            RecipientState::Accepted => &mut self.recipients.accepted,
-            RecipientState::Rejected => &mut self.recipients.rejected,
-            RecipientState::Exhausted => &mut self.recipients.exhausted,
-            RecipientState::Suppressed => &mut self.recipients.suppressed,
-            RecipientState::Cancelled => &mut self.recipients.cancelled,
-            RecipientState::Unknown => &mut self.recipients.unknown,
-        }
-    }
-
     /// Moves one recipient between the counters; the only place that does.
     fn count_move(&mut self, now: i64, from: RecipientState, to: RecipientState) {
         if to == RecipientState::Rejected && planted(Fault::CounterNotMoved) {
             return;
         }
-        *self.recipients_in(from) -= 1;
-        *self.recipients_in(to) += 1;
+        *self.recipients.of(from) -= 1;
+        *self.recipients.of(to) += 1;
+        self.moves += u64::from(matches!(from, RecipientState::Exhausted | RecipientState::Unknown));
         if to.is_final() {
             self.settled_at_ms = Some(now);
-        }
-    }
-
-    fn batches_in(&mut self, place: &Place) -> &mut u64 {
-        match place {
-            Place::Ready => &mut self.batches.ready,
-            Place::Leased(_) => &mut self.batches.leased,
-            Place::Delayed(_) => &mut self.batches.delayed,
-            Place::Dead => &mut self.batches.dead,
-            Place::Settled => &mut self.batches.settled,
         }
     }
 
@@ -230,6 +230,12 @@ pub struct Model {
     dead: BTreeMap<DeadId, Dead>,
     /// Who is writing history, and until when nobody else is asked to.
     history_hold: Option<(RequestId, i64)>,
+    /// Runs that are forgotten and still have batches: how many.
+    to_forget: BTreeMap<RunId, u64>,
+    /// Segments that forgotten batches named, and when the last of them went.
+    left_segments: BTreeMap<String, i64>,
+    /// When somebody was about to name what is shared.
+    kept: BTreeMap<Shared, i64>,
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
@@ -239,11 +245,10 @@ pub struct Model {
     /// The masters' last sign of life, and until when nothing is reclaimed.
     last_sign_ms: Option<i64>,
     hold_until_ms: i64,
+    lineage: Lineage,
+    round: Round,
 }
 
-/// The epoch of fences. It changes when a store is restored from an older state, which this version does
-/// not detect.
-const EPOCH: u64 = 1;
 /// Workers not seen for this long and without leases are forgotten.
 const WORKER_FORGET_MS: i64 = 86_400_000;
 
@@ -272,11 +277,18 @@ impl Model {
             Command::RetireBatches(retire) => drop(self.retire_batches(now, retire)),
             Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
+            Command::MeetServer(server) => self.meet_server(now, server),
+            Command::Compare(compare) => drop(self.compare(now, compare)),
             Command::RetryRun(retry) => drop(self.retry_run(now, retry)),
             Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
             Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
             Command::ShareRelay(share) => drop(self.share_relay(now, share)),
+            Command::ForgetRun(forget) => drop(self.forget_run(now, forget)),
+            Command::ForgetSegments(segments) => self.forget_segments(now, segments),
+            Command::Keep(shared) => self.keep(now, shared),
+            Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
             Command::ShareLimit(share) => drop(self.share_limit(now, share)),
+            Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
         }
     }
 
@@ -286,7 +298,7 @@ impl Model {
             let same = known.fingerprint == apply.fingerprint;
             return if same { known.answer } else { AppliedCampaign::Conflict };
         }
-        self.definitions.insert(apply.definition.clone(), apply.definition_bytes);
+        self.keep_definition(now, &apply.definition, apply.definition_bytes);
         let before = self.campaigns.get(&apply.name);
         let version = before.map_or(0, |before| before.version);
         let answer = if before.is_some_and(|before| before.spec == apply.spec) {
@@ -328,6 +340,6 @@ impl Model {
 
     fn next_fence(&mut self, nonce: u32) -> Fence {
         self.fence_counter += 1;
-        Fence { epoch: EPOCH, counter: self.fence_counter, nonce }
+        Fence { epoch: self.lineage.epoch, counter: self.fence_counter, nonce }
     }
 }

@@ -12,6 +12,9 @@ impl Model {
             let same = existing.frozen.fingerprint == new.fingerprint;
             return if same { CreatedRun::Existed } else { CreatedRun::Conflict };
         }
+        if self.to_forget.contains_key(&new.id) {
+            return CreatedRun::BeingForgotten;
+        }
         if new.requires_campaign {
             let campaign = self.campaigns.iter().find(|(name, _)| name.as_str() == new.campaign);
             match campaign.map(|(_, campaign)| campaign.paused) {
@@ -20,7 +23,8 @@ impl Model {
                 Some(false) => (),
             }
         }
-        self.definitions.insert(new.definition.clone(), std::mem::take(&mut new.definition_bytes));
+        let definition = std::mem::take(&mut new.definition_bytes);
+        self.keep_definition(now, &new.definition, definition);
         self.runs_by_age.insert((now, new.id.clone()));
         self.splits.insert((now, new.id.clone()));
         let run = Run {
@@ -43,10 +47,14 @@ impl Model {
             resent_outcome_not_recorded: 0,
             leases_expired: 0,
             leases_taken_over: 0,
+            epoch: self.lineage.base,
             generation: 0,
             retries: Vec::new(),
+            moves: 0,
+            proved: None,
             frozen: new,
         };
+        self.lineage.grow();
         self.runs.insert(run.frozen.id.clone(), run);
         CreatedRun::Created
     }
@@ -77,6 +85,7 @@ impl Model {
         if run.recipients.pending == 0 {
             run.settled_at_ms.get_or_insert(now);
         }
+        self.lineage.grow();
         self.end_split(&id);
         self.park(&id);
         self.runs_to_cancel.insert(id);
@@ -89,6 +98,7 @@ impl Model {
             return Steered::Cancelled;
         }
         act(run);
+        self.lineage.grow();
         self.park(id);
         Steered::Done
     }
@@ -101,6 +111,7 @@ impl Model {
     }
 
     pub fn set_lane_paused(&mut self, _now: i64, (lane, paused): (LaneName, bool)) {
+        self.lineage.grow();
         self.turns.set_paused(&lane, paused);
     }
 }

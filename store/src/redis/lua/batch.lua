@@ -18,6 +18,13 @@ local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
 local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
+-- Fences of an epoch before it are stale: the shard went back.
+local BASE, STOPPED, STAMP
+do
+  local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp')
+  BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
+end
+
 local run, run_settled = nil, false
 -- Recipients of the run that moved, by the name of the counter.
 local moved = {}
@@ -39,11 +46,19 @@ local function is_final(state)
 end
 
 local function load_run(id, key)
-  local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error')
+  local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error', 'epoch')
   if not f[1] then return false end
-  run = { id = id, lane = f[1], hold = f[2] == '1', base = f[3], cap = f[4], ttl = f[5], paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
+  run = { id = id, lane = f[1], hold = f[2] == '1', base = f[3], cap = f[4], ttl = f[5], paused = f[6] == '1',
+    cancelled = f[7] == '1', failed = f[8] ~= false, epoch = num(f[9] or '1', 'the epoch of a run') }
   run.parked = run.paused or run.cancelled or run.failed
   return true
+end
+
+-- Of an epoch before the shard went back: whoever has it lost it, and it ends as if it had expired.
+local function is_stale(fence)
+  if BASE == 1 then return false end
+  local _, epoch = fence_counter(fence)
+  return epoch < BASE
 end
 
 local function hold_of(id)
@@ -55,7 +70,7 @@ local function hold_of(id)
   if not fence then corrupt('the holder of ' .. id) end
   return { fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
     progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
-    outcome = outcome, expires_at = tonumber(expires), entry = entry }
+    outcome = outcome, expires_at = tonumber(expires), entry = entry, is_stale = is_stale(fence) }
 end
 
 local function write_hold(b)
@@ -74,8 +89,8 @@ local function quarantine(id, hold, reason)
   local e = entry_of(hold.entry)
   if e and hold.counted > 0 then count_flight(e, -hold.counted, true) end
   local run_id = string.match(id, '^(.+)%.%d+$')
-  add_count(run_id, 'b_leased', -1)
-  add_count(run_id, 'b_dead', 1)
+  count_place(run_id, 'leased', 'dead')
+  grow()
   write_counts()
 end
 
@@ -85,8 +100,8 @@ local function hash_of(key)
   return h
 end
 
--- The batch, or nil and what is wrong with it.
-local function load_batch(id, key, details)
+-- The batch, or nil and what is wrong with it. `holds` tells its lease, when that was read.
+local function load_batch(id, key, details, holds)
   local sequence = tonumber(string.match(id, '%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
   local h = hash_of(key)
@@ -103,7 +118,7 @@ local function load_batch(id, key, details)
   local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
-    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired,
+    ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
@@ -125,7 +140,6 @@ local function record_text(r)
   return string.format('%d|%d|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
     r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
-
 
 -- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
 local function look_at(b, index)
@@ -276,15 +290,23 @@ local function give_up(b, index, r)
   end_as(b, index, r, r.doubt == 's' and U or X)
 end
 
+-- May have been sent what the shard forgot when it went back.
+local function come_under_suspicion(r)
+  r.doubts = r.doubts + 1
+  r.doubt, r.reason, r.intent = 's', 'n', ''
+end
+
 -- Whether it was given up and a person may begin again with it.
 local function may_reopen(b, index, unknown)
   local state = b.st[index + 1]
-  return state == X or (unknown and state == U)
+  return (state == X and (unknown or not (run.hold and run.epoch < BASE))) or (state == U and unknown)
 end
 
--- A new generation: its time to live begins anew, what is known of it stays.
+-- A new generation: its time to live begins anew, what is known of it stays. When the shard went back since the run was
+-- created, it may have been begun again before.
 local function reopen(b, index, r)
   r.first_at, r.settled_at = '', ''
+  if run.epoch < BASE and r.doubt == '' then come_under_suspicion(r) end
   if r.attempts > 0 then defer(b, index, r, 0) else b.st[index + 1] = P end
 end
 
@@ -337,6 +359,25 @@ local function grant(b, index, r, _, counter)
   end
 end
 
+-- Whoever is pending in a batch of a run from before the shard went back may have been sent what is not known any
+-- more, and comes in doubt, once. True: so it was.
+local function doubt_unrecorded(b, index, r)
+  come_under_suspicion(r)
+  if run.hold or run.cancelled or r.doubts >= DOUBTS_MAX then end_as(b, index, r, U) end
+end
+
+local function suspect(b)
+  if run.epoch >= BASE or num(b.h.e or '1', 'the epoch of a batch') >= BASE then return false end
+  local is_settled = true
+  for index = 0, b.count - 1 do
+    local state = b.st[index + 1]
+    if not is_final(state) then is_settled = false end
+    if (state == P or state == D) and look_at(b, index).doubt == '' then change(b, index, doubt_unrecorded, doubt_unrecorded) end
+  end
+  if not is_settled then b.fields.e = int(BASE) end
+  return not is_settled
+end
+
 local function clear_standing_doubt(r)
   if r.doubt == 's' then
     r.doubts = math.max(r.doubts - 1, 0)
@@ -349,9 +390,11 @@ local function fact_of(b, index, r, state, o, about)
   local counter, fraction = about.counter, about.fraction
   local own_intent = state == I and (IGNORE_FENCES or r.intent == counter)
   about.own_intent = own_intent
+  -- What was granted to a fence from before the shard went back may be unknown here.
+  local unrecorded = about.lost and r.intent ~= counter
   if o.kind == 'a' then
     if state == A then return 'already' end
-    if own_intent then r.attempts = r.attempts + 1 end
+    if own_intent or unrecorded then r.attempts = r.attempts + 1 end
     clear_standing_doubt(r)
     if r.first_at == '' then r.first_at = NOW end
     r.code = o.code
@@ -361,6 +404,12 @@ local function fact_of(b, index, r, state, o, about)
     return 'applied'
   end
   if own_intent then
+    about.detail = true
+    settle(b, index, r, state, o, fraction)
+    return 'applied'
+  end
+  if unrecorded and o.kind == 'r' and (state == P or state == D or (state == U and r.doubt == 's')) then
+    clear_standing_doubt(r)
     about.detail = true
     settle(b, index, r, state, o, fraction)
     return 'applied'
@@ -399,11 +448,11 @@ end
 
 -- A fact about one recipient: 'applied', 'already' or 'refused'.
 local function fact(b, fence, o, fraction)
-  local counter = fence_counter(fence)
-  local known = b.fields['f' .. counter] or b.h['f' .. counter]
-  if not known or fences_differ(known, fence) then return 'refused' end
+  local counter, epoch = fence_counter(fence)
+  local known, lost = b.fields['f' .. counter] or b.h['f' .. counter], epoch < BASE
+  if not lost and (not known or fences_differ(known, fence)) then return 'refused' end
   if o.index >= b.count then return 'refused' end
-  local about = { counter = counter, fraction = fraction, detail = false }
+  local about = { counter = counter, fraction = fraction, lost = lost, detail = false }
   local status = change(b, o.index, nil, fact_of, o, about)
   if about.detail then take_detail(b, o.index, o.kind, o.detail) end
   if status == 'applied' then weigh_fact(b, o, about.own_intent) end
@@ -529,7 +578,11 @@ local function commit(b)
 end
 
 local function write_run()
-  for name, by in pairs(moved) do add_count(run.id, name, by) end
+  grow()
+  for name, by in pairs(moved) do
+    add_count(run.id, name, by)
+    if by < 0 and (name == 'unknown' or name == 'exhausted') then add_count(run.id, 'moves', 1) end
+  end
   moved = {}
   write_counts(run_settled and run.id .. '|settled_at')
   if woke then wake_all() end
@@ -569,7 +622,7 @@ local function put_back(b, from)
     end
   end
   -- Read before the first write: an unreadable stamp refuses.
-  local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp') + 1
+  local stamp = num(STAMP, 'the stamp') + 1
   commit(b)
   if from == 'leased' then
     call('ZREM', K.lease, b.id)
@@ -591,10 +644,10 @@ local function put_back(b, from)
     call('ZADD', K.dly, int(due), entry_text(b.entry))
   elseif may_retire(b) then
     -- Last among those whose history is to be written, with a stamp that nothing had before.
+    STAMP = stamp
     call('HSET', K.shard, 'stamp', int(stamp))
     call('ZADD', K.to_retire, int(stamp), b.id)
   end
-  add_count(run.id, 'b_' .. from, -1)
-  add_count(run.id, 'b_' .. to, 1)
+  count_place(run.id, from, to)
   return to, due
 end

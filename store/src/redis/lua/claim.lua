@@ -3,7 +3,7 @@
 -- ARGV     1 worker, 2 request, 3 nonce, 4 batches max, 5 ttl ms, 6 hard cap ms, 7 slots, 8 forget workers after ms,
 --          9 number of lanes, then lane and weight of each, then limits, see pace.lua
 -- returns  now, drain (0 or 1), then of each lease: batch, fence, entry, expires at, hard deadline
--- refuses  a draining worker (gets nothing new); a lane or site without room is passed over
+-- refuses  a draining worker, or a shard that was not compared or went back (nothing new); a lane or site without room is passed over
 
 local HISTORY_BACKLOG_BATCHES_MAX = 10000
 local PROMOTE_MAX, UNPARK_MAX, LANE_STRIDE, SEEN_STEP_MS, FORGET_MAX = 100, 100, 1000000, 1000, 100
@@ -17,7 +17,9 @@ end
 
 local limits = ARGV[#ARGV]
 local limited = limits ~= ''
-fence_is_sound()
+local fence_at, met, confirmed, stop = unpack(call('HMGET', K.shard, 'fence', 'met', 'server', 'stop'))
+if not string.match(fence_at or '0', '^%d+$') then corrupt('the counter of fences') end
+local stopped = is_stopped(met, confirmed, stop)
 
 local function see_worker()
   local known = call('HGET', K.worker, worker)
@@ -57,8 +59,7 @@ local function promote()
     call('ZREM', K.dly, text)
     if e then
       ready_add(e, call('SISMEMBER', K.parked, e.run) == 1)
-      add_count(e.run, 'b_delayed', -1)
-      add_count(e.run, 'b_ready', 1)
+      count_place(e.run, 'delayed', 'ready')
     else
       -- Not written by us. It must not keep everybody from claiming.
       call('HSET', K.dead, text, NOW .. '|no entry|' .. text)
@@ -154,14 +155,13 @@ local function lease(e)
   local text = entry_text(e)
   call('ZADD', K.lease, int(expires), id)
   call('HSET', K.holder, id, fence .. '|' .. worker .. '|' .. int(hard_at) .. '|' .. int(now) .. '|0|0|0|' .. text)
-  add_count(e.run, 'b_ready', -1)
-  add_count(e.run, 'b_leased', 1)
+  count_place(e.run, 'ready', 'leased')
   return { id, fence, text, int(expires), int(hard_at) }
 end
 
 local draining = see_worker()
 local answer = { now, draining and 1 or 0 }
-if same_claim(answer) or draining then return answer end
+if same_claim(answer) or draining or stopped then return answer end
 promote()
 -- What is settled is not written to history: nothing new is begun until it is.
 if call('ZCARD', K.to_retire) >= HISTORY_BACKLOG_BATCHES_MAX then
@@ -192,6 +192,9 @@ while #taken - 1 < most and steps > 0 do
   end
   if not limited then look_at(lane) end
 end
-if #taken > 1 then call('HSET', K.last_claim, worker, table.concat(taken, ' ')) end
+if #taken > 1 then
+  call('HSET', K.last_claim, worker, table.concat(taken, ' '))
+  grow()
+end
 write_counts()
 return answer

@@ -1,13 +1,14 @@
 -- create_run: a new run, with its split due now.
--- KEYS     the shard's, then: run
+-- KEYS     the shard's, then: run, runs being forgotten
 -- ARGV     1 run id, 2 fingerprint, 3 campaign (ok, none, paused) as of, 4 version, 5 subject of the campaign, 6 nominal
 --          at ms or '', then fields of the run hash and their values
--- returns  created, existed, conflict, no_campaign, campaign_paused
--- refuses  a run that is there; one whose campaign is missing or paused
+-- returns  created, existed, conflict, no_campaign, campaign_paused, being_forgotten
+-- refuses  a run that is there, or has batches from before it was forgotten; one whose campaign is missing or paused
 
 local key, id = KEYS[OWN + 1], ARGV[1]
 local fingerprint = call('HGET', key, 'fingerprint')
 if fingerprint then return fingerprint == ARGV[2] and 'existed' or 'conflict' end
+if call('ZSCORE', KEYS[OWN + 2], id) then return 'being_forgotten' end
 local campaign = ARGV[3]
 -- It was read before this script runs: the shard may have been told of a pause or an end since.
 if campaign == 'ok' and steered_at(ARGV[5]) > num(ARGV[4], 'version') then
@@ -15,9 +16,13 @@ if campaign == 'ok' and steered_at(ARGV[5]) > num(ARGV[4], 'version') then
 end
 if campaign == 'none' then return 'no_campaign' end
 if campaign == 'paused' then return 'campaign_paused' end
+local base = call('HGET', K.shard, 'base')
 local nominal = ARGV[6] == '' and int(now) or ARGV[6]
 call('HSET', key, 'fingerprint', ARGV[2], 'nominal_at', nominal, 'created_at', int(now), 'cursor', '0', 'sequence', '0',
   'bad', '0', 'repeated', '0', 'complete', '0', 'open', '', 'sites', '', unpack(ARGV, 7))
+-- It is not from before the shard went back.
+if base then call('HSET', key, 'epoch', base) end
+grow()
 call('ZADD', K.runs, int(now), id)
 split_set_due(id, false, now)
 wake_all()

@@ -10,10 +10,10 @@ local K = {
   splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
   to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
   depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
-  steered = KEYS[26], dead_order = KEYS[27],
+  steered = KEYS[26], dead_order = KEYS[27], round = KEYS[28],
 }
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 27
+local OWN = 28
 
 local call = redis.call
 local TIME = call('TIME')
@@ -65,15 +65,21 @@ local function fences_differ(a, b)
   return a ~= b
 end
 
+-- The position of the shard, by which everybody who saw it can tell whether it went back: grows with whatever is
+-- acknowledged.
+local function grow()
+  bump(K.shard, 'sequence', 1)
+end
+
+-- Nothing is leased from a server that was not compared, nor while workers report after the shard went back.
+local function is_stopped(met, confirmed, stop)
+  return met ~= confirmed or (stop and (stop == '-1' or now < num(stop, 'stop')))
+end
+
 -- The version of what this shard was told last of a lane or a campaign; 0: nothing yet.
 local function steered_at(subject)
   local known = call('HGET', K.steered, subject)
   return known and num(string.match(known, '^%d+') or known, 'what was steered') or 0
-end
-
--- Before the first write of who takes one later.
-local function fence_is_sound()
-  if not string.match(call('HGET', K.shard, 'fence') or '0', '^%d+$') then corrupt('the counter of fences') end
 end
 
 local function next_fence(nonce)
@@ -81,10 +87,11 @@ local function next_fence(nonce)
   return epoch .. '-' .. int(call('HINCRBY', K.shard, 'fence', 1)) .. '-' .. nonce
 end
 
+-- Its counter, and its epoch.
 local function fence_counter(fence)
-  local counter = string.match(fence, '^%d+%-(%d+)%-%x+$')
+  local epoch, counter = string.match(fence, '^(%d+)%-(%d+)%-%x+$')
   if not counter then corrupt('the fence ' .. fence) end
-  return counter
+  return counter, tonumber(epoch)
 end
 
 -- Tells the other masters. A hint: a failure to publish must not fail the transition.
@@ -143,6 +150,16 @@ local counts = {}
 local function add_count(run, name, by)
   local field = run .. '|' .. name
   counts[field] = (counts[field] or 0) + by
+end
+
+-- A batch goes from one place to another. `moves` grows with that, and when somebody comes back from exhausted or unknown:
+-- all else only ever moves the counters on, so what moved in between shows even when they are as they were. From nowhere:
+-- it was lost, and it is not known as what it is counted.
+local function count_place(run, from, to)
+  if from == 'nowhere' then return end
+  add_count(run, 'b_' .. from, -1)
+  add_count(run, 'b_' .. to, 1)
+  add_count(run, 'moves', 1)
 end
 
 -- One command reads and one writes. A counter that is damaged stays as it is, see `bump`. `at`: a field for this
