@@ -46,7 +46,7 @@ fn keys_like(server: &Server, pattern: &str) -> Vec<String> {
 #[tokio::test]
 async fn forgotten_scripts_are_loaded_again() {
     let fixture = fault().await;
-    let forget = || fixture.server.command::<()>(&["SCRIPT", "FLUSH"]);
+    let forget = || fixture.server.command::<()>(&["FUNCTION", "FLUSH"]);
     forget();
     let scene = Scene::of(&fixture, &[3]).await;
     forget();

@@ -113,8 +113,9 @@ fn same_but_for_recipient(a: &Outcome, b: &Outcome) -> bool {
     (a.kind, &a.code, a.retry_after_ms) == (b.kind, &b.code, b.retry_after_ms)
 }
 
+/// A byte each. A batch has at most a hundred recipients, so those that do not fit are of none.
 fn packed(indexes: impl Iterator<Item = u32>) -> Vec<u8> {
-    indexes.flat_map(u32::to_be_bytes).collect()
+    indexes.map(|index| u8::try_from(index).unwrap_or(u8::MAX)).collect()
 }
 
 /// Answers by report. One batch that cannot be read must not cost the others their answers: its holder is
@@ -141,11 +142,15 @@ fn held(report: &LeaseReport, answer: Value) -> Result<LeaseAnswer> {
     let mut list = Elements::of(answer, "checkpoint")?;
     let status = lease_status(&list.read::<String>()?)?;
     let ttl_ms = ms(list.read()?);
-    let granted: Vec<u32> = list.read()?;
+    let granted: Vec<u8> = list.read()?;
+    let granted = granted.into_iter().map(u32::from).collect();
     let mut reasons = Elements::of(list.value()?, "checkpoint")?;
     let mut refused = Vec::new();
     while !reasons.is_empty() {
-        refused.push((reasons.read()?, refusal(&reasons.read::<String>()?)?));
+        let place: usize = reasons.read()?;
+        let index = place.checked_sub(1).and_then(|at| report.intents.get(at)).copied();
+        let index = index.ok_or_else(|| corrupt(format!("the refused intent {place}")))?;
+        refused.push((index, refusal(&reasons.read::<String>()?)?));
     }
     Ok(LeaseAnswer { granted, refused, ttl_ms, ..LeaseAnswer::plain(report.batch.clone(), status) })
 }

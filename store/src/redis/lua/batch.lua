@@ -11,19 +11,25 @@ local COUNTER = { [P] = 'pending', [I] = 'pending', [D] = 'pending', [A] = 'acce
   [X] = 'exhausted', [S] = 'suppressed', [C] = 'cancelled', [U] = 'unknown' }
 -- States are kept in pieces of this many letters: a longer value would turn the small hash into a large one.
 local PIECE = 50
-local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
-local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
+-- '.' and '~'.
+local UNTOUCHED, ALONE = 46, 126
+local SYMBOL_FIRST, SYMBOLS = 33, 93
 local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
 local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
-local run, run_settled = nil, false
+local run, run_settled
 -- Recipients of the run that moved, by the name of the counter.
-local moved = {}
-local woke = false
+local moved
+local woke
 -- Doubts after which a recipient is unknown.
-local doubts_max = DOUBTS_MAX
+local doubts_max
+
+-- Of this call, after `begin`.
+local function begin_batch()
+  run, run_settled, moved, woke, doubts_max = nil, false, {}, false, DOUBTS_MAX
+end
 
 local KINDS = { a = true, d = true, r = true, u = true, w = true }
 
@@ -79,30 +85,47 @@ local function quarantine(id, hold, reason)
   write_counts()
 end
 
+-- The hash of a batch. Of its records and fences few are needed, so those are read when somebody looks; false: none.
 local function hash_of(key)
-  local flat, h = call('HGETALL', key), {}
-  for at = 1, #flat, 2 do h[flat[at]] = flat[at + 1] end
-  return h
+  local n, site, payload, s0, s1, m0, m1, w, z, k, ended, expired, h = unpack(call('HMGET', key, 'n', 'site', 'payload', 's0',
+    's1', 'm0', 'm1', 'w', 'z', 'k', 'ended', 'expired', 'h'))
+  local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k,
+    ended = ended, expired = expired, h = h }
+  return setmetatable(fields, { __index = function(_, field)
+    local value = call('HGET', key, field)
+    fields[field] = value
+    return value
+  end })
+end
+
+-- How many of the states are in intent.
+local function intents_in(states)
+  local number, at = 0, 1
+  while true do
+    local from = string.find(states, 'i', at, true)
+    if not from then return number end
+    at = string.find(states, '[^i]', from) or #states + 1
+    number = number + at - from
+  end
 end
 
 -- The batch, or nil and what is wrong with it.
 local function load_batch(id, key, details)
-  local sequence = tonumber(string.match(id, '%.(%d+)$') or '')
+  local sequence = tonumber(string.match(id, '^.+%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
   local h = hash_of(key)
   -- Written after the batch: what it cannot be written to must show before.
   call('HLEN', details)
-  if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
+  if not h.s0 then return nil, call('HLEN', key) > 0 and 'unreadable' or 'missing' end
   local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
-  if not count or count < 1 or #states ~= count or string.find(states, '[^apidrxscu]') then return nil, 'unreadable' end
+  if not count or count < 1 or #states ~= count or not string.find(states, '^[apidrxscu]*$') then return nil, 'unreadable' end
   -- A retired batch has the names of its segments instead of a payload.
-  local retired = h.h ~= nil
+  local retired = h.h ~= false
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
-  local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
-    open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
+    open = intents_in(states), symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, tried = 0,
     ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
@@ -147,23 +170,25 @@ local function look_at(b, index)
 end
 
 -- Keeps a record that is new in this script, and gives it a symbol: one that is known to have the same record, or the
--- next that nobody has. A symbol that only those had who change now is free with the next write.
+-- next that nobody has. A symbol that only those had who change now is free with the next write. Reports begin to look
+-- at different symbols, or each would look at all that were taken before it.
 local function keep_record(b, at, r)
   local text = record_text(r)
   local symbol = b.symbol_of_text[text]
   if symbol then return symbol end
-  symbol = b.free
+  local first = b.hold and b.hold.sequence or 0
   repeat
-    symbol = symbol + 1
-  until symbol > SYMBOL_LAST or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
-  if symbol > SYMBOL_LAST then
+    symbol = SYMBOL_FIRST + (first + b.tried) % SYMBOLS
+    b.tried = b.tried + 1
+  until b.tried > SYMBOLS or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
+  if b.tried > SYMBOLS then
     local field = int(at - 1)
     b.h[field], b.fields[field], b.gone[field] = text, text, nil
     return ALONE
   end
   local field = 'g' .. string.char(symbol)
   b.h[field], b.fields[field] = text, text
-  b.free, b.symbol_of_text[text], b.parsed[symbol] = symbol, symbol, r
+  b.symbol_of_text[text], b.parsed[symbol] = symbol, r
   return symbol
 end
 
@@ -303,9 +328,14 @@ local function hand_back(b, index, r)
   end
 end
 
+-- Whether there may be a reply text. (Who was begun again has attempts and no first time.)
+local function was_tried(r)
+  return r.first_at ~= '' or r.attempts > 0
+end
+
 -- Keeps what the relay said. The text of an earlier attempt is replaced, if only by nothing.
 local function take_detail(b, index, kind, detail)
-  if kind ~= 'w' and (detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = detail end
+  if kind ~= 'w' and (detail ~= '' or was_tried(look_at(b, index))) then b.detail[index] = detail end
 end
 
 -- An outcome `o` for a recipient in intent; its detail is taken apart.
@@ -440,6 +470,10 @@ local function keep_lease(b)
   write_hold(b)
 end
 
+local function states_of(b)
+  return string.char(unpack(b.st, 1, b.count))
+end
+
 local function place_of(b)
   if b.hold then return 'leased' end
   if b.retired then return 'settled' end
@@ -455,6 +489,8 @@ end
 
 -- Where a batch without a lease belongs, and when it is due. Who is not in the next lease does not make it due.
 local function place_of_rest(b)
+  -- Most batches end so, and a pattern is faster than a loop.
+  if string.find(states_of(b), '^[^pd]*$') then return 'settled' end
   local deferred, earliest = false, nil
   for index = 1, b.count do
     local state = b.st[index]
@@ -537,10 +573,7 @@ end
 
 -- Nobody in it may be replayed, so its payload need not be kept.
 local function may_retire(b)
-  for index = 1, b.count do
-    if b.st[index] == U or b.st[index] == X then return false end
-  end
-  return true
+  return string.find(states_of(b), '^[^ux]*$') ~= nil
 end
 
 -- Ends a lease or sorts an idle batch anew: a cancelled run loses its pending recipients, the rest goes

@@ -1,18 +1,18 @@
 -- checkpoint: outcomes so far, intents wanted, and the lease lives on.
 -- KEYS     see report.lua
 -- ARGV     see report.lua; 6: ttl ms, 7: window; the last: limits, see pace.lua
--- returns  status (gone, lost, settled, held), ttl left ms, granted indexes, refused indexes each followed by its reason
---          (throttled:MS tells when to ask again)
+-- returns  status (gone, lost, settled, held), ttl left ms, granted indexes (packed as they came), refused intents by their
+--          place among the intents, each followed by its reason (throttled:MS tells when to ask again)
 -- refuses  a fence that is not current (outcomes are taken as facts); single intents, by the reasons of the page
 
 local ttl, window = num(ARGV[6], 'ttl'), num(ARGV[7], 'window')
 -- The usual way is short: of the keys it writes, only the counters are not read before.
 check_type('HLEN', K.count)
 local b = reported_batch()
-if not b then return { 'gone', 0, {}, {} } end
+if not b then return { 'gone', 0, '', {} } end
 if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then
   check_types()
-  return { take_as_facts(b), 0, {}, {} }
+  return { take_as_facts(b), 0, '', {} }
 end
 
 local fresh = take_outcomes(b)
@@ -74,7 +74,7 @@ local function refusal(index)
 end
 
 -- Grants the intent at `n` and, where each needs no look of its own, those alike that follow it. How many.
-local granted, refused, intents = {}, {}, REPORT.intents
+local granted, refused, intents = '', {}, REPORT.intents
 local apart = least > math.max(-1, unpack(intents)) or most < math.min(math.huge, unpack(intents))
 local function grant_from(n)
   if b.st[intents[n] + 1] == I then return 1 end
@@ -91,11 +91,11 @@ while n <= #intents do
   local index, alike = intents[n], 1
   local reason = refusal(index)
   if reason then
-    refused[#refused + 1] = index
+    refused[#refused + 1] = n
     refused[#refused + 1] = reason
   else
     alike = grant_from(n)
-    for at = n, n + alike - 1 do granted[#granted + 1] = intents[at] end
+    granted = granted .. string.sub(ARGV[8], n, n + alike - 1)
   end
   n = n + alike
 end
@@ -103,7 +103,8 @@ end
 if now - b.hold.progress_at <= TRANSACTION_MS_MAX then
   b.hold.expires_at = math.max(b.hold.expires_at, math.min(now + ttl, b.hold.hard_at))
 end
-if #granted > 0 and b.h['f' .. counter] ~= b.hold.fence then b.fields['f' .. counter] = b.hold.fence end
+-- Whoever was in intent under this fence left it there.
+if granted ~= '' and not b.known_fence and b.h['f' .. counter] ~= b.hold.fence then b.fields['f' .. counter] = b.hold.fence end
 commit(b)
 for _, m in ipairs(meters) do write_pace(m) end
 if #meters > 0 or counted > 0 then

@@ -4,22 +4,16 @@
 -- ARGV  1 batch id, 2 fence, 3 sequence, 4 progress, 5 retry fraction, 6 and 7 of the script, 8 indexes of intents,
 --       9 number of outcomes that have a reply text, then its place among the outcomes and the text of each; then the
 --       number of groups and four for each (kind, code, retry_after_ms, indexes). A group is of outcomes that follow
---       each other and differ in nothing but recipient and reply text. Indexes are packed, four bytes each, the
---       highest byte first: an argument for each would cost more than what is done with it.
+--       each other and differ in nothing but recipient and reply text. Indexes are packed, a byte each (255: one that no
+--       batch has): an argument for each would cost more than what is done with it.
 
-local function indexes_in(packed)
-  local number = #packed / 4
-  local indexes = { struct.unpack('>' .. string.rep('I4', number), packed) }
-  -- After the values stands where reading ended.
-  if table.remove(indexes) ~= #packed + 1 then corrupt('the indexes of a report') end
-  return indexes
-end
+local REPORT
 
-local REPORT = { id = ARGV[1], fence = ARGV[2], sequence = num(ARGV[3], 'sequence'),
-  progress = num(ARGV[4], 'progress'), fraction = num(ARGV[5], 'fraction'), intents = indexes_in(ARGV[8]),
-  details = {}, groups = {} }
-
-do
+-- Of this call, after `begin_batch`.
+local function begin_report()
+  REPORT = { id = ARGV[1], fence = ARGV[2], sequence = num(ARGV[3], 'sequence'),
+    progress = num(ARGV[4], 'progress'), fraction = num(ARGV[5], 'fraction'), intents = { string.byte(ARGV[8], 1, -1) },
+    details = {}, groups = {} }
   local at = 10
   for _ = 1, num(ARGV[9], 'reply texts') do
     REPORT.details[num(ARGV[at], 'a place')] = ARGV[at + 1]
@@ -29,7 +23,7 @@ do
   for n = 1, num(ARGV[at], 'groups') do
     local kind, after = ARGV[at + 1], num(ARGV[at + 3], 'retry after')
     if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
-    local group = { kind = kind, code = ARGV[at + 2], after = after, indexes = indexes_in(ARGV[at + 4]), place = place }
+    local group = { kind = kind, code = ARGV[at + 2], after = after, indexes = { string.byte(ARGV[at + 4], 1, -1) }, place = place }
     place = place + #group.indexes
     REPORT.groups[n] = group
     at = at + 4
@@ -71,10 +65,11 @@ end
 
 -- Keeps the reply texts of some that had this record before, see `take_detail`.
 local function take_details(b, group, n, number, r)
-  if group.kind == 'w' or (r.first_at == '' and not next(REPORT.details)) then return end
+  local tried = was_tried(r)
+  if group.kind == 'w' or not (tried or next(REPORT.details)) then return end
   for at = n, n + number - 1 do
     local detail = REPORT.details[group.place + at]
-    if detail or r.first_at ~= '' then b.detail[group.indexes[at]] = detail or '' end
+    if detail or tried then b.detail[group.indexes[at]] = detail or '' end
   end
 end
 
@@ -107,6 +102,7 @@ local function take_outcomes(b)
             alike = change_alike(b, indexes, n, number - n + 1, group, settle, group, REPORT.fraction)
             take_details(b, group, n, alike, r)
             note_outcomes(b, group, n, alike)
+            b.known_fence = r.intent == counter
             hold.progress_at = now
           end
         end
