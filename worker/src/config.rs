@@ -84,6 +84,12 @@ impl WorkerError {
 }
 
 impl WorkerConfig {
+    /// Slots that are reserved for these lanes (none named: all).
+    pub(crate) fn reserved_for(&self, lanes: &[LaneName]) -> u32 {
+        let is_carried = |lane: &LaneName| lanes.is_empty() || lanes.contains(lane);
+        self.reserve.iter().filter(|(lane, _)| is_carried(lane)).map(|(_, slots)| *slots).sum()
+    }
+
     pub(crate) fn check(&self) -> Result<(), WorkerError> {
         let wrong = |field, why: String| WorkerError::config(field, why);
         WorkerId::try_new(&self.name, &uuid::Uuid::nil().to_string())

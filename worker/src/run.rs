@@ -6,12 +6,12 @@ use crate::dispatch::{CallError, Dispatch, GrpcDispatch, Reported};
 use crate::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
 use crate::journal::{self, Journal};
 use crate::sabotage::{Sabotage, Started};
-use crate::send::{Hold, Pool, PoolConfig, Told};
+use crate::send::{Hold, Pool, PoolConfig, Share, Told};
 use postrider_common::clock::Clock;
-use postrider_common::ids::{DefinitionHash, WorkerId};
+use postrider_common::ids::{DefinitionHash, LaneName, WorkerId};
 use postrider_common::lease::FactStatus;
 use postrider_common::limits::LEASES_PER_CALL_MAX;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -80,6 +80,7 @@ pub async fn run_with(
             port: relay.port,
             connections: relay.connections as usize,
             is_limited: !relay.limit.is_none(),
+            share: Share { reserved: config.reserved_for(&relay.lanes), slots: config.slots },
             ehlo: config.ehlo.clone(),
             source_address: config.source_address,
         };
@@ -106,6 +107,7 @@ pub async fn run_with(
         lease_call: None,
         last_key: 0,
         slots: config.slots,
+        reserved: config.reserve.iter().filter(|(_, slots)| **slots > 0).map(|(lane, _)| lane.clone()).collect(),
         sabotage,
     };
     shell.run(events, words, stop).await
@@ -129,6 +131,8 @@ struct Shell {
     lease_call: Option<AbortHandle>,
     last_key: u64,
     slots: u32,
+    /// Lanes with slots of their own.
+    reserved: BTreeSet<LaneName>,
     sabotage: Sabotage,
 }
 
@@ -179,7 +183,8 @@ impl Shell {
             }
         };
         for (key, batch) in batches {
-            self.holds.insert(key, Arc::new(Hold::new(key, batch, self.journal.clone())));
+            let is_reserved = self.reserved.contains(&batch.lane);
+            self.holds.insert(key, Arc::new(Hold::new(key, batch, is_reserved, self.journal.clone())));
         }
         if let Event::Leased { offers, .. } = &event {
             for offer in offers {

@@ -1,7 +1,7 @@
 //! Random comparison of what gives up and begins again: workers that end, dead letters, retries.
 
 use super::Fixture;
-use super::random::{Driver, SLACK_MS, TTL_MS, both, counts, model_counts};
+use super::random::{Driver, TTL_MS, both, counts, model_counts};
 use super::scene::{lane, worker};
 use crate::api::{Checkpoint, Claim, Reclaim, ReplayDead, RetryRun};
 use crate::embedded::model::Model;

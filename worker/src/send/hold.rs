@@ -24,15 +24,17 @@ struct Signals {
 pub(crate) struct Hold {
     pub(crate) key: LeaseKey,
     pub(crate) batch: Batch,
+    /// Slots are reserved for its lane.
+    pub(crate) is_reserved: bool,
     trust: Trust,
     signals: watch::Sender<Signals>,
     journal: Option<Arc<Journal>>,
 }
 
 impl Hold {
-    pub(crate) fn new(key: LeaseKey, batch: Batch, journal: Option<Arc<Journal>>) -> Self {
+    pub(crate) fn new(key: LeaseKey, batch: Batch, is_reserved: bool, journal: Option<Arc<Journal>>) -> Self {
         let signals = watch::Sender::new(Signals::default());
-        Self { key, batch, trust: Trust::default(), signals, journal }
+        Self { key, batch, is_reserved, trust: Trust::default(), signals, journal }
     }
 
     /// A crash journal is kept, so what is read must be noted before it is gone from the system.

@@ -3,9 +3,11 @@
 mod connection;
 mod hold;
 mod pool;
+mod waiting;
 
 pub(crate) use hold::Hold;
 pub(crate) use pool::{Pool, PoolConfig};
+pub(crate) use waiting::Share;
 
 use crate::engine::LeaseKey;
 use postrider_common::lease::Outcome;

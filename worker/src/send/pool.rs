@@ -7,10 +7,11 @@
 
 use super::connection;
 use super::hold::Transmission;
+use super::waiting::{Share, Waiting};
 use super::{Hold, Told};
 use postrider_common::clock::Clock;
 use postrider_common::lease::OutcomeKind;
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub(crate) struct PoolConfig {
     pub(crate) connections: usize,
     /// The fleet shares it: there are no connections but those allowed.
     pub(crate) is_limited: bool,
+    /// Some connections are kept for lanes with reserved slots.
+    pub(crate) share: Share,
     pub(crate) ehlo: String,
     pub(crate) source_address: Option<IpAddr>,
 }
@@ -82,6 +85,7 @@ impl Pool {
         let connections = if config.is_limited { 0 } else { config.connections as u32 };
         let (allow, allowed) = watch::channel(Allowed { connections, cuts: 0 });
         let (reports, reported) = mpsc::channel(REPORTS_MAX);
+        let waiting = Waiting::new(config.share, |transmission: &Transmission| transmission.hold.is_reserved);
         let keeper = Keeper {
             config: Arc::new(config),
             clock,
@@ -95,7 +99,7 @@ impl Pool {
             allowed: connections as usize,
             cuts: 0,
             counted: None,
-            queue: VecDeque::new(),
+            waiting,
             is_up: false,
             probe: PROBE_FIRST,
             probe_at: Instant::now(),
@@ -152,7 +156,7 @@ struct Keeper {
     cuts: u64,
     /// What the loop was told last: allowed, open, wanted.
     counted: Option<(u32, u32, u32)>,
-    queue: VecDeque<Transmission>,
+    waiting: Waiting<Transmission>,
     is_up: bool,
     probe: Duration,
     probe_at: Instant,
@@ -173,7 +177,7 @@ impl Keeper {
             let is_probing = !self.is_up && self.connecting.is_empty() && self.open() < self.allowed;
             tokio::select! {
                 transmission = transmissions.recv() => match transmission {
-                    Some(transmission) => self.queue.push_back(transmission),
+                    Some(transmission) => self.waiting.push(transmission),
                     None => return self.close_all().await,
                 },
                 Some(report) = reports.recv() => self.reported(report).await,
@@ -208,6 +212,7 @@ impl Keeper {
             self.tasks.shutdown().await;
             (self.connections, self.idle) = (BTreeMap::new(), Vec::new());
             (self.connecting, self.closing) = (BTreeSet::new(), BTreeMap::new());
+            self.waiting.keep_busy(|_| false);
         }
         while self.connections.len() > self.allowed {
             let unused = self.idle.pop().or_else(|| self.connecting.first().copied());
@@ -226,7 +231,7 @@ impl Keeper {
 
     /// Tells the loop, of a relay that the fleet shares, what there is and what there is use for.
     async fn tell_count(&mut self) {
-        let waiting = self.queue.len().saturating_sub(self.connecting.len());
+        let waiting = self.waiting.len().saturating_sub(self.connecting.len());
         let wanted = (self.connections.len() + waiting).clamp(1, self.config.connections);
         let counted = (self.allowed as u32, self.open() as u32, wanted as u32);
         if self.config.is_limited && self.counted != Some(counted) {
@@ -258,12 +263,14 @@ impl Keeper {
         self.closing.retain(|_, task| !task.is_finished());
         self.connecting.retain(|id| self.connections.contains_key(id));
         self.idle.retain(|id| self.connections.contains_key(id));
+        self.waiting.keep_busy(|id| self.connections.contains_key(&id) || self.closing.contains_key(&id));
         self.probe_at = Instant::now() + self.probe;
     }
 
     async fn reported(&mut self, report: Report) {
         match report {
             Report::Idle { id, is_new } => {
+                self.waiting.freed(id);
                 if self.connections.contains_key(&id) {
                     self.idle.push(id);
                     if is_new {
@@ -277,8 +284,9 @@ impl Keeper {
                 self.connecting.remove(&id);
                 let was_closing = self.closing.remove(&id).is_some();
                 self.idle.retain(|idle| *idle != id);
+                self.waiting.freed(id);
                 if let Some(transmission) = unbegun {
-                    self.queue.push_front(transmission);
+                    self.waiting.push_front(transmission);
                 }
                 if let Some((code, detail)) = failure
                     && !was_closing
@@ -311,7 +319,7 @@ impl Keeper {
         tracing::warn!(relay, code, detail, retry_in = ?self.probe, "relay refuses connections");
         self.probe = (self.probe * 2).min(PROBE_MAX);
         self.down().await;
-        if let Some(transmission) = self.queue.pop_front() {
+        if let Some(transmission) = self.waiting.least() {
             let outcome = transmission.outcome(OutcomeKind::Deferred, code, detail);
             transmission.end(outcome).await;
         }
@@ -323,21 +331,19 @@ impl Keeper {
             return self.hand_back(|_| true).await;
         }
         while let Some(id) = self.idle.pop() {
-            let Some(transmission) = self.queue.pop_front() else {
+            let Some((connection, _)) = self.connections.get(&id) else { continue };
+            let Some(transmission) = self.waiting.next_for(id, self.allowed) else {
                 self.idle.push(id);
                 break;
             };
-            let Some((connection, _)) = self.connections.get(&id) else {
-                self.queue.push_front(transmission);
-                continue;
-            };
             if let Err(refused) = connection.try_send(transmission) {
                 // It closes at this moment; its last words follow.
-                self.queue.push_front(refused.into_inner());
+                self.waiting.push_front(refused.into_inner());
+                self.waiting.freed(id);
             }
         }
         let is_crowded = Instant::now() < self.crowded_until;
-        while self.queue.len() > self.connecting.len() && self.open() < self.allowed {
+        while self.waiting.ready(self.allowed) > self.connecting.len() && self.open() < self.allowed {
             let is_first = self.connections.is_empty();
             let is_alone = self.connections.len() == self.connecting.len();
             // Without a connection that works, one at a time is tried.
@@ -359,9 +365,7 @@ impl Keeper {
     }
 
     async fn hand_back(&mut self, which: impl Fn(&Transmission) -> bool) {
-        let (back, kept): (Vec<Transmission>, Vec<Transmission>) = self.queue.drain(..).partition(which);
-        self.queue.extend(kept);
-        for transmission in back {
+        for transmission in self.waiting.take(which) {
             transmission.hand_back().await;
         }
     }

@@ -109,6 +109,10 @@ impl Master {
 
     /// Recipient 7 has no name.
     pub fn add_run(&self, name: &str, count: usize, address: impl Fn(usize) -> String) -> RunId {
+        self.add_run_in(LaneName::bulk(), name, count, address)
+    }
+
+    pub fn add_run_in(&self, lane: LaneName, name: &str, count: usize, address: impl Fn(usize) -> String) -> RunId {
         let id = RunId::derive(name, "1");
         let recipients: Vec<Recipient> = (0..count)
             .map(|index| {
@@ -134,7 +138,7 @@ impl Master {
             fingerprint: String::new(),
             campaign: name.to_owned(),
             requires_campaign: false,
-            lane: LaneName::bulk(),
+            lane,
             on_unknown: OnUnknown::Resend,
             retry: RetryPolicy { base_ms: 60_000, cap_ms: 60_000, ttl_ms: 86_400_000 },
             definition: spec.hash(),

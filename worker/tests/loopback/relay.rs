@@ -104,9 +104,13 @@ impl Relay {
                         let rcpt_to = received.rcpt_to[0].clone();
                         self.witness.get().inspect(|witness| witness(&rcpt_to));
                         let is_silent = rcpt_to.starts_with("silent");
+                        let is_stuck = rcpt_to.starts_with("stuck");
                         *self.state.lock().unwrap().ledger.entry(rcpt_to).or_default() += 1;
                         if is_silent {
                             return None;
+                        }
+                        if is_stuck {
+                            std::future::pending::<()>().await;
                         }
                         tokio::time::sleep(Duration::from_millis(self.script().reply_delay_ms)).await;
                         next = Some(session.answer(Answer::Accept));
