@@ -128,7 +128,7 @@ impl Link {
         };
         match &failure {
             Failure::Reload => {
-                self.scripts.load_again(&mut line.connection).await?;
+                self.scripts.load(&mut line.connection).await?;
             }
             Failure::Reconnect(_) => {
                 *maybe = true;

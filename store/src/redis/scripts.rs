@@ -80,6 +80,7 @@ const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
 const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
+const SETTLE: &str = include_str!("lua/settle.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
@@ -234,10 +235,10 @@ impl Base {
             Self::Effect => (&[EFFECT], ""),
             Self::Shard => (&[PRELUDE], ""),
             Self::Steer => (&[PRELUDE, STEER], "begin_steer()"),
-            Self::Batch => (&[PRELUDE, POISON, BATCH], "begin_batch()"),
+            Self::Batch => (&[PRELUDE, POISON, BATCH, SETTLE], "begin_batch()"),
             Self::PacedShard => (&[PRELUDE, PACE], ""),
-            Self::PacedReport => (&[PRELUDE, PACE, POISON, BATCH, REPORT], "begin_batch() begin_report()"),
-            Self::EndLease => (&[PRELUDE, POISON, BATCH, REPORT, END_LEASE], "begin_batch() begin_report()"),
+            Self::PacedReport => (&[PRELUDE, PACE, POISON, BATCH, SETTLE, REPORT], "begin_batch()"),
+            Self::EndLease => (&[PRELUDE, POISON, BATCH, SETTLE, REPORT, END_LEASE], "begin_batch()"),
         }
     }
 
@@ -303,20 +304,8 @@ impl Scripts {
         Self { libraries, names }
     }
 
-    /// Loads what the server has not got. A server that refuses writes for now may have it all the same, so that is no
-    /// failure here: a call tells.
-    pub async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
-        match self.load_again(connection).await {
-            Err(Failure::Wait { message, reconnect: false, .. }) => {
-                tracing::debug!(message, "the server takes no scripts now");
-                Ok(())
-            }
-            loaded => loaded,
-        }
-    }
-
     /// Loads what the server has not got, all in one round trip.
-    pub async fn load_again(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
+    pub async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
         let mut pipe = redis::pipe();
         pipe.ignore_errors();
         for library in &self.libraries {

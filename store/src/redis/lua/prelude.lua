@@ -129,19 +129,20 @@ end
 -- Counters of a run, gathered and written once. (`bump` each: cheaper than to read, add and write several at once.)
 
 local counts = {}
+-- Runs of which somebody settled.
+local settled_now = {}
 
 local function add_count(run, name, by)
   local field = run .. '|' .. name
   counts[field] = (counts[field] or 0) + by
 end
 
--- `at`: a field for this instant.
-local function write_counts(at)
+local function write_counts()
   for field, by in pairs(counts) do
     if by ~= 0 then bump(K.count, field, int(by)) end
   end
-  if at then call('HSET', K.count, at, NOW) end
-  counts = {}
+  for run in pairs(settled_now) do call('HSET', K.count, run .. '|settled_at', NOW) end
+  counts, settled_now = {}, {}
 end
 
 -- ---------------------------------------------------------------------------------------------------
@@ -290,7 +291,7 @@ end
 
 -- Before everything else of a call.
 local function begin(checks_itself)
-  call, CHECKS_ITSELF, counts = redis.call, checks_itself, {}
+  call, CHECKS_ITSELF, counts, settled_now = redis.call, checks_itself, {}, {}
   -- The keys of a shard are always the same: the first tells which shard it is.
   if K.shard ~= KEYS[1] then name_keys() end
   local time = call('TIME')

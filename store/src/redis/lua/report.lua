@@ -1,22 +1,26 @@
 -- Common to checkpoint, finish and release; prepended after batch.lua.
 --
--- KEYS  the shard's, then: batch, its details, its run
--- ARGV  1 batch id, 2 fence, 3 sequence, 4 progress, 5 retry fraction, 6 and 7 of the script, 8 indexes of intents,
---       9 number of outcomes that have a reply text, then its place among the outcomes and the text of each; then the
---       number of groups and four for each (kind, code, retry_after_ms, indexes). A group is of outcomes that follow
---       each other and differ in nothing but recipient and reply text. Indexes are packed, a byte each (255: one that no
---       batch has): an argument for each would cost more than what is done with it.
+-- KEYS  the shard's, then of each report: batch, its details, its run
+-- ARGV  1 number of reports, 2 retry fraction, 3 and 4 of the script, then of each report: batch id, fence, sequence,
+--       progress, indexes of intents, number of outcomes that have a reply text, then its place among the outcomes and
+--       the text of each; then the number of groups and four for each (kind, code, retry_after_ms, indexes). A group is
+--       of outcomes that follow each other and differ in nothing but recipient and reply text. Indexes are packed, a byte
+--       each (255: one that no batch has): an argument for each would cost more than what is done with it.
+-- returns of each report what the script says, or why it failed: every report is a transition of its own.
 
+-- The report at hand.
 local REPORT
 
--- Of this call, after `begin_batch`.
-local function begin_report()
-  REPORT = { id = ARGV[1], fence = ARGV[2], sequence = num(ARGV[3], 'sequence'),
-    progress = num(ARGV[4], 'progress'), fraction = num(ARGV[5], 'fraction'), intents = { string.byte(ARGV[8], 1, -1) },
-    details = {}, groups = {} }
-  local at = 10
-  for _ = 1, num(ARGV[9], 'reply texts') do
-    REPORT.details[num(ARGV[at], 'a place')] = ARGV[at + 1]
+-- The report whose arguments begin here (`keys` come before its keys), and where the next begins.
+local function read_report(at, keys)
+  local report = { id = ARGV[at], fence = ARGV[at + 1], sequence = num(ARGV[at + 2], 'sequence'),
+    progress = num(ARGV[at + 3], 'progress'), fraction = num(ARGV[2], 'fraction'), packed = ARGV[at + 4],
+    intents = { string.byte(ARGV[at + 4], 1, -1) }, details = {}, groups = {}, batch_key = KEYS[keys + 1],
+    details_key = KEYS[keys + 2], run_key = KEYS[keys + 3] }
+  local texts = num(ARGV[at + 5], 'reply texts')
+  at = at + 6
+  for _ = 1, texts do
+    report.details[num(ARGV[at], 'a place')] = ARGV[at + 1]
     at = at + 2
   end
   local place = 0
@@ -25,15 +29,39 @@ local function begin_report()
     if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
     local group = { kind = kind, code = ARGV[at + 2], after = after, indexes = { string.byte(ARGV[at + 4], 1, -1) }, place = place }
     place = place + #group.indexes
-    REPORT.groups[n] = group
+    report.groups[n] = group
     at = at + 4
   end
+  return report, at + 1
+end
+
+-- Carries out one report after the other, each whole before the next begins. All are read before, and one that fails
+-- must not cost the others their answers, unless it is alone.
+local function each_report(act)
+  local reports, at, answers = {}, 5, {}
+  for n = 1, num(ARGV[1], 'reports') do
+    reports[n], at = read_report(at, OWN + (n - 1) * 3)
+  end
+  for n, report in ipairs(reports) do
+    REPORT = report
+    if #reports == 1 then
+      answers[1] = act()
+    else
+      local ok, answer = pcall(act)
+      answers[n] = ok and answer or type(answer) == 'table' and answer.err or tostring(answer)
+      run_settled, moved = false, {}
+    end
+  end
+  write_counts()
+  if woke then wake_all() end
+  return answers
 end
 
 -- The batch of the report, or nil when it is gone. One that is leased and unreadable is set aside.
 local function reported_batch()
-  if not load_run(string.match(REPORT.id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then return nil end
-  local b, wrong = load_batch(REPORT.id, KEYS[OWN + 1], KEYS[OWN + 2])
+  local run_id = string.match(REPORT.id, '^(.+)%.%d+$') or ''
+  if not (run and run.id == run_id or load_run(run_id, REPORT.run_key)) then return nil end
+  local b, wrong = load_batch(REPORT.id, REPORT.batch_key, REPORT.details_key)
   if not b then
     check_types()
     local hold = hold_of(REPORT.id)
@@ -59,7 +87,7 @@ local function take_as_facts(b)
     commit(b)
     if applied and b.hold then keep_lease(b) end
   end
-  write_run()
+  count_run()
   return to == 'settled' and 'settled' or 'lost'
 end
 
