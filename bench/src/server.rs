@@ -2,7 +2,8 @@
 
 use crate::instructions::Counter;
 use postrider_common::SystemClock;
-use postrider_store::{Durability, Options, Store};
+use postrider_common::mark::Marks;
+use postrider_store::{Compare, Durability, Options, Store};
 use postrider_tests::redis_server::RedisServer;
 use std::collections::BTreeMap;
 use std::process::Command;
@@ -75,7 +76,10 @@ impl Server {
     pub async fn store(&self, durability: Durability) -> Arc<dyn Store> {
         let options = Options::new(durability, Arc::new(SystemClock::default()));
         let url = self.process.url().parse().expect("a store URL");
-        postrider_store::open(&url, options).await.expect("a store")
+        let store = postrider_store::open(&url, options).await.expect("a store");
+        let compare = Compare { marks: Marks::default(), confirm: true };
+        store.compare(compare).await.expect("a server that is known");
+        store
     }
 
     /// Kills the server and starts it again. From its start to its first answer that is not "loading".

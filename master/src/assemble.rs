@@ -5,8 +5,9 @@ use crate::api::dispatch::DispatchApi;
 use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
+use crate::lineage::Lineage;
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, history, reclaim, split};
+use crate::loops::{cancel, census, compare, history, reclaim, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
@@ -52,6 +53,7 @@ pub fn assemble(
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),
+        lineage: Lineage::default(),
         split_due: Notify::new(),
     });
     let draining = Draining::default();
@@ -66,6 +68,7 @@ impl Master {
     pub fn begin_duties(&self) -> JoinSet<()> {
         let core = &self.core;
         let mut duties = JoinSet::new();
+        duties.spawn(compare::CompareDuty::new(Arc::clone(core), compare::Config::default()).run());
         let reclaim = reclaim::Config::of(core.lease.ttl_ms(), core.lease.doubt_grace_ms());
         duties.spawn(reclaim::ReclaimDuty::new(Arc::clone(core), reclaim).run());
         duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());

@@ -2,6 +2,7 @@
 
 use crate::config::LeaseSettings;
 use crate::lease::Turnstile;
+use crate::lineage::Lineage;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
 use crate::storage::Storage;
@@ -34,6 +35,8 @@ pub struct Core {
     pub stopping: CancellationToken,
     /// Held Lease calls pass it one by one after a hint.
     pub turnstile: Turnstile,
+    /// Whether the store is what it was.
+    pub lineage: Lineage,
     /// A run was created or resumed here: its split is due.
     pub split_due: Notify,
 }

@@ -26,7 +26,10 @@ async fn ready(State(core): State<Arc<Core>>) -> Response {
         return (StatusCode::SERVICE_UNAVAILABLE, "stopping\n").into_response();
     }
     match tokio::time::timeout(STORE_WAIT, core.store.now_ms()).await {
-        Ok(Ok(_)) => "ready\n".into_response(),
+        Ok(Ok(_)) => match core.lineage.why_stopped() {
+            None => "ready\n".into_response(),
+            Some(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
+        },
         Ok(Err(error)) => (StatusCode::SERVICE_UNAVAILABLE, format!("failed to {error}\n")).into_response(),
         Err(_) => {
             let text = format!("the store did not answer within {} s\n", STORE_WAIT.as_secs());

@@ -3,8 +3,8 @@
 //! Every master is the same and keeps nothing of its own: all that matters is in the store and in the
 //! storage, so any of them may die at any time. In reading order: what is submitted comes in through
 //! `api` and is checked in `campaign`; `audience` reads rows, `split` makes batches of them; `lease` hands
-//! those to workers; `history` is what settled batches leave behind; `seal` is between them and what
-//! is stored; `loops` are the duties that run by themselves.
+//! those to workers; `history` is what settled batches leave behind; `lineage` notices a store that went back in time;
+//! `seal` is between them and what is stored; `loops` are the duties that run by themselves.
 
 pub mod api;
 mod assemble;
@@ -15,6 +15,7 @@ mod core;
 pub mod history;
 mod http;
 pub mod lease;
+mod lineage;
 pub mod loops;
 mod metered;
 mod metrics;

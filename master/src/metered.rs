@@ -5,13 +5,14 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -51,6 +52,10 @@ macro_rules! passed_on {
                 self.inner.wake()
             }
 
+            fn seen(&self) -> Marks {
+                self.inner.seen()
+            }
+
             async fn claim(&self, claim: Claim) -> Result<Claimed> {
                 let claimed = self.timed("claim", self.inner.claim(claim)).await?;
                 self.metrics.claims.inc();
@@ -77,6 +82,7 @@ macro_rules! passed_on {
 
 passed_on! {
     now_ms() -> i64;
+    compare(compare: Compare) -> Vec<Compared>;
     apply_campaign(apply: ApplyCampaign) -> AppliedCampaign;
     campaign(name: &CampaignName) -> Option<CampaignRecord>;
     campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;

@@ -62,6 +62,8 @@ pub struct Metrics {
     pub repaired: Counter,
     pub dead_letters: Counter,
     pub reclaim_held: Gauge,
+    pub store_rollbacks: Gauge,
+    pub leasing_stopped: Gauge,
     pub polls_held: Gauge,
     pub splits: Gauge,
     pub uploaded_bytes: Counter,
@@ -94,6 +96,8 @@ impl Default for Metrics {
         let repaired = Counter::default();
         let dead_letters = Counter::default();
         let reclaim_held = Gauge::default();
+        let store_rollbacks = Gauge::default();
+        let leasing_stopped = Gauge::default();
         let polls_held = Gauge::default();
         let splits = Gauge::default();
         let uploaded = Counter::default();
@@ -118,6 +122,10 @@ impl Default for Metrics {
         r.register("reconciler_repairs", "Index entries that had to be repaired; must stay 0", repaired.clone());
         let help = "Milliseconds until leases are reclaimed again after an outage; 0: they are";
         r.register("reclaim_held_ms", help, reclaim_held.clone());
+        let help = "Times the store came back with less than somebody saw acknowledged; must stay 0";
+        r.register("store_rollbacks", help, store_rollbacks.clone());
+        let help = "1: nothing is leased, because the store's server is not compared yet or the store went back";
+        r.register("leasing_stopped", help, leasing_stopped.clone());
         r.register("long_polls_held", "Lease calls held now", polls_held.clone());
         r.register("splits_held", "Splits held by this master now", splits.clone());
         let help = "Bytes of audiences uploaded";
@@ -142,6 +150,8 @@ impl Default for Metrics {
             repaired,
             dead_letters,
             reclaim_held,
+            store_rollbacks,
+            leasing_stopped,
             polls_held,
             splits,
             uploaded_bytes: uploaded,

@@ -12,6 +12,7 @@ use postrider_common::ids::{
     SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
+use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::Limits;
 use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
@@ -30,6 +31,14 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     fn wake(&self) -> watch::Receiver<u64>;
     /// The store's clock.
     async fn now_ms(&self) -> Result<i64>;
+
+    // Whether the store went back in time (section "compare").
+    /// The highest positions that answers to this process carried. Never behind an answer to a
+    /// worker or a client. Empty: nothing it acknowledges is durable, so it cannot go back.
+    fn seen(&self) -> Marks;
+    /// Compares what others saw acknowledged with what the store has; one answer per shard. A store that went back
+    /// begins a new epoch, in which nothing is leased until workers had the time to report.
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>>;
 
     // Campaigns (section "apply campaign").
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign>;
@@ -113,6 +122,40 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Gives a dead letter up for good: it is listed no more, and who is pending in it ends as exhausted, or as
     /// unknown when in doubt.
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer>;
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Compare {
+    pub marks: Marks,
+    /// These are all the marks there are to ask for, so a server that is not known may be trusted if none is higher.
+    /// Otherwise nothing is leased from it until such a call came.
+    pub confirm: bool,
+}
+
+/// What a shard had to be told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Found {
+    /// Nothing: no mark is higher, and the server is the one it was.
+    Same,
+    /// The server is not the one that was last compared, and this call does not confirm it: nothing is leased.
+    NewServer,
+    /// The same, and this call confirmed it.
+    Confirmed,
+    /// This was seen acknowledged and the shard does not have it. It had this much.
+    WentBack { seen: Mark, had: u64 },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Compared {
+    pub found: Found,
+    /// Where the shard is, after this call.
+    pub mark: Mark,
+    /// Nothing is leased: the server is not confirmed, or workers have the time to report after the shard went back.
+    pub is_stopped: bool,
+    /// How often the shard went back.
+    pub rollbacks: u64,
+    /// The masters' last sign of life before this call, by the shard: about when the copy was made that it went back to.
+    pub sign_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

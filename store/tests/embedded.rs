@@ -6,10 +6,11 @@ use async_trait::async_trait;
 use postrider_common::Clock;
 use postrider_common::lease::LeaseReport;
 use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::mark::Marks;
 use postrider_store::conformance::Fixture;
-use postrider_store::conformance::scene::{Held, Scene, outcomes};
+use postrider_store::conformance::scene::{Held, Scene, new_run, outcomes};
 use postrider_store::embedded::Embedded;
-use postrider_store::{Checkpoint, Claim, Store, StoreError};
+use postrider_store::{Checkpoint, Claim, Compare, Found, Store, StoreError};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -148,4 +149,55 @@ async fn random_calls_agree_with_the_model() {
     }
     println!("{reached:?}");
     assert!(reached.is_everything(), "the calls do not reach everything: {reached:?}");
+}
+
+#[tokio::test]
+async fn an_old_file_put_back_is_noticed_by_the_mark() {
+    let clock: Arc<dyn Clock> = Arc::new(postrider_common::SystemClock::default());
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("store.redb");
+    let open = async || {
+        for _ in 0..1000 {
+            match Embedded::open(folder.path(), clock.clone()).await {
+                Ok(store) => return store,
+                Err(StoreError::Url(_)) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
+                Err(other) => panic!("{other}"),
+            }
+        }
+        panic!("the store was not let go")
+    };
+    let compare = async |store: &Embedded, marks: &Marks| {
+        store.compare(Compare { marks: marks.clone(), confirm: true }).await.unwrap()[0]
+    };
+    let store = open().await;
+    assert_eq!(compare(&store, &store.seen()).await.found, Found::Confirmed);
+    store.create_run(new_run("kept")).await.unwrap();
+    drop(store);
+    let is_free = || std::fs::File::open(&file).unwrap().try_lock().is_ok();
+    let closed = async || {
+        for _ in 0..1000 {
+            if is_free() {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+        panic!("the file was not let go")
+    };
+    closed().await;
+    std::fs::copy(&file, folder.path().join("copy")).unwrap();
+    let store = open().await;
+    assert_eq!(compare(&store, &store.seen()).await.found, Found::Confirmed, "the same file in another process");
+    store.create_run(new_run("lost")).await.unwrap();
+    let marks = store.seen();
+    drop(store);
+    let store = open().await;
+    assert_eq!(compare(&store, &marks).await.found, Found::Confirmed, "whole");
+    let marks = store.seen();
+    drop(store);
+    closed().await;
+    std::fs::copy(folder.path().join("copy"), &file).unwrap();
+    let store = open().await;
+    let compared = compare(&store, &marks).await;
+    assert!(matches!(compared.found, Found::WentBack { .. }) && compared.is_stopped, "{compared:?}");
+    assert!(store.run(&new_run("lost").id).await.unwrap().is_none() && store.seen().iter().any(|m| m.epoch > 2));
 }

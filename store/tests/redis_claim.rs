@@ -9,10 +9,11 @@ mod redis_server;
 use postrider_common::ids::{LaneName, RunId};
 use postrider_common::lease::LeaseReport;
 use postrider_common::limits::SPLIT_STEP_BATCHES_MAX;
+use postrider_common::mark::Marks;
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_store::conformance::scene::{new_run, request, worker};
 use postrider_store::redis::Redis;
-use postrider_store::{AddBatches, Checkpoint, Claim, ClaimSplit, ClaimedBatch, Durability, NewBatch, Store};
+use postrider_store::{AddBatches, Checkpoint, Claim, ClaimSplit, ClaimedBatch, Compare, Durability, NewBatch, Store};
 use redis_server::Server;
 
 const HOUR_MS: u64 = 3_600_000;
@@ -154,6 +155,7 @@ impl Queue {
 async fn commands(beside: Beside, number: usize) -> Vec<u64> {
     let server = Server::start_with(&["--appendonly", "no"]);
     let store = server.store_with(Durability::Relaxed).await.unwrap();
+    store.compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
     let mut queue = Queue { server, store, claims: 0 };
     let limits = queue.fill(beside, number).await;
     // What has no room leaves the choices with the first claims.

@@ -13,7 +13,7 @@ use postrider_common::state::RecipientState;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Scene, new_run, outcomes, worker};
 use postrider_store::redis::Redis;
-use postrider_store::{Checkpoint, Claim, Finish, Reclaim, Result, Store};
+use postrider_store::{Checkpoint, Claim, Compare, Finish, Reclaim, Result, Store};
 use redis_nodes::{Cluster, wait_for};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -147,6 +147,10 @@ async fn nothing_is_lost_while(harm: impl FnOnce(&mut Cluster) + Send + 'static)
                 break progress.is_over.store(true, SeqCst);
             }
             assert!(Instant::now() < deadline, "{pending} recipients are pending");
+            // As a master does: a node that was started again, or got a slot, is not leased from before.
+            let compare = Compare { marks: fixture.store.seen(), confirm: true };
+            let compared = until_answered(|| fixture.store.compare(compare.clone())).await;
+            assert!(compared.iter().all(|shard| shard.rollbacks == 0), "{compared:?}");
             let reclaim = Reclaim { limit: 100, ttl_ms: 60_000, doubt_grace_ms: 1000, outage_gap_ms: 3_600_000 };
             until_answered(|| fixture.store.reclaim(reclaim)).await;
         }

@@ -10,7 +10,7 @@ use postrider_common::lease::LeaseStatus;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Scene, new_run, outcomes};
 use postrider_store::redis::Redis;
-use postrider_store::{BatchState, Durability, SplitStatus, Store, StoreError};
+use postrider_store::{BatchState, Durability, Found, SplitStatus, Store, StoreError};
 use redis_server::Server;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -80,6 +80,8 @@ async fn a_killed_server_comes_back_with_all_that_was_answered() {
     // The same client: it finds out by itself that its connection is gone.
     assert_eq!((scene.record().await, scene.batches().await), (record, batches));
     let mut held = held;
+    assert!(scene.claim(2, 1).await.is_empty(), "nothing is leased before the new server is compared");
+    assert_eq!(scene.confirm().await.found, Found::Confirmed);
     let answer = scene.checkpoint(&mut held, outcomes([1], OutcomeKind::Accepted), vec![2]).await;
     assert_eq!((answer.status, answer.granted), (LeaseStatus::Held, vec![2]), "the lease goes on");
     assert_ne!(scene.claim_one(2).await.fence, held.fence);
@@ -100,6 +102,7 @@ async fn acknowledged_checkpoints_survive_kills_without_end() {
         fixture.server.kill();
         fixture.server.start_again();
         let scene = Scene { fixture: &fixture, run: run.clone() };
+        assert_eq!(scene.confirm().await.found, Found::Confirmed, "all that was answered is there");
         assert_eq!(scene.record().await.recipients.accepted, u64::from(round + 1) * 4);
         scene.check().await;
     }

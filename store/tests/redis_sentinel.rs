@@ -12,7 +12,7 @@ use postrider_common::lease::LeaseStatus;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Scene, new_run, outcomes};
 use postrider_store::redis::Redis;
-use postrider_store::{Durability, Store, StoreError};
+use postrider_store::{Compare, Durability, Found, Store, StoreError};
 use redis_group::{RedisGroup, until};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -105,6 +105,8 @@ async fn a_failover_to_a_lagging_replica_loses_nothing_that_was_answered() {
     assert_eq!(is_paused.unwrap_or(now_paused), now_paused);
     let record = patiently(|| store.run(&scene.run)).await.unwrap();
     assert_eq!((record.recipients.accepted, record.recipients.pending, record.batches.leased), (2, 23, 1));
+    let compared = patiently(|| store.compare(Compare { marks: store.seen(), confirm: true })).await.remove(0);
+    assert_eq!(compared.found, Found::Confirmed, "nothing that was answered is missing");
     // The lease goes on, and its work ends on the new primary.
     scene.checkpoint(&mut held, outcomes([2], OutcomeKind::Accepted), (3..13).collect()).await;
     scene.checkpoint(&mut held, outcomes(3..13, OutcomeKind::Accepted), (13..20).collect()).await;
@@ -127,6 +129,8 @@ async fn without_waiting_for_replicas_a_failover_loses_what_was_answered() {
     store.create_run(lost.clone()).await.unwrap();
     group.servers[0].kill();
     group.wait_failed_over();
+    let compared = patiently(|| store.compare(Compare { marks: store.seen(), confirm: true })).await.remove(0);
+    assert!(matches!(compared.found, Found::WentBack { .. }), "and it is noticed: {compared:?}");
     assert!(patiently(|| store.run(&kept.id)).await.is_some());
     assert_eq!(patiently(|| store.run(&lost.id)).await, None);
 }

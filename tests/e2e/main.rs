@@ -17,6 +17,7 @@ mod redis_outage;
 mod refusals;
 mod relay_down;
 mod reply_lost;
+mod restore;
 mod retry;
 mod rolling_restart;
 mod run_cancelled;

@@ -44,6 +44,7 @@ impl Clock for MasterClock {
 
 /// What masters' tasks tell the world.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "few are on their way at once, and most are the large one")]
 pub enum Inbound {
     Answered { master: usize, envelope: Envelope, answer: Option<Answer> },
     Submitted { submission: usize, created: Option<CreatedRun> },

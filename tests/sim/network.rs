@@ -179,7 +179,7 @@ impl World {
 }
 
 fn leased(answer: tonic::Response<v1::LeaseResponse>) -> Answer {
-    let v1::LeaseResponse { leases, definitions: _, held_ms, drain } = answer.into_inner();
+    let v1::LeaseResponse { leases, definitions: _, held_ms, drain, seen: _ } = answer.into_inner();
     let leases = leases.into_iter().map(Lease::try_from).collect::<Result<_, _>>();
     Answer::Leased { leases: leases.expect("a master's answer can be read"), held_ms, drain }
 }

@@ -8,14 +8,16 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError,
+    WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -289,6 +291,15 @@ impl Store for Line {
 
     async fn now_ms(&self) -> Result<i64> {
         Ok(self.world().now())
+    }
+
+    /// Nobody remembers: the simulated store never goes back.
+    fn seen(&self) -> Marks {
+        Marks::default()
+    }
+
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        Ok(vec![self.write(Model::comparison(&compare), Command::Compare, Model::compare).await?])
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {

@@ -48,6 +48,8 @@ impl Fault {
 #[derive(Debug, Clone, Default)]
 pub struct FaultLog {
     pub faults: Vec<Fault>,
+    /// Outcomes that a store had recorded and forgot, because it went back to a copy.
+    pub forgotten: u64,
 }
 
 impl FaultLog {
@@ -57,7 +59,8 @@ impl FaultLog {
 
     /// Upper bound on the recipients whose outcome the faults can have cut off.
     pub fn bound(&self) -> u64 {
-        self.faults.iter().filter(|fault| fault.cuts_off).map(|fault| u64::from(fault.in_intent)).sum()
+        let cut_off = self.faults.iter().filter(|fault| fault.cuts_off).map(|fault| u64::from(fault.in_intent));
+        cut_off.sum::<u64>() + self.forgotten
     }
 
     /// The outcome of a transmission from there at that instant can have been cut off by a fault.

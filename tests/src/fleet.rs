@@ -4,6 +4,7 @@ use crate::audience::{Audience, Campaign};
 use crate::binary;
 use crate::client::{Client, Run, WorkerLine};
 use crate::faults::{Fault, FaultLog, Role};
+use crate::http;
 use crate::judge::{self, Findings, Rules};
 use crate::ledger;
 use crate::process::Process;
@@ -336,6 +337,16 @@ impl Fleet {
         let in_intent = self.wait_fleet_in_intent();
         self.redis.kill();
         self.note_fleet_fault(Role::Redis, "redis", in_intent, cuts_off);
+    }
+
+    /// What a master says on its second port: status and text.
+    pub fn http(&self, index: usize, path: &str) -> Option<(u16, String)> {
+        http::get(&self.masters[index].http, path)
+    }
+
+    /// As if it came back on another host.
+    pub fn remove_journal(&self, index: usize) {
+        std::fs::remove_dir_all(self.journal(index)).expect("a journal can be removed");
     }
 
     /// Notes that the store of the scenario was killed just now.

@@ -290,7 +290,7 @@ mod tests {
             cuts_off,
             source: Some(source.into()),
         };
-        FaultLog { faults: vec![fault] }
+        FaultLog { faults: vec![fault], forgotten: 0 }
     }
 
     fn kinds(ledger: &[Line], recipients: &[RecipientLine], faults: &FaultLog, rules: Rules) -> Vec<&'static str> {

@@ -15,6 +15,7 @@ pub mod bucket;
 pub mod client;
 pub mod faults;
 pub mod fleet;
+pub mod http;
 pub mod judge;
 pub mod ledger;
 pub mod poison_relay;

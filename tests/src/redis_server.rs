@@ -55,6 +55,18 @@ impl RedisServer {
         }
     }
 
+    /// Copies its files as they are, while it goes on.
+    pub fn copy_files(&self, to: &Path) {
+        copy_folder(&self.dir.join("appendonlydir"), to);
+    }
+
+    /// Puts a copy in the place of its files. It must be down.
+    pub fn put_back(&self, copy: &Path) {
+        assert!(self.process.is_none(), "redis is running");
+        std::fs::remove_dir_all(self.dir.join("appendonlydir")).expect("the files can be removed");
+        copy_folder(copy, &self.dir.join("appendonlydir"));
+    }
+
     /// Starts it on the same folder and waits until the append-only file is loaded.
     pub fn restart(&mut self) {
         assert!(self.process.is_none(), "redis is running");
@@ -120,5 +132,13 @@ impl RedisServer {
 
     fn socket(&self) -> PathBuf {
         self.dir.join("redis.sock")
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in std::fs::read_dir(from).expect("a folder of redis") {
+        let path = entry.expect("an entry").path();
+        std::fs::copy(&path, to.join(path.file_name().expect("a name"))).expect("a file of redis can be copied");
     }
 }

@@ -12,7 +12,7 @@ const LINES_MAX: usize = 600;
 const LONG_FILES: &[(&str, &str)] = &[];
 const CRATES: [&str; 9] = ["proto", "common", "store", "mail", "master", "worker", "cli", "tests", "bench"];
 /// Crates that speak the domain's words.
-const DOMAIN: [&str; 6] = ["common/src", "store/src", "mail/src", "master/src", "worker/src", "cli/src"];
+const DOMAIN: [&str; 7] = ["common/src", "store/src", "mail/src", "master/src", "worker/src", "cli/src", "tests/sim"];
 /// Keys of `postrider.toml` that other programs may rely on.
 const PINNED_KEYS: &[(&str, &[&str])] = &[
     ("master", &["grpc_listen", "http_listen"]),

@@ -45,7 +45,7 @@ pub async fn perform(context: &Context, command: WorkersCommand) -> Result<()> {
 fn list(context: &Context, answer: v1::ListWorkersResponse) -> Result<()> {
     let mut rows = Vec::new();
     for wire in answer.workers {
-        let v1::Worker { name, instance } = wire.worker.unwrap_or_default();
+        let v1::Worker { name, instance, seen: _ } = wire.worker.unwrap_or_default();
         let worker = Worker {
             name,
             instance,

@@ -2,8 +2,11 @@
 
 mod campaign;
 mod lease;
+mod mark;
 mod relay;
 mod run;
+
+pub use mark::{marks, seen};
 
 use crate::ids::{InvalidId, WorkerId};
 use postrider_proto::v1;
@@ -39,6 +42,6 @@ pub fn worker(worker: Option<v1::Worker>) -> Result<WorkerId, InvalidField> {
 
 impl From<&WorkerId> for v1::Worker {
     fn from(id: &WorkerId) -> Self {
-        Self { name: id.name.clone(), instance: id.instance.to_string() }
+        Self { name: id.name.clone(), instance: id.instance.to_string(), seen: Vec::new() }
     }
 }

@@ -4,6 +4,7 @@ use super::status::ApiError;
 use crate::campaign::Invalid;
 use crate::core::Core;
 use crate::lease::{Definitions, LeaseWish, long_poll};
+use crate::lineage;
 use crate::loops::census::Draining;
 use postrider_common::WorkerId;
 use postrider_common::ids::{DefinitionHash, LaneName};
@@ -31,12 +32,17 @@ impl Dispatch for DispatchApi {
     async fn lease(&self, request: Request<v1::LeaseRequest>) -> Answer<v1::LeaseResponse> {
         // Before anything else: what the worker may trust is counted from here.
         let arrived_ms = self.core.clock.boot_ms();
-        let wish = lease_wish(&self.core, request.into_inner())?;
-        Ok(Response::new(long_poll(&self.core, &self.definitions, wish, arrived_ms).await?))
+        let request = request.into_inner();
+        lineage::witness(&self.core, request.worker.as_ref()).await?;
+        let wish = lease_wish(&self.core, request)?;
+        let mut answer = long_poll(&self.core, &self.definitions, wish, arrived_ms).await?;
+        answer.seen = lineage::seen(&self.core);
+        Ok(Response::new(answer))
     }
 
     async fn checkpoint(&self, request: Request<v1::CheckpointRequest>) -> Answer<v1::CheckpointResponse> {
         let request = request.into_inner();
+        lineage::witness(&self.core, request.worker.as_ref()).await?;
         let (worker, reports) = reports(request.worker, request.leases)?;
         let drain = self.draining.includes(&worker);
         let checkpoint = Checkpoint {
@@ -48,19 +54,23 @@ impl Dispatch for DispatchApi {
             limits: self.core.limits.clone(),
         };
         let answers = self.core.store.checkpoint(checkpoint).await.map_err(ApiError::from)?;
-        Ok(Response::new(v1::CheckpointResponse { leases: answers.into_iter().map(Into::into).collect(), drain }))
+        let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));
+        Ok(Response::new(v1::CheckpointResponse { leases, drain, seen }))
     }
 
     async fn finish(&self, request: Request<v1::FinishRequest>) -> Answer<v1::FinishResponse> {
         let request = request.into_inner();
+        lineage::witness(&self.core, request.worker.as_ref()).await?;
         let (worker, reports) = reports(request.worker, request.leases)?;
         let finish = Finish { worker, reports, retry_fraction: self.core.retry_fraction() };
         let answers = self.core.store.finish(finish).await.map_err(ApiError::from)?;
-        Ok(Response::new(v1::FinishResponse { leases: answers.into_iter().map(Into::into).collect() }))
+        let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));
+        Ok(Response::new(v1::FinishResponse { leases, seen }))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Answer<v1::ReleaseResponse> {
         let request = request.into_inner();
+        lineage::witness(&self.core, request.worker.as_ref()).await?;
         let (worker, reports) = reports(request.worker, request.leases)?;
         let release = Release {
             worker,
@@ -70,18 +80,20 @@ impl Dispatch for DispatchApi {
             doubt_grace_ms: self.core.lease.doubt_grace_ms(),
         };
         let answers = self.core.store.release(release).await.map_err(ApiError::from)?;
-        Ok(Response::new(v1::ReleaseResponse { leases: answers.into_iter().map(Into::into).collect() }))
+        let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));
+        Ok(Response::new(v1::ReleaseResponse { leases, seen }))
     }
 
     async fn facts(&self, request: Request<v1::FactsRequest>) -> Answer<v1::FactsResponse> {
         let request = request.into_inner();
+        lineage::witness(&self.core, request.worker.as_ref()).await?;
         wire::worker(request.worker).map_err(ApiError::from)?;
         at_most("facts", request.facts.len(), "facts_per_call_max", FACTS_PER_CALL_MAX)?;
         let facts: Result<Vec<Fact>, _> = request.facts.into_iter().map(Fact::try_from).collect();
         let facts = facts.map_err(ApiError::from)?;
         let statuses = self.core.store.facts(facts, self.core.retry_fraction()).await.map_err(ApiError::from)?;
         let facts = statuses.into_iter().map(|status| v1::FactStatus::from(status).into()).collect();
-        Ok(Response::new(v1::FactsResponse { facts }))
+        Ok(Response::new(v1::FactsResponse { facts, seen: lineage::seen(&self.core) }))
     }
 
     async fn share_relays(&self, request: Request<v1::ShareRelaysRequest>) -> Answer<v1::ShareRelaysResponse> {

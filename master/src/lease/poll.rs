@@ -154,6 +154,7 @@ async fn answer(
         definitions: found.into_iter().map(to_wire).collect(),
         held_ms,
         drain,
+        seen: Vec::new(),
     })
 }
 

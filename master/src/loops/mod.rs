@@ -3,6 +3,7 @@
 
 pub mod cancel;
 pub mod census;
+pub mod compare;
 pub mod history;
 pub mod reclaim;
 pub mod split;

@@ -57,6 +57,7 @@ fn world() -> World {
         metrics: Metrics::default(),
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),
+        lineage: Default::default(),
         split_due: Notify::new(),
     };
     World { store, folder, duty: SweepDuty::new(Arc::new(core), Config::default()) }

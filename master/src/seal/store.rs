@@ -9,13 +9,15 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{BatchId, CampaignName, DeadId, DefinitionHash, LaneName, RunId, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish,
-    LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun,
-    RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
+    DeadLetter, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result,
+    RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store,
+    StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -107,6 +109,10 @@ macro_rules! passed_on {
 
             fn wake(&self) -> watch::Receiver<u64> {
                 self.inner.wake()
+            }
+
+            fn seen(&self) -> Marks {
+                self.inner.seen()
             }
 
             async fn create_run(&self, mut run: NewRun) -> Result<CreatedRun> {
@@ -222,6 +228,7 @@ macro_rules! passed_on {
 
 passed_on! {
     now_ms() -> i64;
+    compare(compare: Compare) -> Vec<Compared>;
     apply_campaign(apply: ApplyCampaign) -> AppliedCampaign;
     campaign(name: &CampaignName) -> Option<CampaignRecord>;
     campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;

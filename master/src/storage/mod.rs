@@ -19,6 +19,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt as _};
 use place::Place;
+use postrider_common::mark::{Mark, Marks};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -31,6 +32,11 @@ pub enum StorageError {
     /// It did not do what was asked, this time.
     #[error("use the storage: {0}")]
     Failed(#[from] object_store::Error),
+    /// The mark of the store, by which it is noticed that the store went back.
+    #[error(
+        "read {MARKS_PATH} in the storage: {0}; bring it back from a copy, or remove it if the store is known to be whole"
+    )]
+    Marks(String),
     #[error(transparent)]
     Sealed(#[from] SealError),
 }
@@ -102,11 +108,34 @@ impl Storage {
         }
     }
 
+    /// How far the store is known to have been. None known: no store was ever used with this storage.
+    pub async fn read_marks(&self) -> Result<Marks, StorageError> {
+        let found = match self.objects.get(&Path::from(MARKS_PATH)).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(Marks::default()),
+            Err(error) => return Err(error.into()),
+        };
+        let marks: Vec<Mark> =
+            serde_json::from_slice(&found).map_err(|error| StorageError::Marks(error.to_string()))?;
+        Ok(marks.into_iter().collect())
+    }
+
+    /// Not sealed: it says nothing of anybody, and must be readable whatever became of a key.
+    pub async fn write_marks(&self, marks: &Marks) -> Result<(), StorageError> {
+        let marks: Vec<Mark> = marks.iter().collect();
+        let text = serde_json::to_vec(&marks).map_err(|error| StorageError::Marks(error.to_string()))?;
+        self.objects.put(&Path::from(MARKS_PATH), text.into()).await?;
+        Ok(())
+    }
+
     /// Begins an upload under a name of its own. `nonce` must differ between uploads.
     pub async fn begin_upload(&self, nonce: u128) -> Result<Upload, StorageError> {
         Upload::begin(self, nonce).await
     }
 }
+
+/// The highest positions of the store's shards that some master saw acknowledged.
+const MARKS_PATH: &str = "marks.json";
 
 fn audience_path(sha256: &str) -> Path {
     Path::from(format!("audiences/{sha256}"))

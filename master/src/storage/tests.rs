@@ -138,3 +138,17 @@ mod sealed {
         assert!(plain.read_segment("abcd").await.is_err());
     }
 }
+
+#[tokio::test]
+async fn marks_are_read_as_they_were_written_and_damage_is_no_empty_mark() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = Storage::open(&folder.path().display().to_string(), Vault::default()).expect("opens");
+    assert_eq!(storage.read_marks().await.expect("reads"), Marks::default());
+    let marks: Marks =
+        [(3, 9), (4, 12)].map(|(epoch, sequence)| Mark { shard: 0, epoch, sequence }).into_iter().collect();
+    storage.write_marks(&marks).await.expect("writes");
+    assert_eq!(storage.read_marks().await.expect("reads"), marks);
+    std::fs::write(folder.path().join(MARKS_PATH), "[{").expect("harms it");
+    let error = storage.read_marks().await.expect_err("unreadable").to_string();
+    assert!(error.contains("marks.json") && error.contains("remove it"), "{error}");
+}

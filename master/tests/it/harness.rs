@@ -230,7 +230,7 @@ pub struct Worker {
 impl Worker {
     pub fn new(world: &World, name: &str) -> Self {
         let instance = uuid::Uuid::new_v4().to_string();
-        Self { client: world.dispatch(), id: v1::Worker { name: name.into(), instance }, requests: 0 }
+        Self { client: world.dispatch(), id: v1::Worker { name: name.into(), instance, seen: Vec::new() }, requests: 0 }
     }
 
     pub fn request(&mut self, batches_max: u32, wait_ms: u32) -> v1::LeaseRequest {

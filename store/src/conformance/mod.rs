@@ -15,6 +15,7 @@ pub mod random;
 mod random_dead;
 mod reached;
 pub mod relay;
+pub mod rollback;
 pub mod scene;
 pub mod split;
 pub mod steer;
@@ -91,6 +92,21 @@ macro_rules! conformance_tests {
             add_batches_without_batches_keeps_the_lease,
             release_split_with_an_error_fails_the_run_until_resumed,
             bad_rows_are_kept_and_counted
+        );
+        $crate::conformance_tests!(@$how $fixture, rollback,
+            compare_moves_with_what_is_acknowledged,
+            compare_finds_nothing_in_what_is_there,
+            compare_gone_back_leases_nothing_until_workers_reported,
+            compare_gone_back_marks_who_may_have_been_sent_to,
+            compare_gone_back_holds_what_must_not_be_sent_twice,
+            compare_gone_back_takes_facts_of_what_was_lost,
+            compare_gone_back_makes_every_lease_stale,
+            compare_gone_back_doubts_what_is_split_again_and_not_what_is_new,
+            compare_gone_back_leaves_who_is_cancelled_unknown,
+            compare_gone_back_is_no_strike,
+            compare_gone_back_marks_who_is_retried_or_replayed,
+            compare_gone_back_retries_of_a_hold_only_who_may_be_sent_twice,
+            compare_gone_back_marks_a_batch_that_was_set_aside
         );
         $crate::conformance_tests!(@$how $fixture, lease,
             claim_gives_each_batch_to_one_worker,

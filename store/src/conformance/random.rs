@@ -12,14 +12,15 @@ use super::random_dead;
 pub use super::reached::Reached;
 use super::scene::{lane, new_run, outcome, worker};
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Finish, NewBatch, Reclaim,
-    Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Compare, Compared, Finish, Found,
+    NewBatch, Reclaim, Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
+use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
@@ -51,6 +52,7 @@ pub(super) struct Driver {
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
+    rollbacks: u64,
     pub(super) suspect: u64,
     pub(super) dead: u64,
     pub(super) replayed: u64,
@@ -239,6 +241,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         last: None,
         settled: Vec::new(),
         throttled: 0,
+        rollbacks: 0,
         suspect: 0,
         dead: 0,
         replayed: 0,
@@ -249,6 +252,8 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
+    // Both begin on a server that is known.
+    fixture.store().compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
     for number in 0..RUNS {
         let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
         let on_unknown = if number % 2 == 0 { OnUnknown::Resend } else { OnUnknown::Hold };
@@ -313,6 +318,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
     }
     reached.throttled += driver.throttled;
+    reached.rollbacks += driver.rollbacks;
     reached.suspect += driver.suspect;
     reached.dead += driver.dead;
     reached.replayed += driver.replayed;
@@ -398,7 +404,8 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let call = store.pause_run(&run);
             both!(fixture, *model, "pause_run", call, |m: &mut Model, now| m.pause_run(now, run.clone()), |a: &_| *a);
         }
-        95..98 => {
+        95 => went_back(fixture, model, driver).await,
+        96..98 => {
             let run = driver.run();
             let call = store.resume_run(&run);
             both!(fixture, *model, "resume_run", call, |m: &mut Model, now| m.resume_run(now, run.clone()), |a: &_| *a);
@@ -563,6 +570,22 @@ async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver)
         |m: &mut Model, now| m.retire_batches(now, to_model.clone()),
         |a: &_| *a
     );
+}
+
+/// Seldom, a mark that is not covered: both go back in time, by their own count of what they acknowledged.
+async fn went_back(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+    if driver.random.u8(0..8) != 0 {
+        return;
+    }
+    let store = fixture.store();
+    let ahead = |mark: Mark| Mark { sequence: mark.sequence + 1, ..mark };
+    let same = |a: &Compared| (matches!(a.found, Found::WentBack { .. }), a.mark.epoch, a.rollbacks, a.is_stopped);
+    let at = store.compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap()[0].mark;
+    let marks = Marks::from_iter([ahead(at)]);
+    let call = async { store.compare(Compare { marks, confirm: false }).await.map(|mut all| all.remove(0)) };
+    let apply = |m: &mut Model, now| m.compare(now, (vec![ahead(m.mark())], false));
+    both!(fixture, *model, "compare", call, apply, same);
+    driver.rollbacks += 1;
 }
 
 async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {

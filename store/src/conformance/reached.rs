@@ -26,6 +26,7 @@ pub struct Reached {
     pub reopened: u64,
     /// Calls that were made again because their answer was lost.
     pub retried: u64,
+    pub rollbacks: u64,
     /// Shares of a relay with connections and with sends refused.
     pub shared: u64,
 }
@@ -65,6 +66,7 @@ impl Reached {
             self.purged,
             self.reopened,
             self.retried,
+            self.rollbacks,
             self.shared,
         ];
         all.iter().all(|count| *count > 0)

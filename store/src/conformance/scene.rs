@@ -2,8 +2,8 @@
 
 use super::Fixture;
 use crate::api::{
-    AddBatches, BatchRecord, BatchState, Checkpoint, Claim, ClaimSplit, ClaimedBatch, CreatedRun, Delivery, Finish,
-    NewBatch, NewRun, Reclaim, Reclaimed, Release, RunRecord, SplitLease, SplitStatus,
+    AddBatches, BatchRecord, BatchState, Checkpoint, Claim, ClaimSplit, ClaimedBatch, Compare, Compared, CreatedRun,
+    Delivery, Finish, NewBatch, NewRun, Reclaim, Reclaimed, Release, RunRecord, SplitLease, SplitStatus,
 };
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
@@ -119,6 +119,7 @@ impl<'a, F: Fixture> Scene<'a, F> {
 
     pub async fn at_sites(fixture: &'a F, new: NewRun, sites: &[&str], counts: &[u32]) -> Self {
         let scene = Self { fixture, run: new.id.clone() };
+        scene.confirm().await;
         // The masters' first sign of life, before there is a lease that could be taken back.
         scene.reclaim().await;
         assert_eq!(fixture.store().create_run(new).await.unwrap(), CreatedRun::Created);
@@ -128,6 +129,13 @@ impl<'a, F: Fixture> Scene<'a, F> {
         assert_eq!(fixture.store().add_batches(add).await.unwrap(), SplitStatus::Done);
         scene.check().await;
         scene
+    }
+
+    /// Confirms the server with all that this process saw, as a master does that finds nothing else.
+    pub async fn confirm(&self) -> Compared {
+        let store = self.fixture.store();
+        let compare = Compare { marks: store.seen(), confirm: true };
+        store.compare(compare).await.unwrap().remove(0)
     }
 
     pub async fn claim_split(&self) -> Option<SplitLease> {

@@ -217,6 +217,7 @@ pub async fn release_split_with_an_error_fails_the_run_until_resumed(fixture: &i
     let store = fixture.store();
     let new = new_run("one");
     let scene = Scene { fixture, run: new.id.clone() };
+    scene.confirm().await;
     store.create_run(new).await.unwrap();
     let lease = scene.claim_split().await.unwrap();
     assert_eq!(store.add_batches(scene.add(&lease, &[3], 3, false)).await.unwrap(), SplitStatus::Done);

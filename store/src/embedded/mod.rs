@@ -11,9 +11,9 @@ pub mod model;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, Found, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::error::StoreError;
 use async_trait::async_trait;
@@ -23,10 +23,11 @@ use model::{Command, Model};
 use postrider_common::Clock;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, thread};
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -55,6 +56,8 @@ pub struct Embedded {
     place: String,
     wake: Arc<watch::Sender<u64>>,
     clock: Arc<dyn Clock>,
+    /// Written by the owner before it answers. Empty: nothing is durable, so nothing can go back.
+    seen: Arc<Mutex<Marks>>,
 }
 
 impl fmt::Debug for Embedded {
@@ -74,19 +77,23 @@ impl Embedded {
         let folder = path.to_owned();
         let opened = tokio::task::spawn_blocking(move || Log::open(&folder)).await;
         let (log, model) = opened.map_err(|error| StoreError::Unavailable(error.to_string()))??;
-        Ok(Self::start(model, Some(log), format!("embedded:{}", path.display()), clock))
+        let server = format!("{:016x}{:016x}", clock.random(), clock.random());
+        let store = Self::start(model, Some(log), format!("embedded:{}", path.display()), clock);
+        store.write(server, Command::MeetServer, Model::meet_server).await?;
+        Ok(store)
     }
 
     fn start(model: Model, log: Option<Log>, place: String, clock: Arc<dyn Clock>) -> Self {
         let (calls, queue) = mpsc::channel(QUEUE_CALLS_MAX);
         let wake = Arc::new(watch::Sender::new(0));
         let durable = log.is_some();
-        let owner = Owner { model, log, queue, clock: clock.clone() };
+        let seen = Arc::new(Mutex::default());
+        let owner = Owner { model, log, queue, clock: clock.clone(), seen: Arc::clone(&seen) };
         let spawned = thread::Builder::new().name("postrider-store".to_owned()).spawn(move || owner.run());
         if let Err(error) = spawned {
             tracing::error!(%error, "failed to start the store's thread");
         }
-        Self { calls, durable, place, wake, clock }
+        Self { calls, durable, place, wake, clock, seen }
     }
 
     async fn send<T: Send + 'static>(
@@ -156,6 +163,7 @@ struct Owner {
     log: Option<Log>,
     queue: mpsc::Receiver<Call>,
     clock: Arc<dyn Clock>,
+    seen: Arc<Mutex<Marks>>,
 }
 
 impl Owner {
@@ -190,6 +198,9 @@ impl Owner {
         if let Err(error) = &logged {
             tracing::error!(%error, "the log of the store failed; restart the master once the disk is mended");
         }
+        if self.log.is_some() && logged.is_ok() {
+            self.seen.lock().unwrap_or_else(PoisonError::into_inner).note(self.model.mark());
+        }
         for answer in answers {
             answer(logged.clone().err());
         }
@@ -212,6 +223,21 @@ impl Store for Embedded {
 
     async fn now_ms(&self) -> Result<i64> {
         Ok(self.clock.wall_ms())
+    }
+
+    fn seen(&self) -> Marks {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        // What nothing was found by need not be on disk.
+        let changed = |compared: &Compared| matches!(compared.found, Found::Confirmed | Found::WentBack { .. });
+        let arguments = Model::comparison(&compare);
+        let compared = self.write_lazily(arguments, Command::Compare, Model::compare, changed).await?;
+        if compared.found == Found::Confirmed {
+            self.wake.send_modify(|count| *count += 1);
+        }
+        Ok(vec![compared])
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {

@@ -15,6 +15,7 @@ mod global;
 mod history;
 mod keys;
 mod leases;
+mod lineage;
 mod link;
 mod locate;
 mod looking;
@@ -33,9 +34,9 @@ mod wake;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
-    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, CreatedRun, DeadAnswer, DeadLetter, Finish, LaneRecord,
-    NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
+    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
+    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use async_trait::async_trait;
@@ -48,14 +49,15 @@ use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_common::sabotage::{Fault, planted};
 use preflight::Topology;
 use scripts::{Scripts, Transition};
 use shard::{Links, Shard};
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 use tokio::sync::watch;
 use wake::Wake;
 
@@ -110,7 +112,8 @@ impl Redis {
         let count = options.shards.get();
         let shard = |(number, (keys, links)): (u16, (Keys, Links))| {
             let (scripts, wake) = (Arc::clone(&scripts), Arc::clone(&wake));
-            Shard { number, shards: count, keys, scripts, links, wake, set_aside: AtomicU32::new(0) }
+            let (set_aside, seen) = (AtomicU32::new(0), Mutex::default());
+            Shard { number, shards: count, keys, scripts, links, wake, set_aside, seen }
         };
         let shards = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
         let global = Global { scripts, links: global };
@@ -179,6 +182,16 @@ impl Store for Redis {
     /// In a cluster that of the node with the global keys. Every shard goes by the clock of its own node.
     async fn now_ms(&self) -> Result<i64> {
         self.global.links.clock_ms().await
+    }
+
+    fn seen(&self) -> Marks {
+        let mut seen = Marks::default();
+        self.shards.iter().for_each(|shard| seen.merge(&shard.marks_seen()));
+        seen
+    }
+
+    async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        self.all(|shard| shard.compare_marks(&compare)).await
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {

@@ -74,7 +74,7 @@ pub(super) async fn check(
         check_schema(connection, shards).await?;
     }
     for keys in &tags.shards {
-        check_shard(connection, keys).await?;
+        check_shard(connection, keys, said.info("run_id")).await?;
     }
     Ok(Accepted { warnings, history: history(&said.info) })
 }
@@ -267,9 +267,10 @@ async fn check_schema(connection: &mut MultiplexedConnection, shards: NonZeroU16
 }
 
 /// Each key has the type that the scripts take for granted.
-async fn check_shard(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+async fn check_shard(connection: &mut MultiplexedConnection, keys: &Keys, server: &str) -> Result<(), Failure> {
     let mut pipe = redis::pipe();
     pipe.cmd("HSETNX").arg(keys.shard()).arg("epoch").arg("1").ignore();
+    pipe.cmd("HSET").arg(keys.shard()).arg("met").arg(server).ignore();
     for key in keys.all() {
         pipe.cmd("TYPE").arg(key);
     }

@@ -91,7 +91,7 @@ impl Shard {
             let args = call.limits.iter().fold(args, Args::text);
             pipe.add_command(self.script(call.transition, &own, args));
         }
-        self.links.swift.call(pipe).await
+        self.transit(pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -109,7 +109,7 @@ impl Shard {
             pipe.add_command(self.script(Transition::Facts, &own, args));
             groups.push((batch.clone(), group.len()));
         }
-        let answers = self.links.swift.call(pipe).await?;
+        let answers = self.transit(pipe).await?;
         let mut statuses = Vec::with_capacity(facts.len());
         for ((batch, length), answer) in groups.into_iter().zip(answers) {
             match answer {

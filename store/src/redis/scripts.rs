@@ -39,6 +39,7 @@ pub(super) enum Transition {
     LookAtRun,
     ClaimHistory,
     RetireBatches,
+    Compare,
     RetryRun,
     ReplayDead,
     PurgeDead,
@@ -112,7 +113,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 32] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -137,6 +138,7 @@ impl Transition {
         Self::LookAtRun,
         Self::ClaimHistory,
         Self::RetireBatches,
+        Self::Compare,
         Self::RetryRun,
         Self::ReplayDead,
         Self::PurgeDead,
@@ -174,6 +176,7 @@ impl Transition {
             Self::LookAtRun => (ReadOnly, Nothing, include_str!("lua/look_at_run.lua")),
             Self::ClaimHistory => (Allowed, Shard, include_str!("lua/claim_history.lua")),
             Self::RetireBatches => (Allowed, Shard, include_str!("lua/retire_batches.lua")),
+            Self::Compare => (Allowed, Shard, include_str!("lua/compare.lua")),
             Self::RetryRun => (Refusable, Batch, include_str!("lua/retry_run.lua")),
             Self::ReplayDead => (Refusable, Batch, include_str!("lua/replay_dead.lua")),
             Self::PurgeDead => (Allowed, Batch, include_str!("lua/purge_dead.lua")),

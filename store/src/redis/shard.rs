@@ -8,9 +8,10 @@ use super::wake::Wake;
 use crate::api::Result;
 use crate::error::StoreError;
 use ::redis::{Cmd, Pipeline, Value};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, Mutex};
 
 /// The two ways to the server that holds the keys of a tag.
 #[derive(Debug, Clone)]
@@ -57,6 +58,8 @@ pub(super) struct Shard {
     pub wake: Arc<Wake>,
     /// Batches set aside since the last reclaim reported them.
     pub set_aside: AtomicU32,
+    /// Positions that calls came back with.
+    pub seen: Mutex<Marks>,
 }
 
 impl Shard {
@@ -78,6 +81,6 @@ impl Shard {
     pub async fn run_script(&self, transition: Transition, own_keys: &[String], args: Args) -> Result<Value> {
         let mut pipe = ::redis::pipe();
         pipe.add_command(self.script(transition, own_keys, args));
-        only(self.links.swift.call(pipe).await?)
+        only(self.transit(pipe).await?)
     }
 }

@@ -66,6 +66,21 @@ impl Server {
         let _ = std::fs::remove_file(self.folder.path().join("s"));
     }
 
+    /// Copies the append-only files as they are, while the server goes on: a backup that was not asked for.
+    pub fn copy_files(&self) -> tempfile::TempDir {
+        let copy = tempfile::tempdir().unwrap();
+        copy_folder(&self.folder.path().join("appendonlydir"), copy.path());
+        copy
+    }
+
+    /// Puts a copy in the place of the files of a server that was killed.
+    pub fn put_back(&self, copy: &tempfile::TempDir) {
+        let files = self.folder.path().join("appendonlydir");
+        std::fs::remove_dir_all(&files).unwrap();
+        std::fs::create_dir(&files).unwrap();
+        copy_folder(copy.path(), &files);
+    }
+
     pub fn pid(&self) -> u32 {
         self.child.as_ref().unwrap().id()
     }
@@ -133,6 +148,13 @@ impl Server {
     pub async fn store_of_least_user_with(&self, durability: Durability) -> Result<Redis, StoreError> {
         let options = Options::new(durability, Arc::new(SystemClock::default()));
         Redis::connect(&self.least_user_url(), options).await
+    }
+}
+
+fn copy_folder(from: &std::path::Path, to: &std::path::Path) {
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
     }
 }
 

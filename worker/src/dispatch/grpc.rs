@@ -7,13 +7,15 @@ use async_trait::async_trait;
 use postrider_common::ids::{DefinitionHash, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport};
 use postrider_common::limits::{GRPC_MESSAGE_BYTES_MAX, KNOWN_DEFINITIONS_MAX};
+use postrider_common::mark::Marks;
 use postrider_common::message::MessageSpec;
 use postrider_common::relay::{RelayShare, RelayWish};
-use postrider_common::wire::InvalidField;
+use postrider_common::wire::{self, InvalidField};
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_client::DispatchClient;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Request, Response, Status};
@@ -30,6 +32,8 @@ pub struct GrpcDispatch {
     masters: Vec<Master>,
     current: AtomicUsize,
     is_down: AtomicBool,
+    /// What answers said of the store; told with every call, so that a master notices when it went back.
+    seen: Mutex<Marks>,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,13 @@ impl GrpcDispatch {
             Ok(Master { url: url.clone(), client })
         };
         let masters = urls.iter().map(connect).collect::<Result<_, _>>()?;
-        Ok(Self { worker, masters, current: AtomicUsize::new(0), is_down: AtomicBool::new(false) })
+        Ok(Self {
+            worker,
+            masters,
+            current: AtomicUsize::new(0),
+            is_down: AtomicBool::new(false),
+            seen: Mutex::default(),
+        })
     }
 
     /// One call to the current master, within `timeout`; the next one becomes current when it fails.
@@ -103,7 +113,16 @@ impl GrpcDispatch {
     }
 
     fn worker(&self) -> Option<v1::Worker> {
-        Some((&self.worker).into())
+        let seen = (&*self.seen.lock().unwrap_or_else(PoisonError::into_inner)).into();
+        Some(v1::Worker { seen, ..(&self.worker).into() })
+    }
+
+    /// Marks that cannot be read prove nothing and cost nothing.
+    fn note(&self, seen: &[v1::StoreMark]) {
+        match wire::marks(seen) {
+            Ok(marks) => self.seen.lock().unwrap_or_else(PoisonError::into_inner).merge(&marks),
+            Err(error) => tracing::warn!(%error, "what a master says of the store cannot be read"),
+        }
     }
 }
 
@@ -184,20 +203,25 @@ impl Dispatch for GrpcDispatch {
             slots,
         };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.lease(request).await };
-        self.call(timeout, request, act).await.map(leased)
+        let response = self.call(timeout, request, act).await?;
+        self.note(&response.seen);
+        Ok(leased(response))
     }
 
     async fn checkpoint(&self, reports: Vec<LeaseReport>, timeout: Duration) -> Result<Reported, CallError> {
         let request = v1::CheckpointRequest { worker: self.worker(), leases: checkpoints(reports) };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.checkpoint(request).await };
         let response = self.call(timeout, request, act).await?;
+        self.note(&response.seen);
         reported(response.leases, response.drain)
     }
 
     async fn finish(&self, reports: Vec<LeaseReport>, timeout: Duration) -> Result<Reported, CallError> {
         let request = v1::FinishRequest { worker: self.worker(), leases: checkpoints(reports) };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.finish(request).await };
-        reported(self.call(timeout, request, act).await?.leases, false)
+        let response = self.call(timeout, request, act).await?;
+        self.note(&response.seen);
+        reported(response.leases, false)
     }
 
     async fn release(
@@ -208,13 +232,16 @@ impl Dispatch for GrpcDispatch {
     ) -> Result<Reported, CallError> {
         let request = v1::ReleaseRequest { worker: self.worker(), leases: checkpoints(reports), abandon };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.release(request).await };
-        reported(self.call(timeout, request, act).await?.leases, false)
+        let response = self.call(timeout, request, act).await?;
+        self.note(&response.seen);
+        reported(response.leases, false)
     }
 
     async fn facts(&self, facts: Vec<Fact>, timeout: Duration) -> Result<Vec<FactStatus>, CallError> {
         let request = v1::FactsRequest { worker: self.worker(), facts: facts.into_iter().map(Into::into).collect() };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.facts(request).await };
         let response = self.call(timeout, request, act).await?;
+        self.note(&response.seen);
         response.facts().map(FactStatus::try_from).collect::<Result<_, _>>().map_err(unreadable)
     }
 

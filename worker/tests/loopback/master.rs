@@ -227,6 +227,7 @@ impl Master {
             definitions: if is_known { Vec::new() } else { vec![definition] },
             held_ms: 0,
             drain: claimed.drain,
+            seen: Vec::new(),
         })
     }
 }
@@ -278,6 +279,7 @@ impl Dispatch for Master {
         Ok(Response::new(v1::CheckpointResponse {
             leases: answers.into_iter().map(Into::into).collect(),
             drain: false,
+            seen: Vec::new(),
         }))
     }
 
@@ -287,7 +289,10 @@ impl Dispatch for Master {
         let worker = wire::worker(request.worker).map_err(invalid)?;
         let finish = Finish { worker, reports: self.reports(request.leases)?, retry_fraction: 0 };
         let answers = self.with(|model, now| model.finish(now, finish));
-        Ok(Response::new(v1::FinishResponse { leases: answers.into_iter().map(Into::into).collect() }))
+        Ok(Response::new(v1::FinishResponse {
+            leases: answers.into_iter().map(Into::into).collect(),
+            seen: Vec::new(),
+        }))
     }
 
     async fn release(&self, request: Request<v1::ReleaseRequest>) -> Result<Response<v1::ReleaseResponse>, Status> {
@@ -301,7 +306,10 @@ impl Dispatch for Master {
             doubt_grace_ms: GRACE_MS,
         };
         let answers = self.with(|model, now| model.release(now, release));
-        Ok(Response::new(v1::ReleaseResponse { leases: answers.into_iter().map(Into::into).collect() }))
+        Ok(Response::new(v1::ReleaseResponse {
+            leases: answers.into_iter().map(Into::into).collect(),
+            seen: Vec::new(),
+        }))
     }
 
     async fn facts(&self, request: Request<v1::FactsRequest>) -> Result<Response<v1::FactsResponse>, Status> {
@@ -310,7 +318,7 @@ impl Dispatch for Master {
         let facts: Vec<Fact> = facts.collect::<Result<_, _>>()?;
         let statuses = self.with(|model, now| model.facts(now, (facts, 0)));
         let statuses = statuses.into_iter().map(|status| v1::FactStatus::from(status).into()).collect();
-        Ok(Response::new(v1::FactsResponse { facts: statuses }))
+        Ok(Response::new(v1::FactsResponse { facts: statuses, seen: Vec::new() }))
     }
 
     async fn share_relays(

@@ -27,6 +27,8 @@ pub(super) struct Batch {
     pub stamp: Option<u64>,
     /// Segments that hold its history. Not empty: retired; what is left of entries are states and corrections.
     pub segments: Vec<String>,
+    /// Who was pending when the store went back to begin this epoch is in doubt; 0: nothing of the kind was done.
+    pub epoch: u64,
     pub suspicion: Suspicion,
     /// Recipients that were set aside as dead letters.
     pub dead: BTreeSet<u32>,

@@ -18,6 +18,8 @@ impl Model {
                 Some(Place::Leased(_) | Place::Settled) | None => false,
             };
             if waits {
+                self.lineage.grow();
+                self.suspect(now, &batch_id);
                 self.put_back(now, &batch_id);
             }
         }

@@ -24,6 +24,9 @@ impl Model {
         if draining {
             return Claimed { leases: Vec::new(), drain: true };
         }
+        if self.lineage.is_stopped(now) {
+            return Claimed { leases: Vec::new(), drain: false };
+        }
         self.promote(now);
         if self.backlog() >= HISTORY_BACKLOG_BATCHES_MAX {
             return Claimed { leases: Vec::new(), drain: false };
@@ -43,6 +46,9 @@ impl Model {
             let Some(turn) = self.turns.take(&claim.lanes, &mut rooms, count) else { break };
             let id = BatchId { run: turn.run, sequence: turn.sequence };
             taken.push(self.lease(now, &claim, id));
+        }
+        if !taken.is_empty() {
+            self.lineage.grow();
         }
         if !taken.is_empty()
             && let Some(seen) = self.workers.get_mut(&claim.worker)
@@ -130,6 +136,9 @@ impl Model {
                 seen.draining = true;
                 count += 1;
             }
+        }
+        if count > 0 {
+            self.lineage.grow();
         }
         count
     }

@@ -5,15 +5,17 @@ use super::batch::Place;
 use super::recipient::Entry;
 use super::{Dead, KnownRetry, Model};
 use crate::api::{DeadAnswer, DeadLetter, ReplayDead, RetriedRun, RetryRun};
+use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, DeadId, RunId};
 use postrider_common::limits::RETRY_KEYS_KEPT_MAX;
 use postrider_common::state::RecipientState;
 use std::ops::Bound;
 
-/// Given up, and what a person may begin again with.
-fn may_reopen(entry: &Entry, unknown: bool) -> bool {
+/// Given up, and what a person may begin again with. `doubtful`: nobody of this run may be sent to twice, and the
+/// store may have forgotten that one was begun again before.
+fn may_reopen(entry: &Entry, unknown: bool, doubtful: bool) -> bool {
     match entry.state {
-        RecipientState::Exhausted => true,
+        RecipientState::Exhausted => unknown || !doubtful,
         RecipientState::Unknown => unknown,
         RecipientState::Pending
         | RecipientState::Intent
@@ -41,6 +43,7 @@ impl Model {
                 let known = KnownRetry { key, unknown, generation: run.generation, until: run.sequence_max };
                 run.retries.push(known.clone());
                 run.retries.drain(..run.retries.len().saturating_sub(RETRY_KEYS_KEPT_MAX));
+                self.lineage.grow();
                 known
             }
         };
@@ -60,8 +63,11 @@ impl Model {
             return 0;
         }
         batch.generation = retry.generation;
+        self.lineage.grow();
         let is_leased = batch.hold().is_some();
-        let given_up = batch.entries.iter().zip(0..).filter(|(entry, _)| may_reopen(entry, retry.unknown));
+        let doubtful = self.is_doubtful(&id.run);
+        let Some(batch) = self.batches.get(id) else { return 0 };
+        let given_up = batch.entries.iter().zip(0..).filter(|(entry, _)| may_reopen(entry, retry.unknown, doubtful));
         let given_up: Vec<u32> = given_up.map(|(_, index)| index).filter(|index| !batch.dead.contains(index)).collect();
         for index in &given_up {
             self.reopen(now, id, *index);
@@ -73,7 +79,18 @@ impl Model {
     }
 
     fn reopen(&mut self, now: i64, id: &BatchId, index: u32) {
-        self.change(now, id, index, |entry| (entry.reopen(now), Default::default()));
+        let lost = self.is_from_before(&id.run);
+        self.change(now, id, index, |entry| (entry.reopen(now, lost), Default::default()));
+    }
+
+    /// The store went back since the run was created.
+    fn is_from_before(&self, run: &RunId) -> bool {
+        self.runs.get(run).is_some_and(|run| run.epoch < self.lineage.base)
+    }
+
+    fn is_doubtful(&self, run: &RunId) -> bool {
+        let hold = self.runs.get(run).is_some_and(|run| run.frozen.on_unknown == OnUnknown::Hold);
+        hold && self.is_from_before(run)
     }
 
     pub fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter> {
@@ -96,18 +113,26 @@ impl Model {
         if run.cancelled {
             return DeadAnswer::Cancelled;
         }
+        if id.index.is_none() {
+            run.generation += 1;
+            self.lineage.grow();
+            self.suspect(now, &id.batch);
+        }
+        let doubtful = self.is_doubtful(&id.batch.run);
         let Some(batch) = self.batches.get(&id.batch) else { return DeadAnswer::NoSuch };
         let Some(index) = id.index else {
-            run.generation += 1;
             let recipients = batch.entries.iter().filter(|entry| !entry.state.is_final()).count() as u64;
             self.put_back(now, &id.batch);
             return DeadAnswer::Done { recipients };
         };
-        if !batch.entries.get(index as usize).is_some_and(|entry| may_reopen(entry, unknown)) {
+        if !batch.entries.get(index as usize).is_some_and(|entry| may_reopen(entry, unknown, doubtful)) {
             return DeadAnswer::InDoubt;
         }
         let is_idle = !matches!(batch.place, Place::Leased(_) | Place::Dead);
-        run.generation += 1;
+        if let Some(run) = self.runs.get_mut(&id.batch.run) {
+            run.generation += 1;
+        }
+        self.lineage.grow();
         self.forget_dead(&id.batch, index);
         self.reopen(now, &id.batch, index);
         if is_idle {
@@ -117,13 +142,16 @@ impl Model {
     }
 
     pub fn purge_dead(&mut self, now: i64, id: DeadId) -> DeadAnswer {
-        let Some(batch) = self.batches.get(&id.batch).filter(|_| self.dead.contains_key(&id)) else {
+        if !self.dead.contains_key(&id) {
             return DeadAnswer::NoSuch;
-        };
+        }
+        self.lineage.grow();
         let Some(index) = id.index else {
+            let Some(batch) = self.batches.get(&id.batch) else { return DeadAnswer::NoSuch };
             let cancelled = self.runs.get(&id.batch.run).is_some_and(|run| run.cancelled);
             let pending: Vec<u32> =
                 (0..).zip(&batch.entries).filter(|(_, e)| !e.state.is_final()).map(|(i, _)| i).collect();
+            self.suspect(now, &id.batch);
             for index in pending.iter().filter(|_| !cancelled) {
                 self.change(now, &id.batch, *index, |entry| (entry.give_up(now), Default::default()));
             }

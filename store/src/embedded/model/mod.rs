@@ -11,6 +11,7 @@ mod cancel;
 mod claim;
 mod generation;
 mod history;
+mod lineage;
 mod look;
 pub(crate) mod pace;
 mod poison;
@@ -29,6 +30,7 @@ use crate::api::{
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::{Batch, Place};
+use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
     BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
@@ -36,6 +38,7 @@ use postrider_common::ids::{
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
+use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -68,6 +71,8 @@ pub enum Command {
     RetireBatches(RetireBatches),
     DrainWorker(String),
     SetLanePaused((LaneName, bool)),
+    MeetServer(String),
+    Compare((Vec<Mark>, bool)),
     RetryRun(RetryRun),
     ReplayDead(ReplayDead),
     PurgeDead(DeadId),
@@ -97,6 +102,8 @@ struct Run {
     resent_outcome_not_recorded: u64,
     leases_expired: u64,
     leases_taken_over: u64,
+    /// `Lineage::base` when it was created.
+    epoch: u64,
     /// Grows with each retry and replay by a person.
     generation: u64,
     /// The newest retries, oldest first.
@@ -234,11 +241,9 @@ pub struct Model {
     /// The masters' last sign of life, and until when nothing is reclaimed.
     last_sign_ms: Option<i64>,
     hold_until_ms: i64,
+    lineage: Lineage,
 }
 
-/// The epoch of fences. It changes when a store is restored from an older state, which this version does
-/// not detect.
-const EPOCH: u64 = 1;
 /// Workers not seen for this long and without leases are forgotten.
 const WORKER_FORGET_MS: i64 = 86_400_000;
 
@@ -267,6 +272,8 @@ impl Model {
             Command::RetireBatches(retire) => drop(self.retire_batches(now, retire)),
             Command::DrainWorker(worker) => drop(self.drain_worker(now, worker)),
             Command::SetLanePaused(set) => self.set_lane_paused(now, set),
+            Command::MeetServer(server) => self.meet_server(now, server),
+            Command::Compare(compare) => drop(self.compare(now, compare)),
             Command::RetryRun(retry) => drop(self.retry_run(now, retry)),
             Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
             Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
@@ -322,6 +329,6 @@ impl Model {
 
     fn next_fence(&mut self, nonce: u32) -> Fence {
         self.fence_counter += 1;
-        Fence { epoch: EPOCH, counter: self.fence_counter, nonce }
+        Fence { epoch: self.lineage.epoch, counter: self.fence_counter, nonce }
     }
 }

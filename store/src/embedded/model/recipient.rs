@@ -51,6 +51,15 @@ pub(super) struct Policy {
     pub fraction: u32,
 }
 
+/// Whose fact it is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Source {
+    /// Counter of the fence.
+    pub fence: u64,
+    /// The fence is from before the store went back, so what was granted to it may be unknown here.
+    pub lost: bool,
+}
+
 /// What a change did beside the state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Effect {
@@ -174,6 +183,25 @@ impl Entry {
         }
     }
 
+    /// Pending when the store went back in time: it may have been sent what the store no longer knows of.
+    pub fn suspect(&mut self, now: i64, policy: &Policy) {
+        let is_waiting = matches!(self.state, RecipientState::Pending | RecipientState::Deferred);
+        if !is_waiting || self.doubt != Doubt::None {
+            return;
+        }
+        self.come_under_suspicion();
+        if policy.on_unknown == OnUnknown::Hold || policy.cancelled || self.doubts >= policy.doubts_max {
+            self.end(now, RecipientState::Unknown);
+        }
+    }
+
+    fn come_under_suspicion(&mut self) {
+        self.doubts += 1;
+        self.doubt = Doubt::Standing;
+        self.reason = Some(UnknownReason::OutcomeNotRecorded);
+        self.intent = 0;
+    }
+
     /// The run is cancelled and this one is pending, not in intent.
     pub fn cancel(&mut self, now: i64) {
         let in_doubt = self.reason.is_some();
@@ -193,10 +221,14 @@ impl Entry {
         self.end(now, if in_doubt { RecipientState::Unknown } else { RecipientState::Exhausted });
     }
 
-    /// A person begins a new generation: its time to live begins anew, what is known of it stays.
-    pub fn reopen(&mut self, now: i64) {
+    /// A person begins a new generation: its time to live begins anew, what is known of it stays. `lost`: the store
+    /// went back since its run was created, and may have forgotten that it was begun again before.
+    pub fn reopen(&mut self, now: i64, lost: bool) {
         self.first_at = None;
         self.settled_at = None;
+        if lost && self.doubt == Doubt::None {
+            self.come_under_suspicion();
+        }
         if self.attempts > 0 {
             self.defer(now, 0);
         } else {
@@ -208,17 +240,19 @@ impl Entry {
     pub fn fact(
         &mut self,
         now: i64,
-        fence: u64,
+        source: Source,
         outcome: &Outcome,
         policy: &Policy,
         is_dead: bool,
     ) -> (FactStatus, Effect) {
+        let Source { fence, lost } = source;
         let own_intent = self.state == RecipientState::Intent && self.intent == fence;
+        let unrecorded = lost && self.intent != fence;
         if outcome.kind == OutcomeKind::Accepted {
             if self.state == RecipientState::Accepted || (planted(Fault::LateAcceptedIgnored) && !own_intent) {
                 return (FactStatus::Already, Effect::default());
             }
-            self.attempts += u32::from(own_intent);
+            self.attempts += u32::from(own_intent || unrecorded);
             self.clear_standing_doubt();
             self.first_at.get_or_insert(now);
             self.code = outcome.code.clone();
@@ -240,6 +274,11 @@ impl Entry {
             | RecipientState::Suppressed
             | RecipientState::Cancelled => false,
         };
+        if unrecorded && outcome.kind == OutcomeKind::Rejected && self.is_open_to_lost_facts() {
+            self.clear_standing_doubt();
+            self.state = RecipientState::Pending;
+            return (FactStatus::Applied, self.settle(now, outcome, policy));
+        }
         if !from_doubt {
             return (FactStatus::Already, Effect::default());
         }
@@ -257,6 +296,20 @@ impl Entry {
             self.give_up(now);
         }
         (FactStatus::Applied, effect)
+    }
+
+    /// Nothing is under way for it, and if it is final, then only for a doubt.
+    fn is_open_to_lost_facts(&self) -> bool {
+        match self.state {
+            RecipientState::Pending | RecipientState::Deferred => true,
+            RecipientState::Unknown => self.doubt == Doubt::Standing,
+            RecipientState::Intent
+            | RecipientState::Accepted
+            | RecipientState::Rejected
+            | RecipientState::Exhausted
+            | RecipientState::Suppressed
+            | RecipientState::Cancelled => false,
+        }
     }
 
     fn clear_standing_doubt(&mut self) {

@@ -14,6 +14,9 @@ impl Model {
     pub fn reclaim(&mut self, now: i64, reclaim: Reclaim) -> Reclaimed {
         let hold_ms = i64::try_from(reclaim.ttl_ms + reclaim.doubt_grace_ms).unwrap_or(i64::MAX);
         let gap_ms = i64::try_from(reclaim.outage_gap_ms).unwrap_or(i64::MAX);
+        if !self.lineage.is_met() {
+            return Reclaimed { held_ms: reclaim.ttl_ms + reclaim.doubt_grace_ms, ..Reclaimed::default() };
+        }
         let away = match self.last_sign_ms {
             Some(last) => now < last || now - last > gap_ms,
             None => !self.leased.is_empty(),
@@ -23,6 +26,9 @@ impl Model {
         self.turns.unpark(now, UNPARK_MAX);
         if away && !planted(Fault::NoHoldAfterOutage) {
             self.hold_until_ms = now.saturating_add(hold_ms);
+        }
+        if let Some(until) = self.lineage.sign(now, hold_ms) {
+            self.hold_until_ms = until;
         }
         if now < self.hold_until_ms {
             let held = self.hold_until_ms - now;
@@ -38,14 +44,19 @@ impl Model {
 
     fn reclaim_one(&mut self, now: i64, id: &BatchId, grace_ms: u64, reclaimed: &mut Reclaimed) {
         reclaimed.leases += 1;
+        self.lineage.grow();
+        self.suspect(now, id);
+        let base = self.lineage.base;
         let Some((batch, run)) = self.batches.get_mut(id).zip(self.runs.get_mut(&id.run)) else { return };
+        let is_stale = batch.hold().is_some_and(|hold| hold.fence.epoch < base);
         batch.expired = true;
         run.leases_expired += 1;
         let (verdict, doubts_max) = match batch.expiry() {
-            Some((ended_at, expired)) if ended_at > self.hold_until_ms && !run.cancelled => {
+            Some((ended_at, expired)) if ended_at > self.hold_until_ms && !is_stale && !run.cancelled => {
                 (batch.suspicion.expired(&expired), u32::MAX)
             }
-            // One that ended during an outage, or in the time after it, says nothing about the batch.
+            // One that ended during an outage, or in the time after it, or because the store went back, says nothing
+            // about the batch.
             Some(_) | None => (Verdict::Nothing, DOUBTS_MAX),
         };
         reclaimed.doubts += match () {

@@ -1,8 +1,8 @@
 //! What holders of leases say: checkpoint, finish, release, and facts from those that hold none.
 
 use super::Model;
-use super::batch::Place;
-use super::recipient::{Entry, Policy};
+use super::batch::{Hold, Place};
+use super::recipient::{Entry, Policy, Source};
 use crate::api::{Checkpoint, Finish, Release};
 use postrider_common::ids::BatchId;
 use postrider_common::lease::{
@@ -19,6 +19,13 @@ struct Terms<'a> {
     window: u32,
     fraction: u32,
     limits: &'a Limits,
+}
+
+impl Hold {
+    /// `base`: fences of epochs before it are stale, because the store went back.
+    fn is_of(&self, report: &LeaseReport, base: u64) -> bool {
+        (self.fence == report.fence && self.fence.epoch >= base) || planted(Fault::IgnoreFences)
+    }
 }
 
 impl Model {
@@ -62,13 +69,22 @@ impl Model {
 
     /// Takes the outcomes of a report. Ok: the lease is held, and this sequence was the last one before.
     fn take_report(&mut self, now: i64, report: &LeaseReport, fraction: u32) -> Result<u64, LeaseStatus> {
-        let Some(batch) = self.batches.get_mut(&report.batch) else { return Err(LeaseStatus::Gone) };
-        let Place::Leased(hold) = &mut batch.place else {
-            return Err(self.take_as_facts(now, report, fraction));
-        };
-        if hold.fence != report.fence && !planted(Fault::IgnoreFences) {
-            return Err(self.take_as_facts(now, report, fraction));
+        if !self.batches.contains_key(&report.batch) {
+            return Err(LeaseStatus::Gone);
         }
+        self.lineage.grow();
+        let suspected = self.suspect(now, &report.batch);
+        let base = self.lineage.base;
+        let hold = match self.batches.get_mut(&report.batch).map(|batch| &mut batch.place) {
+            Some(Place::Leased(hold)) if hold.is_of(report, base) => hold,
+            Some(Place::Leased(_) | Place::Dead) => return Err(self.take_as_facts(now, report, fraction)),
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled) | None => {
+                if suspected {
+                    self.put_back(now, &report.batch);
+                }
+                return Err(self.take_as_facts(now, report, fraction));
+            }
+        };
         let seen = hold.sequence;
         hold.sequence = seen.max(report.sequence);
         if report.progress > hold.progress {
@@ -83,7 +99,7 @@ impl Model {
         Ok(seen)
     }
 
-    fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
+    pub(super) fn policy(&self, id: &BatchId, fraction: u32) -> Option<Policy> {
         let run = self.runs.get(&id.run)?;
         let (retry, on_unknown) = (run.frozen.retry, run.frozen.on_unknown);
         Some(Policy { retry, on_unknown, cancelled: run.cancelled, doubts_max: DOUBTS_MAX, fraction })
@@ -165,7 +181,7 @@ impl Model {
         if run.cancelled && !planted(Fault::CancelSendsOn) {
             return Err(RefusalReason::Cancelled);
         }
-        if run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
+        if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
             return Err(RefusalReason::Paused);
         }
         if batch.suspicion.only.is_some_and(|only| !only.contains(index)) {
@@ -285,30 +301,41 @@ impl Model {
     }
 
     fn fact(&mut self, now: i64, fact: &Fact, fraction: u32) -> FactStatus {
-        let issued = self
-            .batches
-            .get(&fact.batch)
-            .is_some_and(|batch| batch.fences.get(&fact.fence.counter) == Some(&fact.fence));
-        let (true, Some(policy)) = (issued, self.policy(&fact.batch, fraction)) else { return FactStatus::Refused };
-        let index = fact.outcome.index;
-        let is_dead = self.batches.get(&fact.batch).is_some_and(|batch| batch.dead.contains(&index));
-        let changed = self.change(now, &fact.batch, index, |entry| {
-            let own_intent = entry.state == RecipientState::Intent && entry.intent == fact.fence.counter;
-            let (status, effect) = entry.fact(now, fact.fence.counter, &fact.outcome, &policy, is_dead);
-            ((status, own_intent), effect)
-        });
-        let Some((status, own_intent)) = changed else { return FactStatus::Refused };
-        if status == FactStatus::Applied {
-            self.weigh_fact(&fact.batch, &fact.outcome, own_intent);
+        let suspected = self.suspect(now, &fact.batch);
+        let status = self.apply_fact(now, fact, fraction);
+        let applied = status == Some(FactStatus::Applied);
+        if suspected || applied {
+            self.lineage.grow();
         }
         match self.batches.get(&fact.batch).map(|batch| &batch.place) {
             Some(Place::Leased(_)) => self.recount(&fact.batch, false),
-            Some(Place::Ready | Place::Delayed(_) | Place::Settled) if status == FactStatus::Applied => {
+            Some(Place::Ready | Place::Delayed(_) | Place::Settled) if suspected || applied => {
                 self.put_back(now, &fact.batch);
             }
             Some(Place::Ready | Place::Delayed(_) | Place::Settled | Place::Dead) | None => (),
         }
-        status
+        status.unwrap_or(FactStatus::Refused)
+    }
+
+    /// None: no such recipient, or a fence that was never given out.
+    fn apply_fact(&mut self, now: i64, fact: &Fact, fraction: u32) -> Option<FactStatus> {
+        let source = Source { fence: fact.fence.counter, lost: fact.fence.epoch < self.lineage.base };
+        let policy = self.policy(&fact.batch, fraction)?;
+        let batch = self.batches.get(&fact.batch)?;
+        if !source.lost && batch.fences.get(&fact.fence.counter) != Some(&fact.fence) {
+            return None;
+        }
+        let index = fact.outcome.index;
+        let is_dead = batch.dead.contains(&index);
+        let (status, own_intent) = self.change(now, &fact.batch, index, |entry| {
+            let own_intent = entry.state == RecipientState::Intent && entry.intent == source.fence;
+            let (status, effect) = entry.fact(now, source, &fact.outcome, &policy, is_dead);
+            ((status, own_intent), effect)
+        })?;
+        if status == FactStatus::Applied {
+            self.weigh_fact(&fact.batch, &fact.outcome, own_intent);
+        }
+        Some(status)
     }
 
     /// What a fact says about who ends workers. That nothing was written, or no reply was read, is what one that

@@ -43,10 +43,12 @@ impl Model {
             resent_outcome_not_recorded: 0,
             leases_expired: 0,
             leases_taken_over: 0,
+            epoch: self.lineage.base,
             generation: 0,
             retries: Vec::new(),
             frozen: new,
         };
+        self.lineage.grow();
         self.runs.insert(run.frozen.id.clone(), run);
         CreatedRun::Created
     }
@@ -77,6 +79,7 @@ impl Model {
         if run.recipients.pending == 0 {
             run.settled_at_ms.get_or_insert(now);
         }
+        self.lineage.grow();
         self.end_split(&id);
         self.park(&id);
         self.runs_to_cancel.insert(id);
@@ -89,6 +92,7 @@ impl Model {
             return Steered::Cancelled;
         }
         act(run);
+        self.lineage.grow();
         self.park(id);
         Steered::Done
     }
@@ -101,6 +105,7 @@ impl Model {
     }
 
     pub fn set_lane_paused(&mut self, _now: i64, (lane, paused): (LaneName, bool)) {
+        self.lineage.grow();
         self.turns.set_paused(&lane, paused);
     }
 }

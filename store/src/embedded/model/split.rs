@@ -20,6 +20,7 @@ impl Model {
         let parked = |id: &RunId| self.runs.get(id).is_none_or(Run::is_parked);
         let id = due.map(|(_, id)| id).find(|id| !parked(id)).cloned()?;
         let fence = self.next_fence(claim.nonce);
+        self.lineage.grow();
         self.end_split(&id);
         self.set_split_due(&id, Some(now.saturating_add_unsigned(claim.ttl_ms)));
         let run = self.runs.get_mut(&id)?;
@@ -85,6 +86,7 @@ impl Model {
             return SplitStatus::Lost;
         }
         let due = now.saturating_add_unsigned(add.ttl_ms);
+        self.lineage.grow();
         self.admit(&add.run, add.batches);
         let Some(run) = self.runs.get_mut(&add.run) else { return SplitStatus::Lost };
         run.sequence_max = sequence_next;
@@ -129,6 +131,7 @@ impl Model {
                 expired: false,
                 stamp: None,
                 segments: Vec::new(),
+                epoch: 0,
                 suspicion: Suspicion::default(),
                 dead: BTreeSet::new(),
                 generation: 0,
@@ -145,6 +148,7 @@ impl Model {
         if run.split.hold.as_ref().is_none_or(|(fence, _)| *fence != release.fence) {
             return SplitStatus::Lost;
         }
+        self.lineage.grow();
         let failed = release.error.is_some();
         if failed {
             run.error = release.error;

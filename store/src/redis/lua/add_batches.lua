@@ -48,6 +48,7 @@ local parked = f[7] == '1'
 local room = num(ARGV[10], 'bad rows max') - call('LLEN', bad_key)
 
 keep_payloads()
+grow()
 local sites = f[8] or ''
 for _, b in ipairs(batches) do
   local states, set = string.rep('p', b.count), {}

@@ -19,6 +19,9 @@ local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
 local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
+-- Fences of an epoch before it are stale: the shard went back.
+local BASE, STOPPED, STAMP
+
 local run, run_settled
 -- Recipients of the run that moved, by the name of the counter.
 local moved
@@ -26,9 +29,15 @@ local woke
 -- Doubts after which a recipient is unknown.
 local doubts_max
 
+-- Steps of the shard that are not written, see `grow`.
+local growth
+
 -- Of this call, after `begin`.
 local function begin_batch()
+  growth = 0
   run, run_settled, moved, woke, doubts_max = nil, false, {}, false, DOUBTS_MAX
+  local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp')
+  BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
 end
 
 local KINDS = { a = true, d = true, r = true, u = true, w = true }
@@ -45,11 +54,19 @@ local function is_final(state)
 end
 
 local function load_run(id, key)
-  local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error')
+  local f = call('HMGET', key, 'lane', 'hold', 'base', 'cap', 'ttl', 'paused', 'cancelled', 'error', 'epoch')
   if not f[1] then return false end
-  run = { id = id, lane = f[1], hold = f[2] == '1', base = f[3], cap = f[4], ttl = f[5], paused = f[6] == '1', cancelled = f[7] == '1', failed = f[8] ~= false }
+  run = { id = id, lane = f[1], hold = f[2] == '1', base = f[3], cap = f[4], ttl = f[5], paused = f[6] == '1',
+    cancelled = f[7] == '1', failed = f[8] ~= false, epoch = num(f[9] or '1', 'the epoch of a run') }
   run.parked = run.paused or run.cancelled or run.failed
   return true
+end
+
+-- Of an epoch before the shard went back: whoever has it lost it, and it ends as if it had expired.
+local function is_stale(fence)
+  if BASE == 1 then return false end
+  local _, epoch = fence_counter(fence)
+  return epoch < BASE
 end
 
 local function hold_of(id)
@@ -61,7 +78,7 @@ local function hold_of(id)
   if not fence then corrupt('the holder of ' .. id) end
   return { fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
     progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
-    outcome = outcome, expires_at = tonumber(expires), entry = entry }
+    outcome = outcome, expires_at = tonumber(expires), entry = entry, is_stale = is_stale(fence) }
 end
 
 local function write_hold(b)
@@ -82,6 +99,7 @@ local function quarantine(id, hold, reason)
   local run_id = string.match(id, '^(.+)%.%d+$')
   add_count(run_id, 'b_leased', -1)
   add_count(run_id, 'b_dead', 1)
+  grow()
   write_counts()
 end
 
@@ -301,15 +319,23 @@ local function give_up(b, index, r)
   end_as(b, index, r, r.doubt == 's' and U or X)
 end
 
+-- May have been sent what the shard forgot when it went back.
+local function come_under_suspicion(r)
+  r.doubts = r.doubts + 1
+  r.doubt, r.reason, r.intent = 's', 'n', ''
+end
+
 -- Whether it was given up and a person may begin again with it.
 local function may_reopen(b, index, unknown)
   local state = b.st[index + 1]
-  return state == X or (unknown and state == U)
+  return (state == X and (unknown or not (run.hold and run.epoch < BASE))) or (state == U and unknown)
 end
 
--- A new generation: its time to live begins anew, what is known of it stays.
+-- A new generation: its time to live begins anew, what is known of it stays. When the shard went back since the run was
+-- created, it may have been begun again before.
 local function reopen(b, index, r)
   r.first_at, r.settled_at = '', ''
+  if run.epoch < BASE and r.doubt == '' then come_under_suspicion(r) end
   if r.attempts > 0 then defer(b, index, r, 0) else b.st[index + 1] = P end
 end
 
@@ -367,6 +393,25 @@ local function grant(b, index, r, _, counter)
   end
 end
 
+-- Whoever is pending in a batch of a run from before the shard went back may have been sent what is not known any
+-- more, and comes in doubt, once. True: so it was.
+local function doubt_unrecorded(b, index, r)
+  come_under_suspicion(r)
+  if run.hold or run.cancelled or r.doubts >= DOUBTS_MAX then end_as(b, index, r, U) end
+end
+
+local function suspect(b)
+  if run.epoch >= BASE or num(b.h.e or '1', 'the epoch of a batch') >= BASE then return false end
+  local is_settled = true
+  for index = 0, b.count - 1 do
+    local state = b.st[index + 1]
+    if not is_final(state) then is_settled = false end
+    if (state == P or state == D) and look_at(b, index).doubt == '' then change(b, index, doubt_unrecorded, doubt_unrecorded) end
+  end
+  if not is_settled then b.fields.e = int(BASE) end
+  return not is_settled
+end
+
 local function clear_standing_doubt(r)
   if r.doubt == 's' then
     r.doubts = math.max(r.doubts - 1, 0)
@@ -379,9 +424,11 @@ local function fact_of(b, index, r, state, o, about)
   local counter, fraction = about.counter, about.fraction
   local own_intent = state == I and (IGNORE_FENCES or r.intent == counter)
   about.own_intent = own_intent
+  -- What was granted to a fence from before the shard went back may be unknown here.
+  local unrecorded = about.lost and r.intent ~= counter
   if o.kind == 'a' then
     if state == A then return 'already' end
-    if own_intent then r.attempts = r.attempts + 1 end
+    if own_intent or unrecorded then r.attempts = r.attempts + 1 end
     clear_standing_doubt(r)
     if r.first_at == '' then r.first_at = NOW end
     r.code = o.code
@@ -391,6 +438,12 @@ local function fact_of(b, index, r, state, o, about)
     return 'applied'
   end
   if own_intent then
+    about.detail = true
+    settle(b, index, r, state, o, fraction)
+    return 'applied'
+  end
+  if unrecorded and o.kind == 'r' and (state == P or state == D or (state == U and r.doubt == 's')) then
+    clear_standing_doubt(r)
     about.detail = true
     settle(b, index, r, state, o, fraction)
     return 'applied'
@@ -429,11 +482,11 @@ end
 
 -- A fact about one recipient: 'applied', 'already' or 'refused'.
 local function fact(b, fence, o, fraction)
-  local counter = fence_counter(fence)
-  local known = b.fields['f' .. counter] or b.h['f' .. counter]
-  if not known or fences_differ(known, fence) then return 'refused' end
+  local counter, epoch = fence_counter(fence)
+  local known, lost = b.fields['f' .. counter] or b.h['f' .. counter], epoch < BASE
+  if not lost and (not known or fences_differ(known, fence)) then return 'refused' end
   if o.index >= b.count then return 'refused' end
-  local about = { counter = counter, fraction = fraction, detail = false }
+  local about = { counter = counter, fraction = fraction, lost = lost, detail = false }
   local status = change(b, o.index, nil, fact_of, o, about)
   if about.detail then take_detail(b, o.index, o.kind, o.detail) end
   if status == 'applied' then weigh_fact(b, o, about.own_intent) end

@@ -13,7 +13,10 @@ for n = 0, number - 1 do
     local from = place_of(b)
     -- Of what was set aside, only what can be read.
     local is_whole = from == 'dead' and string.find(call('HGET', K.dead, b.id), '|' .. ENDS_WORKERS .. '|', 1, true)
-    if from == 'ready' or from == 'delayed' or is_whole then found[#found + 1] = { b, from } end
+    if from == 'ready' or from == 'delayed' or is_whole then
+      suspect(b)
+      found[#found + 1] = { b, from }
+    end
   end
 end
 for _, pair in ipairs(found) do put_back(pair[1], pair[2]) end

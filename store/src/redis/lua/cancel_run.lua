@@ -11,4 +11,5 @@ if pending == 0 then call('HSETNX', K.count, ID .. '|settled_at', int(now)) end
 split_end(ID)
 set_parked(ID, STATE[1], STATE[2] or '', true)
 call('ZADD', K.to_cancel, 0, ID)
+grow()
 return 'done'

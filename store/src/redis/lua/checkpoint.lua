@@ -18,7 +18,7 @@ end
 local function checkpoint()
   local b = reported_batch()
   if not b then return { 'gone', 0, '', {} } end
-  if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then
+  if not is_current(b) then
     check_types()
     return { take_as_facts(b), 0, '', {} }
   end
@@ -72,7 +72,7 @@ local function checkpoint()
     if not fresh then return 'repeated' end
     if is_final(state) or state == I then return 'settled' end
     if run.cancelled then return 'cancelled' end
-    if run.parked or lane_paused then return 'paused' end
+    if STOPPED or run.parked or lane_paused then return 'paused' end
     if not is_offered(b.sus, index) then return 'outside' end
     if state == D and look_at(b, index).due_at > now then return 'not_due' end
     if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end

@@ -3,7 +3,7 @@
 -- ARGV     1 worker, 2 request, 3 nonce, 4 batches max, 5 ttl ms, 6 hard cap ms, 7 slots, 8 forget workers after ms,
 --          9 number of lanes, then lane and weight of each, then limits, see pace.lua
 -- returns  now, drain (0 or 1), then of each lease: batch, fence, entry, expires at, hard deadline
--- refuses  a draining worker (gets nothing new); a lane or site without room is passed over
+-- refuses  a draining worker, or a shard that was not compared or went back (nothing new); a lane or site without room is passed over
 
 local HISTORY_BACKLOG_BATCHES_MAX = 10000
 local PROMOTE_MAX, UNPARK_MAX, LANE_STRIDE, SEEN_STEP_MS, FORGET_MAX = 100, 100, 1000000, 1000, 100
@@ -36,7 +36,9 @@ else
   check_type('ZCARD', K.seen)
   check_type('ZCARD', K.to_retire)
 end
-fence_is_sound()
+local fence_at, met, confirmed, stop = unpack(call('HMGET', K.shard, 'fence', 'met', 'server', 'stop'))
+if not string.match(fence_at or '0', '^%d+$') then corrupt('the counter of fences') end
+local stopped = is_stopped(met, confirmed, stop)
 
 local function see_worker()
   local known = call('HGET', K.worker, worker)
@@ -180,7 +182,7 @@ end
 
 local draining = see_worker()
 local answer = { now, draining and 1 or 0 }
-if same_claim(answer) or draining then return answer end
+if same_claim(answer) or draining or stopped then return answer end
 promote()
 -- What is settled is not written to history: nothing new is begun until it is.
 if call('ZCARD', K.to_retire) >= HISTORY_BACKLOG_BATCHES_MAX then
@@ -214,6 +216,9 @@ end
 for _, lane in ipairs(lanes) do
   if lane.taken > 0 then bump(K.depth, lane.name, -lane.taken) end
 end
-if #taken > 1 then call('HSET', K.last_claim, worker, table.concat(taken, ' ')) end
+if #taken > 1 then
+  call('HSET', K.last_claim, worker, table.concat(taken, ' '))
+  grow()
+end
 write_counts()
 return answer

@@ -15,6 +15,7 @@ end
 local id = call('ZRANGEBYSCORE', K.splits, '-inf', int(now), 'LIMIT', '0', '1')[1]
 if not id then return {} end
 local fence = next_fence(ARGV[2])
+grow()
 split_forget_holder(id)
 split_set_due(id, false, now + ttl)
 call('HSET', K.split, id, fence .. ' ' .. request)

@@ -15,9 +15,13 @@ if campaign == 'ok' and steered_at(ARGV[5]) > num(ARGV[4], 'version') then
 end
 if campaign == 'none' then return 'no_campaign' end
 if campaign == 'paused' then return 'campaign_paused' end
+local base = call('HGET', K.shard, 'base')
 local nominal = ARGV[6] == '' and int(now) or ARGV[6]
 call('HSET', key, 'fingerprint', ARGV[2], 'nominal_at', nominal, 'created_at', int(now), 'cursor', '0', 'sequence', '0',
   'bad', '0', 'repeated', '0', 'complete', '0', 'open', '', 'sites', '', unpack(ARGV, 7))
+-- It is not from before the shard went back.
+if base then call('HSET', key, 'epoch', base) end
+grow()
 call('ZADD', K.runs, int(now), id)
 split_set_due(id, false, now)
 wake_all()

@@ -12,4 +12,5 @@ if not seen_at then
   call('ZADD', K.seen, seen_at, worker)
 end
 call('HSET', K.worker, worker, seen_at .. '|' .. slots .. '|1')
+grow()
 return 1

@@ -4,7 +4,7 @@ local function end_lease(grace)
   local b = reported_batch()
   if not b then return { 'gone', 0 } end
   local ended_before = b.ended ~= '' and not fences_differ(b.ended, REPORT.fence)
-  if not b.hold or fences_differ(b.hold.fence, REPORT.fence) then
+  if not is_current(b) then
     if CHECKS_ITSELF then check_types() end
     local status = take_as_facts(b)
     if status == 'lost' and ended_before then status = 'returned' end

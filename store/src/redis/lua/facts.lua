@@ -18,7 +18,7 @@ if not b then
   for n = 1, number do answers[n] = 'refused' end
   return answers
 end
-local from, applied = place_of(b), false
+local from, applied = place_of(b), suspect(b)
 for n, f in ipairs(facts) do
   answers[n] = fact(b, f.fence, f.outcome, fraction)
   if answers[n] == 'applied' then applied = true end

@@ -7,4 +7,5 @@ if NONE then return 'no_run' end
 if CANCELLED then return 'cancelled' end
 call('HSET', RUN, 'paused', '1')
 set_parked(ID, STATE[1], STATE[2] or '', true)
+grow()
 return 'done'

@@ -55,15 +55,21 @@ local function fences_differ(a, b)
   return a ~= b
 end
 
+-- The position of the shard, by which everybody who saw it can tell whether it went back: grows with whatever is
+-- acknowledged.
+local function grow(by)
+  bump(K.shard, 'sequence', int(by or 1))
+end
+
+-- Nothing is leased from a server that was not compared, nor while workers report after the shard went back.
+local function is_stopped(met, confirmed, stop)
+  return met ~= confirmed or (stop and (stop == '-1' or now < num(stop, 'stop')))
+end
+
 -- The version of what this shard was told last of a lane or a campaign; 0: nothing yet.
 local function steered_at(subject)
   local known = call('HGET', K.steered, subject)
   return known and num(string.match(known, '^%d+') or known, 'what was steered') or 0
-end
-
--- Before the first write of who takes one later.
-local function fence_is_sound()
-  if not string.match(call('HGET', K.shard, 'fence') or '0', '^%d+$') then corrupt('the counter of fences') end
 end
 
 local function next_fence(nonce)
@@ -71,10 +77,11 @@ local function next_fence(nonce)
   return epoch .. '-' .. int(call('HINCRBY', K.shard, 'fence', 1)) .. '-' .. nonce
 end
 
+-- Its counter, and its epoch.
 local function fence_counter(fence)
-  local counter = string.match(fence, '^%d+%-(%d+)%-%x+$')
+  local epoch, counter = string.match(fence, '^(%d+)%-(%d+)%-%x+$')
   if not counter then corrupt('the fence ' .. fence) end
-  return counter
+  return counter, tonumber(epoch)
 end
 
 -- Tells the other masters. A hint: a failure to publish must not fail the transition.

@@ -15,6 +15,7 @@ if index then
   else
     dead_remove(id, index)
   end
+  grow()
   return { 'done', 0 }
 end
 if not b then return { 'unreadable', 0 } end
@@ -37,6 +38,10 @@ for at = 0, b.count - 1 do
     b.symbols[at + 1] = UNTOUCHED
     change(b, at, nil, pending and forget_pending or forget_final)
   end
+end
+suspect(b)
+for at = 0, b.count - 1 do
+  local state = b.st[at + 1]
   if state == I then change(b, at, nil, doubt_not_recorded, 0) end
   if not is_final(b.st[at + 1]) and not run.cancelled then change(b, at, nil, give_up) end
 end

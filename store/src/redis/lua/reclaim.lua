@@ -31,7 +31,7 @@ end
 local id, grace = ARGV[1], num(ARGV[2], 'doubt grace')
 local hold = hold_of(id)
 local held_until = num(call('HGET', K.shard, 'hold_until') or '0', 'hold_until')
-if not hold or hold.expires_at > now or now < held_until then return { 'kept', 0, 0 } end
+if not hold or hold.expires_at > now or now < held_until or STOPPED then return { 'kept', 0, 0 } end
 local b, wrong
 if load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then
   b, wrong = load_batch(id, KEYS[OWN + 1], KEYS[OWN + 2])
@@ -43,8 +43,9 @@ if not b then
   return { 'dead', 0, 0 }
 end
 local verdict, index = 'nothing', nil
--- A lease that ended during an outage, or in the time after it, says nothing about the batch.
-if hold.expires_at > held_until and not run.cancelled then
+-- A lease that ended during an outage, or in the time after it, or because the shard went back, says nothing about the
+-- batch.
+if hold.expires_at > held_until and not hold.is_stale and not run.cancelled then
   local fallen = set_of(b.h.k)
   for at = 0, b.count - 1 do
     if b.st[at + 1] == I then fallen[at] = true end
@@ -54,6 +55,7 @@ if hold.expires_at > held_until and not run.cancelled then
   verdict, index = suspicion_expired(b.sus,
     { had_outcome = hold.outcome == 'o', was_heard = hold.sequence > 0, fallen = fallen })
 end
+suspect(b)
 local doubts = doubt_intents(b, grace)
 b.entry.expired = '1'
 add_count(run.id, 'expired', 1)

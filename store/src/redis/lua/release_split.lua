@@ -10,6 +10,7 @@ if not f[1] then return 'lost' end
 if f[4] == '1' then return 'stopped' end
 local held = string.match(call('HGET', K.split, id) or '', '^(%S+) ')
 if not held or fences_differ(held, ARGV[2]) then return 'lost' end
+grow()
 split_end(id)
 if ARGV[4] == '1' then
   call('HSET', run_key, 'error', ARGV[5], 'error_message', ARGV[6], 'error_mend', ARGV[7])

@@ -20,6 +20,7 @@ if index then
   if from == 'leased' or from == 'dead' then commit(b) else put_back(b, from) end
 else
   recipients = 0
+  suspect(b)
   for at = 0, b.count - 1 do
     -- Whose record cannot be read is an error here, before the first write.
     look_at(b, at)

@@ -52,6 +52,7 @@ local function each_report(act)
       run_settled, moved = false, {}
     end
   end
+  write_growth()
   write_counts()
   if woke then wake_all() end
   return answers
@@ -66,13 +67,20 @@ local function reported_batch()
     check_types()
     local hold = hold_of(REPORT.id)
     if hold then quarantine(REPORT.id, hold, wrong) end
+    return nil
   end
+  b.suspected = suspect(b)
   return b
+end
+
+-- The report is that of the lease.
+local function is_current(b)
+  return b.hold and not b.hold.is_stale and not fences_differ(b.hold.fence, REPORT.fence)
 end
 
 -- A report with a fence that is not current: its outcomes are facts. 'settled' or 'lost'.
 local function take_as_facts(b)
-  local from, applied = place_of(b), false
+  local from, applied = place_of(b), b.suspected
   for _, group in ipairs(REPORT.groups) do
     for n, index in ipairs(group.indexes) do
       local detail = REPORT.details[group.place + n] or ''

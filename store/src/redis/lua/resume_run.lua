@@ -9,4 +9,5 @@ call('HDEL', RUN, 'paused', 'error', 'error_message', 'error_mend')
 set_parked(ID, STATE[1], STATE[2] or '', false)
 if STATE[6] ~= '1' and not call('HGET', K.split, ID) then split_set_due(ID, false, now) end
 wake_all()
+grow()
 return 'done'

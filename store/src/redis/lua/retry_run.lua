@@ -52,5 +52,5 @@ end
 if is_new then
   call('HSET', KEYS[OWN + 1], 'generation', int(known.generation), 'retries', table.concat(lines, '\n'))
 end
-write_run()
+if is_new or #found > 0 then write_run() end
 return { 'step', known.generation, recipients, known.last }

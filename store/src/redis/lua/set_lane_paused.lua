@@ -13,4 +13,5 @@ elseif call('SREM', K.lanes, lane) == 1 then
   call('HSET', K.node, 'P|' .. lane, int(math.max(pass_of(lane), served_of(''))))
   wake_all()
 end
+grow()
 return 1

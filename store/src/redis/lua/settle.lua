@@ -95,15 +95,23 @@ local function commit(b)
   b.touched, b.gone, b.fields, b.detail = {}, {}, {}, {}
 end
 
--- Counts what moved in the run.
+-- Counts what moved in the run, by one step of the shard.
 local function count_run()
+  growth = growth + 1
   for name, by in pairs(moved) do add_count(run.id, name, by) end
   moved = {}
   if run_settled then settled_now[run.id] = true end
 end
 
+-- All steps of this call at once.
+local function write_growth()
+  if growth > 0 then grow(growth) end
+  growth = 0
+end
+
 local function write_run()
   count_run()
+  write_growth()
   write_counts()
   if woke then wake_all() end
 end
@@ -139,7 +147,7 @@ local function put_back(b, from)
     end
   end
   -- Read before the first write: an unreadable stamp refuses.
-  local stamp = num(call('HGET', K.shard, 'stamp') or '0', 'the stamp') + 1
+  local stamp = num(STAMP, 'the stamp') + 1
   commit(b)
   if from == 'leased' then
     call('ZREM', K.lease, b.id)
@@ -161,6 +169,7 @@ local function put_back(b, from)
     call('ZADD', K.dly, int(due), entry_text(b.entry))
   elseif may_retire(b) then
     -- Last among those whose history is to be written, with a stamp that nothing had before.
+    STAMP = stamp
     call('HSET', K.shard, 'stamp', int(stamp))
     call('ZADD', K.to_retire, int(stamp), b.id)
   end
