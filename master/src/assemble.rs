@@ -2,12 +2,12 @@
 
 use crate::api::admin::AdminApi;
 use crate::api::dispatch::DispatchApi;
-use crate::config::{MasterConfig, StartError};
+use crate::config::{MasterConfig, Retention, StartError};
 use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
 use crate::lineage::Lineage;
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, compare, history, reclaim, split};
+use crate::loops::{cancel, census, compare, history, reclaim, retention, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
@@ -28,6 +28,7 @@ pub struct Master {
     /// What operators call.
     pub admin: AdminApi,
     draining: Draining,
+    retention: Retention,
 }
 
 /// Checks the settings. Nothing is done yet.
@@ -60,7 +61,7 @@ pub fn assemble(
     let definitions = Arc::new(Definitions::default());
     let dispatch = DispatchApi { core: Arc::clone(&core), definitions, draining: draining.clone() };
     let admin = AdminApi { core: Arc::clone(&core) };
-    Ok(Master { core, dispatch, admin, draining })
+    Ok(Master { core, dispatch, admin, draining, retention: config.retention })
 }
 
 impl Master {
@@ -74,6 +75,8 @@ impl Master {
         duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
         duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
         duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());
+        let retention = retention::Config::of(self.retention);
+        duties.spawn(retention::RetentionDuty::new(Arc::clone(core), retention).run());
         duties.spawn(census::CensusDuty::new(Arc::clone(core), census::Config::default(), self.draining.clone()).run());
         duties
     }

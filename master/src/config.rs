@@ -33,6 +33,31 @@ impl LeaseSettings {
     }
 }
 
+/// How long what has ended is kept, counted from its end. None: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Retention {
+    /// Runs of campaigns: their counts, recipients, history and idempotency key.
+    pub runs: Option<Duration>,
+    /// The same of single messages.
+    pub messages: Option<Duration>,
+    /// Runs with dead letters, at least.
+    pub dead_letters: Option<Duration>,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        let days = |days: u64| Some(Duration::from_hours(24 * days));
+        Self { runs: days(90), messages: days(30), dead_letters: None }
+    }
+}
+
+impl Retention {
+    /// Nothing younger is forgotten. None: nothing ever is.
+    pub fn least(&self) -> Option<Duration> {
+        self.runs.into_iter().chain(self.messages).min()
+    }
+}
+
 fn ms(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
@@ -51,6 +76,7 @@ pub struct MasterConfig {
     /// Rate and concurrency of lanes and sites, the same for all masters of a store.
     pub limits: Limits,
     pub audience_bytes_max: u64,
+    pub retention: Retention,
 }
 
 /// Why a master cannot start. Reads after "failed to".
@@ -105,6 +131,14 @@ impl MasterConfig {
         if self.audience_bytes_max == 0 {
             return wrong("audience_bytes_max", "it must be at least 1");
         }
+        let Retention { runs, messages, dead_letters } = self.retention;
+        for (field, keep) in
+            [("retention.runs", runs), ("retention.messages", messages), ("retention.dead_letters", dead_letters)]
+        {
+            if keep.is_some_and(|keep| keep < Duration::from_secs(1)) {
+                return wrong(field, "it must be at least 1s, or for ever");
+            }
+        }
         Ok(())
     }
 }
@@ -129,13 +163,14 @@ mod tests {
             sites: SiteTable::default(),
             limits: Limits::default(),
             audience_bytes_max: 1,
+            retention: Retention::default(),
         }
     }
 
     #[test]
     fn settings_that_break_promises_are_refused() {
         type Change = fn(&mut MasterConfig);
-        let rows: [(Change, &str); 7] = [
+        let rows: [(Change, &str); 8] = [
             (|c| c.grpc_listen = "0.0.0.0:7400".parse().unwrap(), "grpc_listen is not a loopback address"),
             (|c| c.http_listen = Some("10.0.0.1:7401".parse().unwrap()), "http_listen is not a loopback address"),
             (|c| c.lease.ttl = Duration::from_millis(999), "lease.ttl"),
@@ -143,6 +178,7 @@ mod tests {
             (|c| c.lease.hard_cap = Duration::from_secs(1), "lease.hard_cap"),
             (|c| c.lease.hard_cap = Duration::from_mins(11), "lease.hard_cap: it must be more than 11m"),
             (|c| c.lanes.clear(), "lane"),
+            (|c| c.retention.messages = Some(Duration::ZERO), "retention.messages: it must be at least 1s"),
         ];
         assert!(config().check().is_ok());
         for (change, part) in rows {

@@ -26,5 +26,5 @@ mod start;
 pub mod storage;
 
 pub use assemble::{Master, assemble};
-pub use config::{LeaseSettings, MasterConfig, StartError};
+pub use config::{LeaseSettings, MasterConfig, Retention, StartError};
 pub use start::{RunningMaster, start};

@@ -70,6 +70,7 @@ pub struct Metrics {
     pub history_backlog: Gauge,
     pub history_batches: Counter,
     pub history_segments: Counter,
+    pub runs_forgotten: Counter,
 }
 
 impl fmt::Debug for Metrics {
@@ -104,6 +105,7 @@ impl Default for Metrics {
         let history_backlog = Gauge::default();
         let history_batches = Counter::default();
         let history_segments = Counter::default();
+        let runs_forgotten = Counter::default();
         let r = &mut registry;
         r.register("recipients", "Recipients of the newest runs, by lane and state", recipients.clone());
         r.register("batches", "Batches of the newest runs, by state", batches.clone());
@@ -134,6 +136,7 @@ impl Default for Metrics {
         r.register("history_backlog_batches", help, history_backlog.clone());
         r.register("history_batches", "Settled batches moved from the store to history", history_batches.clone());
         r.register("history_segments", "History segments written", history_segments.clone());
+        r.register("runs_forgotten", "Runs forgotten because they ended long enough ago", runs_forgotten.clone());
         Self {
             registry: Arc::new(registry),
             recipients,
@@ -158,6 +161,7 @@ impl Default for Metrics {
             history_backlog,
             history_batches,
             history_segments,
+            runs_forgotten,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The trait, and the values that go in and come out.
 
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
+pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 
 use crate::error::StoreError;
 use async_trait::async_trait;
@@ -122,6 +123,23 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// Gives a dead letter up for good: it is listed no more, and who is pending in it ends as exhausted, or as
     /// unknown when in doubt.
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer>;
+
+    // What ends by age.
+    /// Forgets a run that ended long enough ago: from the first call on it is not there any more, and its batches go
+    /// step by step. A repeat goes on where the last call was.
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun>;
+    /// Runs whose batches are not all gone.
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>>;
+    /// Segments that forgotten batches named, for whoever finds out whether others name them, oldest first.
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>>;
+    /// These were looked after; those that were left again meanwhile stay.
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()>;
+    /// Somebody names these, or is about to: they are not forgotten for a while.
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()>;
+    /// What nobody was about to name since, oldest first.
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>>;
+    /// Forgets what nobody names, unless somebody was about to since; definitions are deleted. Those that are gone.
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>>;
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -231,6 +249,8 @@ pub enum CreatedRun {
     Conflict,
     NoCampaign,
     CampaignPaused,
+    /// The same submit created it so long ago that it is being forgotten. It can be created anew in a moment.
+    BeingForgotten,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

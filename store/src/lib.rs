@@ -13,6 +13,7 @@ pub mod error;
 pub mod given_up;
 pub mod open;
 pub mod redis;
+pub mod retention;
 pub mod url;
 
 pub use api::*;

@@ -19,8 +19,8 @@ use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, BadRow, ClaimHistory, Durability, Reclaim, ReleaseSplit, ReplayDead, RetireBatches, RetryRun,
-    ShareRelay, SplitStatus, Store,
+    ApplyCampaign, BadRow, ClaimHistory, Durability, ForgetRun, ForgottenRun, Reclaim, ReleaseSplit, ReplayDead,
+    RetireBatches, RetryRun, ShareRelay, Shared, SplitStatus, Store,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -186,6 +186,20 @@ async fn live(life: &Life) {
         let key = format!("retry-{unknown}").parse().unwrap();
         store().retry_run(RetryRun { run: poison.run.clone(), key, unknown, after: 0, limit: 10 }).await.unwrap();
     }
+
+    // A run with dead letters and history is forgotten, step by step; then what it left.
+    store().cancel_run(&poison.run).await.unwrap();
+    store().cancel_batches(&poison.run, 0, 100).await.unwrap();
+    for (run, limit) in [(&scene.run, 1), (&scene.run, 100), (&poison.run, 100)] {
+        let forget = ForgetRun { run: run.clone(), keep_ms: 0, keep_dead_ms: Some(0), limit };
+        assert!(matches!(store().forget_run(forget).await.unwrap(), ForgottenRun::Step { .. }));
+    }
+    let left = store().left_segments(10).await.unwrap();
+    assert!(!left.is_empty());
+    store().forget_segments(left).await.unwrap();
+    store().keep(vec![Shared::Audience("0123".to_owned())]).await.unwrap();
+    let unnamed = store().kept(i64::from(u32::MAX) * 1000, 0, 3).await.unwrap();
+    assert_eq!(store().forget_kept(unnamed).await.unwrap().len(), 3);
 
     // A split with bad rows that is given back twice.
     let third = new_run("third");

@@ -18,6 +18,7 @@ mod refusals;
 mod relay_down;
 mod reply_lost;
 mod restore;
+mod retention;
 mod retry;
 mod rolling_restart;
 mod run_cancelled;

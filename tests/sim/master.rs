@@ -8,7 +8,7 @@ use crate::store::{EPOCH_MS, Line, Time};
 use crate::world::{Happening, Steer, World};
 use postrider_common::clock::Clock;
 use postrider_master::schedule::Zones;
-use postrider_master::{LeaseSettings, Master, MasterConfig, assemble};
+use postrider_master::{LeaseSettings, Master, MasterConfig, Retention, assemble};
 use postrider_proto::v1;
 use postrider_proto::v1::admin_server::Admin;
 use postrider_store::{CreatedRun, Store};
@@ -107,6 +107,7 @@ impl World {
             sites: sites(),
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
+            retention: Retention::default(),
         };
         let random = Mutex::new(Random::new(self.random.next()));
         let clock = Arc::new(MasterClock { time: self.time, random });

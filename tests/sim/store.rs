@@ -15,9 +15,9 @@ use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
-    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, StoreError,
-    WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
+    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
+    SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -491,5 +491,33 @@ impl Store for Line {
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
         self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
+    }
+
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {
+        self.write(forget, Command::ForgetRun, Model::forget_run).await
+    }
+
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>> {
+        self.read(|model| model.runs_to_forget(limit)).await
+    }
+
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>> {
+        self.read(|model| model.left_segments(limit)).await
+    }
+
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()> {
+        self.write(segments, Command::ForgetSegments, Model::forget_segments).await
+    }
+
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()> {
+        self.write(shared, Command::Keep, Model::keep).await
+    }
+
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>> {
+        self.read(|model| model.kept(before_ms, skip, limit)).await
+    }
+
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
+        self.write(unnamed, Command::ForgetKept, Model::forget_kept).await
     }
 }

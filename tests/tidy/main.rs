@@ -229,6 +229,9 @@ const LOOKS: &[&str] = &[
     "workers",
     "lanes",
     "dead_letters",
+    "runs_to_forget",
+    "left_segments",
+    "kept",
 ];
 
 #[test]

@@ -96,6 +96,11 @@ pub const SECTIONS: &[Section] = &[
         ],
     },
     Section {
+        name: "retention",
+        shape: Shape::Table,
+        keys: &[key("runs", Kind::Duration), key("messages", Kind::Duration), key("dead_letters", Kind::Duration)],
+    },
+    Section {
         name: "lane",
         shape: Shape::List,
         keys: &[

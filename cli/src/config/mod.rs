@@ -8,6 +8,7 @@
 pub mod gather;
 pub mod keys;
 pub mod read;
+mod retention;
 pub mod settings;
 pub mod show;
 pub mod urls;
@@ -45,6 +46,7 @@ pub struct Config {
     /// None: what is stored is not sealed.
     pub key_file: Option<PathBuf>,
     pub lease: LeaseConfig,
+    pub retention: RetentionConfig,
     pub lanes: Vec<Lane>,
     pub sites: SiteTable,
     pub limits: Limits,
@@ -75,6 +77,14 @@ pub struct LeaseConfig {
     pub doubt_grace: Duration,
     /// More than `ttl` and than one SMTP transaction.
     pub hard_cap: Duration,
+}
+
+/// How long what has ended is kept. None: for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetentionConfig {
+    pub runs: Option<Duration>,
+    pub messages: Option<Duration>,
+    pub dead_letters: Option<Duration>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
 use super::urls::{check_master, is_domain, parse_relay};
-use super::{Config, LeaseConfig, MasterConfig, RelayConfig, WorkerConfig};
+use super::{Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, retention};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
@@ -73,6 +73,7 @@ impl Reader<'_> {
         let storage = self.storage();
         let key_file = self.text("encryption", "key_file").map(|(path, _)| path);
         let lease = self.lease();
+        let [runs, messages, dead_letters] = ["runs", "messages", "dead_letters"].map(|key| self.kept(key));
         let lanes = self.lanes();
         let sites = self.sites();
         let limits = self.limits();
@@ -88,6 +89,7 @@ impl Reader<'_> {
             storage: storage?,
             key_file: key_file.filter(|path| !path.is_empty()).map(Into::into),
             lease: lease?,
+            retention: RetentionConfig { runs: runs?, messages: messages?, dead_letters: dead_letters? },
             lanes,
             sites,
             limits,
@@ -306,6 +308,12 @@ impl Reader<'_> {
             return None;
         }
         Some(LeaseConfig { ttl, window: to_u32(window?), doubt_grace: doubt_grace?, hard_cap })
+    }
+
+    /// The inner none: for ever.
+    fn kept(&mut self, key: &str) -> Option<Option<Duration>> {
+        let (text, setting) = self.text("retention", key)?;
+        retention::parse(&text).map_err(|why| self.wrong(&setting, &format!("retention.{key}"), why)).ok()
     }
 
     fn lanes(&mut self) -> Vec<Lane> {

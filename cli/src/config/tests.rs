@@ -3,7 +3,7 @@
 use super::gather::{DEFAULTS, Gathered, Sources, gather};
 use super::keys::{SECTIONS, Shape};
 use super::read::{masters, read};
-use super::{Config, show};
+use super::{Config, RetentionConfig, show};
 use crate::failure::{Exit, Failure};
 use postrider_common::clock::SystemClock;
 use postrider_common::lane;
@@ -59,6 +59,9 @@ fn the_defaults_are_those_of_the_code() {
     let lease = config.lease;
     assert_eq!((lease.ttl.as_secs(), lease.window, lease.doubt_grace.as_secs()), (60, 10, 10));
     assert_eq!(lease.hard_cap, Duration::from_secs(1800));
+    let days = |days: u64| Some(Duration::from_hours(days * 24));
+    let kept = RetentionConfig { runs: days(90), messages: days(30), dead_letters: None };
+    assert_eq!(config.retention, kept);
     let worker = &config.worker;
     assert_eq!((worker.slots, worker.drain_timeout.as_secs()), (256, 20));
     assert_eq!((worker.name.as_str(), worker.ehlo.as_str()), ("host-1.example", "host-1.example"));
@@ -188,6 +191,11 @@ fn values_out_of_range_name_the_range() {
         ("[lease]\nhard_cap = \"10m\"", "lease.hard_cap: 10m is too short"),
         ("[lease]\nhard_cap = \"20m\"\nttl = \"30m\"", "lease.hard_cap: 20m is too short"),
         ("[lease]\ndoubt_grace = \"11m\"", "from 0s to 10m"),
+        (
+            "[retention]\nruns = \"0s\"",
+            "postrider.toml:2: retention.runs: it must be from 1s to 36500d, or \"forever\"",
+        ),
+        ("[retention]\nrun = \"1d\"", "there is no key retention.run; the nearest is retention.runs"),
         ("[worker]\ndrain_timeout = \"16m\"", "from 0s to 15m"),
         ("[worker]\nreserve = { bulk = 256 }", "worker.reserve.bulk: 256 must be from 0 to less than worker.slots"),
         ("[worker]\nreserve = { bulk = 200, a = 100 }", "300 slots are reserved in all and there are 256"),

@@ -1,9 +1,9 @@
 //! A master from a configuration. The store is checked before any port is bound.
 
-use crate::config::Config;
+use crate::config::{Config, RetentionConfig};
 use crate::failure::{Failure, Result};
 use postrider_common::Clock;
-use postrider_master::{LeaseSettings, MasterConfig, RunningMaster, StartError};
+use postrider_master::{LeaseSettings, MasterConfig, Retention, RunningMaster, StartError};
 use postrider_store::{Options, Store, StoreError, StoreUrl};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -52,6 +52,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         doubt_grace: config.lease.doubt_grace,
         hard_cap: config.lease.hard_cap,
     };
+    let RetentionConfig { runs, messages, dead_letters } = config.retention;
     let settings = MasterConfig {
         grpc_listen: config.master.grpc_listen,
         http_listen: config.master.http_listen,
@@ -62,6 +63,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         sites: config.sites.clone(),
         limits: config.limits.clone(),
         audience_bytes_max: config.master.audience_bytes_max,
+        retention: Retention { runs, messages, dead_letters },
     };
     postrider_master::start(settings, store, clock).await.map_err(|error| {
         let message = format!("failed to {error}");

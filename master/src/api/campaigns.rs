@@ -10,7 +10,7 @@ use postrider_common::campaign::{Audience, Campaign, Source};
 use postrider_common::ids::{DefinitionHash, IdempotencyKey, RunId};
 use postrider_proto::v1;
 use postrider_proto::v1::campaigns_server::Campaigns;
-use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun};
+use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun, Shared, StoreError};
 use prost::Message as _;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -218,6 +218,11 @@ pub async fn create(core: &Core, id: RunId, run: Result<NewRun, ApiError>) -> Re
         }
         CreatedRun::Existed => Ok((id, false)),
         CreatedRun::Conflict => Err(key_conflict()),
+        CreatedRun::BeingForgotten => Err(StoreError::Refusing {
+            message: format!("the run {id} of this idempotency key ended so long ago that it is being forgotten"),
+            mend: "repeat the call in a moment, or use another key",
+        }
+        .into()),
         CreatedRun::NoCampaign => Err(no_campaign(&campaign)),
         CreatedRun::CampaignPaused => {
             Err(ApiError::Precondition(format!("the campaign '{campaign}' is paused: resume it first")))
@@ -228,8 +233,12 @@ pub async fn create(core: &Core, id: RunId, run: Result<NewRun, ApiError>) -> Re
 async fn require_stored(core: &Core, audience: &Audience) -> Result<(), ApiError> {
     match &audience.source {
         Source::Inline { .. } => Ok(()),
-        Source::Stored { sha256, .. } if core.storage.has_audience(sha256).await? => Ok(()),
         Source::Stored { sha256, .. } => {
+            // Before it is looked for: from here on it is not swept.
+            core.store.keep(vec![Shared::Audience(sha256.clone())]).await?;
+            if core.storage.has_audience(sha256).await? {
+                return Ok(());
+            }
             Err(ApiError::NotFound(format!("audience.audience_id: there is no audience {sha256}: upload it first")))
         }
     }

@@ -8,6 +8,7 @@ use futures::{Stream, StreamExt as _};
 use postrider_common::limits::UPLOAD_CHUNK_BYTES_MAX;
 use postrider_proto::v1;
 use postrider_proto::v1::upload_audience_request::Part;
+use postrider_store::Shared;
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::Status;
@@ -53,6 +54,8 @@ where
         return Err(error);
     }
     let size_bytes = upload.size_bytes();
+    // Before it is there under its name: one that is there already is not swept from here on.
+    core.store.keep(vec![Shared::Audience(upload.sha256())]).await?;
     let audience_id = upload.finish().await?;
     core.metrics.uploaded_bytes.inc_by(size_bytes);
     tracing::info!(audience = audience_id, size_bytes, "audience uploaded");

@@ -97,9 +97,10 @@ impl HistoryDuty {
                 break;
             }
             let full = claimed.batches.len() == SEGMENT_BATCHES_MAX;
+            let segments = counts.segments;
             self.drain(request, claimed.batches, &mut counts).await?;
             self.unfinished = None;
-            if !full {
+            if !full || counts.segments == segments {
                 break;
             }
         }
@@ -113,6 +114,9 @@ impl HistoryDuty {
         counts: &mut Counts,
     ) -> Result<(), DrainError> {
         let known = self.know(&batches).await?;
+        if known.is_empty() {
+            return Ok(());
+        }
         let core = &self.core;
         let begun_ms = core.clock.boot_ms();
         let written: Written = history::write(core.random_wide(), &known)?;
@@ -152,8 +156,9 @@ impl HistoryDuty {
                     room.insert(self.core.store.run(&record.id.run).await?)
                 }
             };
-            let missing = || HistoryError::Damaged { what: record.id.to_string(), why: "its run is missing".into() };
-            match run.as_ref().ok_or_else(missing).and_then(|run| history::stored(run, record)) {
+            // Its run is forgotten, and so will it be.
+            let Some(run) = run else { continue };
+            match history::stored(run, record) {
                 Ok(recipients) => known.push((record, recipients)),
                 Err(error) => {
                     if self.damaged.len() < DAMAGED_NOTED_MAX && self.damaged.insert(record.id.clone()) {

@@ -1,17 +1,25 @@
-//! Removes from the storage what crashes left there: unfinished uploads, and segments of history that no tombstone names.
+//! Removes from the storage what nobody names: unfinished uploads, segments of history without a batch that has its
+//! history there, and audiences of no campaign and no run; and with them definitions of messages.
 //!
 //! A segment is named within an hour of being written, or never, because every attempt has a name of its own. So
-//! one that is a day old and is named by no batch of any run is an orphan. It is removed only when every run was looked
-//! at whole, and when orphans are few beside what is named: many of them mean that this is the storage of another store.
+//! one that is a day old and is named by no batch of any run is an orphan. Those that forgotten runs left are known to
+//! the store. Of others there are few, left by crashes; many of them mean that this is the storage of another store,
+//! and nothing is removed. Segments are removed only when every run was looked at whole.
+//!
+//! Audiences and definitions are noted in the store by whoever is about to name them. What was noted a day ago and is
+//! named by no campaign and no run goes; what is named is noted anew.
 //! Any number of masters may do this at the same time.
 
 use super::Trouble;
 use crate::core::Core;
-use crate::storage::StorageError;
-use postrider_store::{RunRecord, StoreError};
+use crate::storage::{OlderThan, StorageError};
+use postrider_store::{LeftSegment, StoreError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
+
+mod named;
+use named::Named;
 
 /// What is younger is left alone.
 const AGE: Duration = Duration::from_hours(24);
@@ -22,13 +30,11 @@ const FIRST_AFTER: Duration = Duration::from_hours(1);
 const FIRST_SPREAD: Duration = Duration::from_hours(1);
 /// Segments looked for at one sweep: bounds its memory to some ten megabytes.
 const SEGMENTS_MAX: usize = 100_000;
+/// Audiences and definitions looked at in one sweep, likewise; and how many are read at once.
+const KEPT_MAX: usize = 100_000;
+const KEPT_PER_READ: usize = 5_000;
 /// Orphans that are plausible beside any number of named segments: one for each crash of a master while it writes.
 const ORPHANS_PLAUSIBLE: usize = 10;
-/// Runs and batches read at once.
-const RUNS_PER_READ: usize = 50;
-const BATCHES_PER_READ: usize = 20;
-/// Between reads, so that the store has time for others.
-const READ_PAUSE: Duration = Duration::from_millis(5);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
@@ -48,6 +54,8 @@ pub struct Counts {
     pub segments: u64,
     /// Old segments that are named.
     pub named: u64,
+    pub audiences: u64,
+    pub definitions: u64,
 }
 
 /// Why nothing is swept for now. Reads after "failed to".
@@ -97,53 +105,64 @@ impl SweepDuty {
         let old = storage.older_than(self.config.age).await?;
         let uploads = storage.sweep_uploads(old).await?;
         // Listed before the runs are looked at: whatever is named meanwhile is younger.
-        let candidates = storage.old_segments(old, SEGMENTS_MAX).await?;
-        let all = candidates.len();
-        let orphans = if candidates.is_empty() { candidates } else { self.unnamed(candidates).await? };
-        let named = all - orphans.len();
-        if orphans.len() > ORPHANS_PLAUSIBLE.max(all / 10) || (named == 0 && !orphans.is_empty()) {
-            return Err(SweepError::Implausible { orphans: orphans.len(), old: all });
-        }
-        for name in &orphans {
-            storage.remove_segment(name).await?;
-        }
-        let counts = Counts { uploads, segments: orphans.len() as u64, named: named as u64 };
-        if counts.uploads + counts.segments > 0 {
-            tracing::info!(uploads = counts.uploads, segments = counts.segments, "storage swept");
+        let left = self.core.store.left_segments(SEGMENTS_MAX).await?;
+        let mut candidates = storage.old_segments(old, SEGMENTS_MAX).await?;
+        let settled = self.look_for(&left, &mut candidates, old).await?;
+        let (all, kept) = (candidates.len(), self.kept().await?);
+        let named = Named::look(&self.core, candidates, kept).await?;
+
+        let shared = self.forget_unnamed(&named).await?;
+        let counts = Counts { uploads, ..shared };
+        let segments = self.remove_orphans(&named.segments, &left, all).await?;
+        self.core.store.forget_segments(settled).await?;
+        let counts = Counts { segments: segments.0, named: segments.1, ..counts };
+        if counts != (Counts { named: counts.named, ..Counts::default() }) {
+            let Counts { uploads, segments, audiences, definitions, named: _ } = counts;
+            tracing::info!(uploads, segments, audiences, definitions, "storage swept");
         }
         Ok(counts)
     }
 
-    /// Those that no batch of any run names.
-    async fn unnamed(&self, mut candidates: BTreeSet<String>) -> Result<BTreeSet<String>, SweepError> {
-        let mut before = None;
-        loop {
-            let runs = self.core.store.runs(before.take(), RUNS_PER_READ).await?;
-            for run in &runs {
-                self.keep_named(run, &mut candidates).await?;
+    /// Adds to the candidates those that forgotten runs left. Done with: all but those that are too young yet.
+    async fn look_for(
+        &self,
+        left: &[LeftSegment],
+        candidates: &mut BTreeSet<String>,
+        old: OlderThan,
+    ) -> Result<Vec<LeftSegment>, SweepError> {
+        let mut settled = Vec::with_capacity(left.len());
+        for segment in left {
+            let is_candidate = candidates.contains(&segment.name);
+            let age =
+                if is_candidate { Some(true) } else { self.core.storage.segment_is_old(&segment.name, old).await? };
+            if age == Some(true) {
+                candidates.insert(segment.name.clone());
             }
-            match runs.last() {
-                Some(last) => before = Some((last.created_at_ms, last.id.clone())),
-                None => return Ok(candidates),
+            // Whether it goes now or another run names it: who is forgotten later leaves it again.
+            if age != Some(false) {
+                settled.push(segment.clone());
             }
         }
+        Ok(settled)
     }
 
-    async fn keep_named(&self, run: &RunRecord, candidates: &mut BTreeSet<String>) -> Result<(), SweepError> {
-        let (mut after, mut seen) = (0, 0);
-        while after < run.sequence_max {
-            let batches = self.core.store.batches(&run.id, after, BATCHES_PER_READ).await?;
-            let Some(last) = batches.last() else { break };
-            after = last.id.sequence;
-            seen += batches.iter().filter(|batch| batch.id.sequence <= run.sequence_max).count() as u64;
-            for name in batches.iter().flat_map(|batch| &batch.segments) {
-                candidates.remove(name);
-            }
-            if !self.core.pause(READ_PAUSE).await {
-                return Err(SweepError::Stopping);
-            }
+    /// Of `all` old segments; how many were removed, and how many are named.
+    async fn remove_orphans(
+        &self,
+        orphans: &BTreeSet<String>,
+        left: &[LeftSegment],
+        all: usize,
+    ) -> Result<(u64, u64), SweepError> {
+        let expected: BTreeSet<&str> = left.iter().map(|left| left.name.as_str()).collect();
+        let strange = orphans.iter().filter(|name| !expected.contains(name.as_str())).count();
+        let ours = all - strange;
+        if strange > ORPHANS_PLAUSIBLE.max(all / 10) || (ours == 0 && strange > 0) {
+            return Err(SweepError::Implausible { orphans: strange, old: all });
         }
-        if seen == run.sequence_max { Ok(()) } else { Err(SweepError::Missing(run.id.to_string())) }
+        for name in orphans {
+            self.core.storage.remove_segment(name).await?;
+        }
+        Ok((orphans.len() as u64, (all - orphans.len()) as u64))
     }
 }
 

@@ -15,9 +15,9 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
-    DeadLetter, Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result,
-    RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store,
-    StoreError, WorkerRecord,
+    DeadLetter, Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release,
+    ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared,
+    SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -253,4 +253,11 @@ passed_on! {
     dead_letters(run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Vec<DeadLetter>;
     replay_dead(replay: ReplayDead) -> DeadAnswer;
     purge_dead(id: &DeadId) -> DeadAnswer;
+    forget_run(forget: ForgetRun) -> ForgottenRun;
+    runs_to_forget(limit: usize) -> Vec<RunId>;
+    left_segments(limit: usize) -> Vec<LeftSegment>;
+    forget_segments(segments: Vec<LeftSegment>) -> ();
+    keep(shared: Vec<Shared>) -> ();
+    kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
+    forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
 }

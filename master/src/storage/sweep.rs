@@ -1,7 +1,7 @@
-//! What a crash left in the storage: uploads that were not finished, and candidates for segments that nobody names. Old
+//! What is removed from the storage: uploads that were not finished, and what nobody names any more. Old
 //! is what is old by the storage's own clock.
 
-use super::{Storage, StorageError, segment_path};
+use super::{Storage, StorageError, audience_path, segment_path};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore as _, ObjectStoreExt as _};
@@ -71,9 +71,27 @@ impl Storage {
         Ok(names)
     }
 
+    /// Whether it is that old; none: there is no such segment.
+    pub async fn segment_is_old(&self, name: &str, old: OlderThan) -> Result<Option<bool>, StorageError> {
+        match self.objects.head(&segment_path(name)).await {
+            Ok(object) => Ok(Some(is_old(&object, old))),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// One that is gone already is fine.
     pub async fn remove_segment(&self, name: &str) -> Result<(), StorageError> {
-        match self.objects.delete(&segment_path(name)).await {
+        self.remove(&segment_path(name)).await
+    }
+
+    /// The same of an audience.
+    pub async fn remove_audience(&self, sha256: &str) -> Result<(), StorageError> {
+        self.remove(&audience_path(sha256)).await
+    }
+
+    async fn remove(&self, path: &Path) -> Result<(), StorageError> {
+        match self.objects.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
         }

@@ -4,7 +4,7 @@ use postrider_common::clock::{Clock, SystemClock};
 use postrider_common::ids::to_hex;
 use postrider_common::site::SiteTable;
 use postrider_common::{lane, payload};
-use postrider_master::{LeaseSettings, MasterConfig, RunningMaster, start};
+use postrider_master::{LeaseSettings, MasterConfig, Retention, RunningMaster, start};
 use postrider_proto::v1;
 use postrider_proto::v1::admin_client::AdminClient;
 use postrider_proto::v1::campaigns_client::CampaignsClient;
@@ -46,6 +46,7 @@ pub fn config(storage: &TempDir) -> MasterConfig {
         sites: SiteTable::default(),
         limits: Default::default(),
         audience_bytes_max: 64 * 1024 * 1024,
+        retention: Retention::default(),
     }
 }
 

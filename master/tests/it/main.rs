@@ -8,6 +8,7 @@ mod firings;
 mod harness;
 mod history;
 mod lifecycle;
+mod retention;
 #[cfg(feature = "encryption")]
 mod sealed;
 mod split;

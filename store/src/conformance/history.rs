@@ -29,7 +29,7 @@ async fn retire(scene: &Scene<'_, impl Fixture>, by: &RequestId, segment: &str, 
 }
 
 /// Claims all there is and retires it.
-async fn drain(scene: &Scene<'_, impl Fixture>, segment: &str) -> Vec<SettledBatch> {
+pub(super) async fn drain(scene: &Scene<'_, impl Fixture>, segment: &str) -> Vec<SettledBatch> {
     let by = request().0;
     let claimed = claim(scene, &by, 1000).await.batches;
     assert_eq!(retire(scene, &by, segment, &claimed).await, claimed.len() as u64);
@@ -37,7 +37,7 @@ async fn drain(scene: &Scene<'_, impl Fixture>, segment: &str) -> Vec<SettledBat
 }
 
 /// A lease of a batch whose recipients ended alike.
-async fn sent(scene: &Scene<'_, impl Fixture>, kind: OutcomeKind) -> Held {
+pub(super) async fn sent(scene: &Scene<'_, impl Fixture>, kind: OutcomeKind) -> Held {
     let mut held = scene.claim_one(1).await;
     assert_eq!(scene.send_all(&mut held, kind).await.status, LeaseStatus::Settled);
     held

@@ -13,8 +13,10 @@ pub mod pace;
 pub mod poison;
 pub mod random;
 mod random_dead;
+mod random_retention;
 mod reached;
 pub mod relay;
+pub mod retention;
 pub mod rollback;
 pub mod scene;
 pub mod split;
@@ -187,6 +189,17 @@ macro_rules! conformance_tests {
             retry_run_goes_in_steps_and_leaves_what_came_later,
             retry_run_leaves_dead_letters_to_replay,
             retry_run_reaches_into_a_leased_batch
+        );
+        $crate::conformance_tests!(@$how $fixture, retention,
+            forget_run_is_gone_at_once_and_its_batches_step_by_step,
+            forget_run_without_batches_is_one_step,
+            forget_run_leaves_what_has_not_ended,
+            forget_run_counts_from_its_end,
+            forget_run_waits_for_dead_letters,
+            forget_run_takes_the_unknown_and_exhausted_with_it,
+            forget_run_does_not_wait_for_its_history,
+            forget_segments_keeps_what_is_left_again,
+            forget_kept_leaves_what_is_about_to_be_named
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

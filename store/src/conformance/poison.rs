@@ -37,7 +37,7 @@ async fn worker_ends_at(scene: &Scene<'_, impl Fixture>, indexes: &[u32]) -> Hel
 }
 
 /// Recipient 0 of the first batch is a dead letter.
-async fn dead_letter(scene: &Scene<'_, impl Fixture>, told_not_written: bool) -> (Held, DeadId) {
+pub(super) async fn dead_letter(scene: &Scene<'_, impl Fixture>, told_not_written: bool) -> (Held, DeadId) {
     for _ in 1..STRIKES_MAX {
         worker_ends_at(scene, &[0]).await;
     }

@@ -29,6 +29,8 @@ pub struct Reached {
     pub rollbacks: u64,
     /// Shares of a relay with connections and with sends refused.
     pub shared: u64,
+    /// Runs that were forgotten.
+    pub forgotten: u64,
 }
 
 impl Reached {
@@ -43,6 +45,11 @@ impl Reached {
         self.resent_outcome_not_recorded += run.resent_outcome_not_recorded;
         self.leases_expired += run.leases_expired;
         self.leases_taken_over += run.leases_taken_over;
+    }
+
+    pub(super) fn add_batches(&mut self, batches: &[crate::BatchRecord]) {
+        self.retired += batches.iter().filter(|batch| batch.is_retired()).count() as u64;
+        self.corrected += batches.iter().filter(|batch| batch.segments.len() > 1).count() as u64;
     }
 
     pub fn is_everything(&self) -> bool {
@@ -68,6 +75,7 @@ impl Reached {
             self.retried,
             self.rollbacks,
             self.shared,
+            self.forgotten,
         ];
         all.iter().all(|count| *count > 0)
     }

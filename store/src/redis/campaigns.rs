@@ -43,14 +43,6 @@ impl Global {
         Ok(AppliedCampaign::Applied { version: answer.read()?, changed: answer.read::<u8>()? == 1 })
     }
 
-    /// Written before the transition that names it. Its key is its content's hash, so it may be there already
-    /// and may never be changed.
-    pub(super) async fn keep_definition(&self, hash: &DefinitionHash, encoded: &[u8]) -> Result<()> {
-        let mut pipe = redis::pipe();
-        pipe.cmd("SET").arg(keys::definition(hash)).arg(encoded).arg("NX");
-        only(self.links.bulk.call(pipe).await?).map(drop)
-    }
-
     pub(super) async fn definition_of(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {
         let mut pipe = redis::pipe();
         pipe.cmd("GET").arg(keys::definition(hash));

@@ -18,6 +18,8 @@ pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
 pub(super) const VERSION: &str = "postrider:{g}:version";
 /// The number of shards, which never changes.
 pub(super) const SHARDS: &str = "postrider:{g}:shards";
+/// Audiences and definitions, and when somebody was about to name them.
+pub(super) const KEPT: &str = "postrider:{g}:kept";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
@@ -161,6 +163,17 @@ impl Keys {
 
     pub fn pace(&self) -> &str {
         &self.all[23]
+    }
+
+    /// Sorted set: runs that are forgotten and still have batches, and how many. Apart from `SHARD_KEYS` because few
+    /// scripts need it; so is the next.
+    pub fn to_forget(&self) -> String {
+        format!("{}to_forget", self.prefix)
+    }
+
+    /// Sorted set: segments that forgotten batches named, and when the last of them went (ms).
+    pub fn left_segments(&self) -> String {
+        format!("{}left", self.prefix)
     }
 
     /// Hash: what a run froze, its flags and its split.

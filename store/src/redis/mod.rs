@@ -25,6 +25,7 @@ mod relays;
 mod replicas;
 mod reply;
 mod reports;
+mod retention;
 mod route;
 mod runs;
 mod scripts;
@@ -35,8 +36,9 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, LaneRecord, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit, ReplayDead, Result, RetireBatches,
-    RetriedRun, RetryRun, Room, RunRecord, ShareRelay, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
+    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
+    SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
 use async_trait::async_trait;
@@ -412,5 +414,37 @@ impl Store for Redis {
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
         self.shard(&id.batch.run).dead_purge(id).await
+    }
+
+    async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {
+        self.shard(&forget.run).run_forget(forget).await
+    }
+
+    async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>> {
+        let runs = route::those_that_answered(self.each(|shard| shard.runs_forgotten(limit)).await)?;
+        Ok(runs.into_iter().flatten().take(limit).collect())
+    }
+
+    async fn left_segments(&self, limit: usize) -> Result<Vec<LeftSegment>> {
+        let mut left = self.all(|shard| shard.segments_left(limit)).await?.concat();
+        left.sort_by_key(|left| left.at_ms);
+        left.truncate(limit);
+        Ok(left)
+    }
+
+    async fn forget_segments(&self, segments: Vec<LeftSegment>) -> Result<()> {
+        self.all(|shard| shard.segments_forget(&segments)).await.map(drop)
+    }
+
+    async fn keep(&self, shared: Vec<Shared>) -> Result<()> {
+        self.global.shared_keep(&shared).await
+    }
+
+    async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>> {
+        self.global.shared_kept(before_ms, skip, limit).await
+    }
+
+    async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
+        self.global.shared_forget(unnamed).await
     }
 }

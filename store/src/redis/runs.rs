@@ -17,7 +17,7 @@ use std::collections::HashMap;
 const CANCEL_STEP_BATCHES_MAX: u64 = 100;
 
 /// Fields of `count` for one run, in the order `Counts` reads them.
-const COUNTERS: [&str; 19] = [
+pub(super) const COUNTERS: [&str; 19] = [
     "total",
     "pending",
     "accepted",
@@ -52,7 +52,8 @@ impl Shard {
         let args = args.text("hold").flag(hold).text("base").int(run.retry.base_ms).text("cap").int(run.retry.cap_ms);
         let args = args.text("ttl").int(run.retry.ttl_ms).text("definition").text(run.definition.as_str());
         let args = args.text("sender_domain").text(&run.sender_domain).text("audience").text(&run.audience);
-        let answer = self.run_script(Transition::CreateRun, &[self.keys.run(&run.id)], args).await?;
+        let own = [self.keys.run(&run.id), self.keys.to_forget()];
+        let answer = self.run_script(Transition::CreateRun, &own, args).await?;
         self.wake.bump();
         match read::<String>(answer, "create_run")?.as_str() {
             "created" => Ok(CreatedRun::Created),
@@ -60,6 +61,7 @@ impl Shard {
             "conflict" => Ok(CreatedRun::Conflict),
             "no_campaign" => Ok(CreatedRun::NoCampaign),
             "campaign_paused" => Ok(CreatedRun::CampaignPaused),
+            "being_forgotten" => Ok(CreatedRun::BeingForgotten),
             other => Err(corrupt(format!("create_run answered {other}"))),
         }
     }

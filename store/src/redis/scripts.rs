@@ -47,6 +47,10 @@ pub(super) enum Transition {
     SendEffect,
     AcknowledgeEffect,
     SteerCampaign,
+    ForgetRun,
+    ForgetSegments,
+    Keep,
+    ForgetKept,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -113,7 +117,7 @@ const READS: [&str; 18] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 36] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -146,6 +150,10 @@ impl Transition {
         Self::SendEffect,
         Self::AcknowledgeEffect,
         Self::SteerCampaign,
+        Self::ForgetRun,
+        Self::ForgetSegments,
+        Self::Keep,
+        Self::ForgetKept,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -184,6 +192,10 @@ impl Transition {
             Self::SendEffect => (Allowed, Effect, include_str!("lua/send_effect.lua")),
             Self::AcknowledgeEffect => (Allowed, Nothing, include_str!("lua/acknowledge_effect.lua")),
             Self::SteerCampaign => (Allowed, Shard, include_str!("lua/steer_campaign.lua")),
+            Self::ForgetRun => (Allowed, Shard, include_str!("lua/forget_run.lua")),
+            Self::ForgetSegments => (Allowed, Nothing, include_str!("lua/forget_segments.lua")),
+            Self::Keep => (Refusable, Nothing, include_str!("lua/keep.lua")),
+            Self::ForgetKept => (Allowed, Nothing, include_str!("lua/forget_kept.lua")),
         }
     }
 

@@ -32,6 +32,10 @@ impl Model {
     }
 
     pub fn batches(&self, run: &RunId, after: u64, limit: usize) -> Vec<BatchRecord> {
+        if !self.runs.contains_key(run) {
+            // It is being forgotten.
+            return Vec::new();
+        }
         let from = BatchId { run: run.clone(), sequence: after };
         let to = BatchId { run: run.clone(), sequence: u64::MAX };
         let range = self.batches.range((Bound::Excluded(from), Bound::Included(to)));

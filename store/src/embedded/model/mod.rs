@@ -19,13 +19,15 @@ mod recipient;
 mod reclaim;
 pub(crate) mod relay;
 mod report;
+mod retention;
 mod runs;
 mod split;
 mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay,
+    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead,
+    RetireBatches, RetryRun, ShareRelay, Shared,
 };
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
@@ -77,6 +79,10 @@ pub enum Command {
     ReplayDead(ReplayDead),
     PurgeDead(DeadId),
     ShareRelay(ShareRelay),
+    ForgetRun(ForgetRun),
+    ForgetSegments(Vec<LeftSegment>),
+    Keep(Vec<Shared>),
+    ForgetKept(Vec<Kept>),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -233,6 +239,12 @@ pub struct Model {
     dead: BTreeMap<DeadId, Dead>,
     /// Who is writing history, and until when nobody else is asked to.
     history_hold: Option<(RequestId, i64)>,
+    /// Runs that are forgotten and still have batches: how many.
+    to_forget: BTreeMap<RunId, u64>,
+    /// Segments that forgotten batches named, and when the last of them went.
+    left_segments: BTreeMap<String, i64>,
+    /// When somebody was about to name what is shared.
+    kept: BTreeMap<Shared, i64>,
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
@@ -278,6 +290,10 @@ impl Model {
             Command::ReplayDead(replay) => drop(self.replay_dead(now, replay)),
             Command::PurgeDead(id) => drop(self.purge_dead(now, id)),
             Command::ShareRelay(share) => drop(self.share_relay(now, share)),
+            Command::ForgetRun(forget) => drop(self.forget_run(now, forget)),
+            Command::ForgetSegments(segments) => self.forget_segments(now, segments),
+            Command::Keep(shared) => self.keep(now, shared),
+            Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
         }
     }
 
@@ -287,7 +303,7 @@ impl Model {
             let same = known.fingerprint == apply.fingerprint;
             return if same { known.answer } else { AppliedCampaign::Conflict };
         }
-        self.definitions.insert(apply.definition.clone(), apply.definition_bytes);
+        self.keep_definition(now, &apply.definition, apply.definition_bytes);
         let before = self.campaigns.get(&apply.name);
         let version = before.map_or(0, |before| before.version);
         let answer = if before.is_some_and(|before| before.spec == apply.spec) {

@@ -69,7 +69,7 @@ impl Model {
 
     /// Takes the outcomes of a report. Ok: the lease is held, and this sequence was the last one before.
     fn take_report(&mut self, now: i64, report: &LeaseReport, fraction: u32) -> Result<u64, LeaseStatus> {
-        if !self.batches.contains_key(&report.batch) {
+        if !self.runs.contains_key(&report.batch.run) || !self.batches.contains_key(&report.batch) {
             return Err(LeaseStatus::Gone);
         }
         self.lineage.grow();

@@ -12,6 +12,9 @@ impl Model {
             let same = existing.frozen.fingerprint == new.fingerprint;
             return if same { CreatedRun::Existed } else { CreatedRun::Conflict };
         }
+        if self.to_forget.contains_key(&new.id) {
+            return CreatedRun::BeingForgotten;
+        }
         if new.requires_campaign {
             let campaign = self.campaigns.iter().find(|(name, _)| name.as_str() == new.campaign);
             match campaign.map(|(_, campaign)| campaign.paused) {
@@ -20,7 +23,8 @@ impl Model {
                 Some(false) => (),
             }
         }
-        self.definitions.insert(new.definition.clone(), std::mem::take(&mut new.definition_bytes));
+        let definition = std::mem::take(&mut new.definition_bytes);
+        self.keep_definition(now, &new.definition, definition);
         self.runs_by_age.insert((now, new.id.clone()));
         self.splits.insert((now, new.id.clone()));
         let run = Run {

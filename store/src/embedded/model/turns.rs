@@ -92,6 +92,14 @@ impl Turns {
         }
     }
 
+    /// A run without ready batches is not known any more.
+    pub fn forget(&mut self, lane: &LaneName, sites: &BTreeSet<SiteName>, id: &RunId) {
+        let Some(lane) = self.lanes.get_mut(lane) else { return };
+        for site in sites {
+            lane.sites.get_mut(site).map(|site| site.runs.remove(id));
+        }
+    }
+
     pub fn set_paused(&mut self, lane: &LaneName, paused: bool) {
         if paused {
             self.paused.insert(lane.clone());

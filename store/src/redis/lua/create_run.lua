@@ -1,13 +1,14 @@
 -- create_run: a new run, with its split due now.
--- KEYS     the shard's, then: run
+-- KEYS     the shard's, then: run, runs being forgotten
 -- ARGV     1 run id, 2 fingerprint, 3 campaign (ok, none, paused) as of, 4 version, 5 subject of the campaign, 6 nominal
 --          at ms or '', then fields of the run hash and their values
--- returns  created, existed, conflict, no_campaign, campaign_paused
--- refuses  a run that is there; one whose campaign is missing or paused
+-- returns  created, existed, conflict, no_campaign, campaign_paused, being_forgotten
+-- refuses  a run that is there, or has batches from before it was forgotten; one whose campaign is missing or paused
 
 local key, id = KEYS[OWN + 1], ARGV[1]
 local fingerprint = call('HGET', key, 'fingerprint')
 if fingerprint then return fingerprint == ARGV[2] and 'existed' or 'conflict' end
+if call('ZSCORE', KEYS[OWN + 2], id) then return 'being_forgotten' end
 local campaign = ARGV[3]
 -- It was read before this script runs: the shard may have been told of a pause or an end since.
 if campaign == 'ok' and steered_at(ARGV[5]) > num(ARGV[4], 'version') then

@@ -6,7 +6,10 @@
 
 local id, index = ARGV[1], ARGV[2] ~= '' and num(ARGV[2], 'index') or nil
 if not call('HGET', K.dead, dead_field(id, index)) then return { 'none', 0 } end
-if not load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then return { 'unreadable', 0 } end
+if not load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then
+  -- Without its key it is being forgotten.
+  return { call('EXISTS', KEYS[OWN + 3]) == 0 and 'none' or 'unreadable', 0 }
+end
 if run.cancelled then return { 'cancelled', 0 } end
 local b = load_batch(id, KEYS[OWN + 1], KEYS[OWN + 2])
 if not b or call('EXISTS', KEYS[OWN + 4]) == 0 then return { 'unreadable', 0 } end
