@@ -80,6 +80,8 @@ pub enum LeaseStatus {
     Returned,
     InIntent,
     Gone,
+    /// The shard of the batch did not answer: nothing is known, report again.
+    Unanswered,
 }
 
 /// The answer to one `LeaseReport`.

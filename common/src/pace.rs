@@ -91,27 +91,6 @@ pub struct Limit {
 }
 
 impl Limit {
-    fn share(&self, name: &str, part: u16, parts: u16) -> Result<Self, String> {
-        let share = |what: &str, whole: u64| {
-            let (part, parts) = (u64::from(part), u64::from(parts));
-            if whole < parts {
-                return Err(format!("the {what} {whole} of {name} is less than one for each of {parts} shards"));
-            }
-            Ok(whole / parts + u64::from(part < whole % parts))
-        };
-        // A part is never more than the whole, which fits.
-        let small = |what, whole: u32| share(what, u64::from(whole)).map(|part| u32::try_from(part).unwrap_or(whole));
-        let pace = match self.pace {
-            None => None,
-            Some(Pace { rate, burst }) => {
-                let rate = Rate { per_hour: share("rate per hour", rate.per_hour)? };
-                Some(Pace { rate, burst: small("burst", burst)? })
-            }
-        };
-        let concurrency = self.concurrency.map(|most| small("concurrency", most)).transpose()?;
-        Ok(Self { pace, concurrency })
-    }
-
     pub fn is_none(&self) -> bool {
         self.pace.is_none() && self.concurrency.is_none()
     }
@@ -128,14 +107,6 @@ pub struct Limits {
 impl Limits {
     pub fn is_empty(&self) -> bool {
         self.lanes.is_empty() && self.sites.is_empty()
-    }
-
-    /// The part of one of several shards, from 0: all parts together make up each limit, to the last recipient. An error
-    /// names a limit that is too small to be shared by so many.
-    pub fn share(&self, part: u16, parts: u16) -> Result<Self, String> {
-        let lanes = self.lanes.iter().map(|(name, limit)| Ok((name.clone(), limit.share(name.as_str(), part, parts)?)));
-        let sites = self.sites.iter().map(|(name, limit)| Ok((name.clone(), limit.share(name.as_str(), part, parts)?)));
-        Ok(Self { lanes: lanes.collect::<Result<_, String>>()?, sites: sites.collect::<Result<_, String>>()? })
     }
 
     /// Keeps one that limits something.
@@ -156,23 +127,6 @@ impl Limits {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn shares_make_up_the_whole_limit() {
-        let pace = Pace { rate: "500/m".parse().unwrap(), burst: 11 };
-        let mut limits = Limits::default();
-        limits.lane("bulk".parse().unwrap(), Limit { pace: Some(pace), concurrency: Some(7) });
-        limits.site("other".parse().unwrap(), Limit { pace: None, concurrency: Some(5) });
-        for parts in 1..=5 {
-            let shares: Vec<Limits> = (0..parts).map(|part| limits.share(part, parts).unwrap()).collect();
-            let lanes = || shares.iter().map(|share| share.lanes[&"bulk".parse().unwrap()]);
-            assert_eq!(lanes().map(|lane| lane.pace.unwrap().rate.per_hour()).sum::<u64>(), 30_000);
-            assert_eq!(lanes().map(|lane| lane.pace.unwrap().burst).sum::<u32>(), 11);
-            assert_eq!(lanes().map(|lane| lane.concurrency.unwrap()).sum::<u32>(), 7);
-            assert!(lanes().all(|lane| lane.concurrency >= Some(1)), "nobody is left without");
-        }
-        assert!(limits.share(0, 6).unwrap_err().contains("the concurrency 5 of other is less than one for each of 6"));
-    }
 
     #[test]
     fn rates_need_a_span_and_print_as_the_shortest() {

@@ -1,5 +1,6 @@
 //! A run as people see it: counts, and the state that follows from them.
 
+use crate::state::RecipientState;
 use serde::{Deserialize, Serialize};
 
 /// Recipients of a run by state. `total` is stored apart, so that the sum can be checked against it.
@@ -21,6 +22,19 @@ impl RecipientCounts {
         let parts =
             [self.pending, self.accepted, self.rejected, self.exhausted, self.suppressed, self.cancelled, self.unknown];
         parts.iter().sum::<u64>() == self.total
+    }
+
+    /// The counter that a recipient in this state is counted by, beside `total`.
+    pub fn of(&mut self, state: RecipientState) -> &mut u64 {
+        match state {
+            RecipientState::Pending | RecipientState::Intent | RecipientState::Deferred => &mut self.pending,
+            RecipientState::Accepted => &mut self.accepted,
+            RecipientState::Rejected => &mut self.rejected,
+            RecipientState::Exhausted => &mut self.exhausted,
+            RecipientState::Suppressed => &mut self.suppressed,
+            RecipientState::Cancelled => &mut self.cancelled,
+            RecipientState::Unknown => &mut self.unknown,
+        }
     }
 }
 

@@ -78,6 +78,8 @@ faults! {
     DelayedNeverDue = "delayed_never_due",
     /// The facts of a crash journal say `not written` of a dot that may be written.
     JournalDenies = "journal_denies",
+    /// A batch that comes back from a lease is put nowhere.
+    BatchForgotten = "batch_forgotten",
 }
 
 #[cfg(not(feature = "sabotage"))]

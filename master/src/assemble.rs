@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
 use crate::lineage::Lineage;
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, compare, history, reclaim, retention, split};
+use crate::loops::{cancel, census, compare, history, reclaim, reconcile, retention, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
@@ -72,6 +72,8 @@ impl Master {
         duties.spawn(compare::CompareDuty::new(Arc::clone(core), compare::Config::default()).run());
         let reclaim = reclaim::Config::of(core.lease.ttl_ms(), core.lease.doubt_grace_ms());
         duties.spawn(reclaim::ReclaimDuty::new(Arc::clone(core), reclaim).run());
+        let reconcile = reconcile::Config::of(core.lease.doubt_grace_ms());
+        duties.spawn(reconcile::ReconcileDuty::new(Arc::clone(core), reconcile).run());
         duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
         duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
         duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());

@@ -11,9 +11,9 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -69,9 +69,15 @@ macro_rules! passed_on {
                 self.metrics.leases_expired.inc_by(u64::from(reclaimed.leases));
                 self.metrics.doubts.inc_by(u64::from(reclaimed.doubts));
                 self.metrics.dead_letters.inc_by(u64::from(reclaimed.dead));
-                self.metrics.repaired.inc_by(u64::from(reclaimed.repaired));
+                self.metrics.repaired(RepairKind::Unreadable, u64::from(reclaimed.repaired));
                 self.metrics.reclaim_held.set(i64::try_from(reclaimed.held_ms).unwrap_or(i64::MAX));
                 Ok(reclaimed)
+            }
+
+            async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+                let reconciled = self.timed("reconcile", self.inner.reconcile(reconcile)).await?;
+                self.metrics.reconciled(&reconciled);
+                Ok(reconciled)
             }
 
             $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer> {
@@ -107,6 +113,7 @@ passed_on! {
     release(release: Release) -> Vec<LeaseAnswer>;
     facts(facts: Vec<Fact>, retry_fraction: u32) -> Vec<FactStatus>;
     share_relay(share: ShareRelay) -> RelayShare;
+    share_limit(share: ShareLimit) -> SharedLimit;
     rooms(limits: &Limits) -> Vec<Room>;
     claim_history(claim: ClaimHistory) -> ClaimedHistory;
     retire_batches(retire: RetireBatches) -> u64;

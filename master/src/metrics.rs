@@ -1,7 +1,7 @@
 //! What `/metrics` shows. The registry is a value, so two masters in one process do not share counters.
 
 use postrider_common::run::{BatchCounts, RecipientCounts};
-use postrider_store::{Room, RoomOf, RunRecord};
+use postrider_store::{Reconciled, RepairKind, Room, RoomOf, RunRecord};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -27,6 +27,11 @@ struct State {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Transition {
     transition: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Repaired {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -59,7 +64,9 @@ pub struct Metrics {
     pub leases_granted: Counter,
     pub leases_expired: Counter,
     pub doubts: Counter,
-    pub repaired: Counter,
+    repaired: Family<Repaired, Counter>,
+    reconciled_batches: Counter,
+    reconciler_rounds: Gauge,
     pub dead_letters: Counter,
     pub reclaim_held: Gauge,
     pub store_rollbacks: Gauge,
@@ -94,7 +101,9 @@ impl Default for Metrics {
         let leases_granted = Counter::default();
         let leases_expired = Counter::default();
         let doubts = Counter::default();
-        let repaired = Counter::default();
+        let repaired = Family::<Repaired, Counter>::default();
+        let reconciled_batches = Counter::default();
+        let reconciler_rounds = Gauge::default();
         let dead_letters = Counter::default();
         let reclaim_held = Gauge::default();
         let store_rollbacks = Gauge::default();
@@ -121,7 +130,17 @@ impl Default for Metrics {
         r.register("leases_expired", "Leases taken back after they expired", leases_expired.clone());
         r.register("doubts", "Recipients in doubt because their lease expired", doubts.clone());
         r.register("dead_letters", "Recipients and batches set aside because they end workers", dead_letters.clone());
-        r.register("reconciler_repairs", "Index entries that had to be repaired; must stay 0", repaired.clone());
+        // There from the start, so that an alarm sees the first repair as a rise from 0.
+        RepairKind::ALL.into_iter().for_each(|kind| drop(repaired.get_or_create(&Repaired { kind: kind.name() })));
+        let help = "What the reconciler had to repair, by kind; must stay 0";
+        r.register("reconciler_repairs", help, repaired.clone());
+        let help = "Batches that this master had the store prove to be in one place";
+        r.register("reconciler_batches", help, reconciled_batches.clone());
+        r.register(
+            "reconciler_rounds",
+            "Rounds of the reconciler over everything in the store",
+            reconciler_rounds.clone(),
+        );
         let help = "Milliseconds until leases are reclaimed again after an outage; 0: they are";
         r.register("reclaim_held_ms", help, reclaim_held.clone());
         let help = "Times the store came back with less than somebody saw acknowledged; must stay 0";
@@ -151,6 +170,8 @@ impl Default for Metrics {
             leases_expired,
             doubts,
             repaired,
+            reconciled_batches,
+            reconciler_rounds,
             dead_letters,
             reclaim_held,
             store_rollbacks,
@@ -180,6 +201,16 @@ impl Metrics {
         if failed {
             self.store_errors.get_or_create(&label).inc();
         }
+    }
+
+    pub fn repaired(&self, kind: RepairKind, count: u64) {
+        self.repaired.get_or_create(&Repaired { kind: kind.name() }).inc_by(count);
+    }
+
+    pub fn reconciled(&self, reconciled: &Reconciled) {
+        self.reconciled_batches.inc_by(u64::from(reconciled.batches));
+        self.reconciler_rounds.set(signed(reconciled.rounds));
+        reconciled.repairs.iter().for_each(|repair| self.repaired(repair.kind, 1));
     }
 
     /// What was found when looking at the newest runs, lanes and workers.

@@ -1,9 +1,11 @@
 //! The trait, and the values that go in and come out.
 
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
+pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 
 use crate::error::StoreError;
+use crate::quota::{ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
@@ -87,9 +89,15 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// `outage_gap_ms`, nothing is reclaimed until `ttl_ms` + `doubt_grace_ms` from now.
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed>;
 
+    /// The next step of a round that proves that every batch is in exactly one place and that counters are sums, and
+    /// repairs what is not. Anybody may call it at any time: one step is made in `interval_ms`.
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled>;
+
     // Relays.
     /// Tells what a worker wants of a relay, and what it may use of it from now on.
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare>;
+    /// Tells what every shard wants of one limit of a lane or a site, and what each may use of it from now on.
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit>;
     /// What is left now of these limits, and of those of relays that workers seen lately have.
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>>;
 
@@ -489,7 +497,7 @@ pub struct Reclaimed {
     pub dead: u32,
     /// Nothing is reclaimed for this long, because service was away. 0: not held.
     pub held_ms: u64,
-    /// Lines of the reconciler kind: index entries without a batch. Must stay 0.
+    /// Batches that cannot be read and were set aside. Must stay 0.
     pub repaired: u32,
 }
 

@@ -1,13 +1,15 @@
-//! The store on a cluster of three real nodes: the conformance suite, a slot that moves, a node that dies.
+//! The store on a cluster of real nodes: the conformance suite, limits over all of it, a slot that moves, a node that
+//! dies, one that its replica replaces, and what goes on while one is away.
 
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
+mod redis_limits;
 mod redis_nodes;
 
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::ids::{BatchId, RunId};
-use postrider_common::lease::LeaseReport;
+use postrider_common::lease::{LeaseReport, LeaseStatus};
 use postrider_common::pace::Limits;
 use postrider_common::state::RecipientState;
 use postrider_store::conformance::Fixture;
@@ -47,6 +49,21 @@ async fn every_case_of_the_conformance_suite() {
         OnCluster { store: Arc::new(cluster.store(SHARDS).await.unwrap()) }
     };
     postrider_store::conformance_tests!(fixture, in_turn);
+}
+
+/// On one shard, since turns are taken within a shard: a cluster changes nothing that the model says.
+#[tokio::test]
+async fn random_calls_agree_with_the_model() {
+    let number = |name: &str, other| std::env::var(name).map_or(other, |number| number.parse().unwrap());
+    let (first, seeds) = (number("POSTRIDER_SEED_FIRST", 0), number("POSTRIDER_SEEDS", 1));
+    let cluster = Cluster::start();
+    let mut reached = postrider_store::conformance::random::Reached::default();
+    for seed in first..first + seeds {
+        cluster.flush();
+        let fixture = OnCluster { store: Arc::new(cluster.store(1).await.unwrap()) };
+        postrider_store::conformance::random::compare(&fixture, seed, 400, &mut reached).await;
+    }
+    println!("{seeds} seeds: {reached:?}");
 }
 
 /// Batches of each run, and recipients of each batch.
@@ -127,12 +144,12 @@ async fn until_answered<A, F: Future<Output = Result<A>>>(call: impl Fn() -> F) 
             Ok(answer) => return answer,
             Err(error) => assert!(error.is_retryable() && Instant::now() < deadline, "{error}"),
         }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
 /// Works on all runs to their end while `harm` is done to the cluster, and counts.
-async fn nothing_is_lost_while(harm: impl FnOnce(&mut Cluster) + Send + 'static) {
-    let mut cluster = Cluster::start();
+async fn nothing_is_lost_while(mut cluster: Cluster, harm: impl FnOnce(&mut Cluster) + Send + 'static) {
     let fixture = OnCluster { store: Arc::new(cluster.store(SHARDS).await.unwrap()) };
     let runs = begin(&fixture).await;
     let progress = Arc::new(Progress::default());
@@ -179,7 +196,7 @@ async fn nothing_is_lost_while(harm: impl FnOnce(&mut Cluster) + Send + 'static)
 
 #[tokio::test]
 async fn a_slot_that_moves_during_a_run_loses_nothing() {
-    nothing_is_lost_while(|cluster| {
+    nothing_is_lost_while(Cluster::start(), |cluster| {
         for tag in ["{s0}", "{g}", "{s1}", "{s2}", "{s3}"] {
             let from = cluster.owner(tag);
             cluster.move_slot(tag, (from + 1) % 3);
@@ -191,7 +208,7 @@ async fn a_slot_that_moves_during_a_run_loses_nothing() {
 
 #[tokio::test]
 async fn a_node_that_dies_during_a_run_loses_nothing() {
-    nothing_is_lost_while(|cluster| {
+    nothing_is_lost_while(Cluster::start(), |cluster| {
         for tag in ["{s0}", "{g}"] {
             let node = cluster.owner(tag);
             cluster.nodes[node].kill();
@@ -202,4 +219,92 @@ async fn a_node_that_dies_during_a_run_loses_nothing() {
         }
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_primary_whose_replica_takes_over_during_a_run_loses_nothing() {
+    nothing_is_lost_while(Cluster::with_replicas(), |cluster| {
+        let node = cluster.owner("{s0}");
+        cluster.nodes[node].kill();
+        cluster.wait_until_taken_over(node);
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn limits_hold_over_all_nodes_and_are_used_where_there_is_work() {
+    let cluster = Cluster::start();
+    let fixture = || async { OnCluster { store: Arc::new(cluster.store(SHARDS).await.unwrap()) } };
+    redis_limits::what_is_of_no_use_elsewhere_is_used(&fixture().await, SHARDS.into()).await;
+    cluster.flush();
+    redis_limits::shards_together_keep_to_a_rate(&fixture().await).await;
+}
+
+/// What takes longer than this has waited for the node that is away, each time.
+const ALL_CLAIMS_MAX: Duration = Duration::from_secs(30);
+
+#[tokio::test]
+async fn while_a_node_is_away_the_others_go_on() {
+    let mut cluster = Cluster::start();
+    let fixture = OnCluster { store: Arc::new(cluster.store(SHARDS).await.unwrap()) };
+    let runs = begin(&fixture).await;
+    let scene = Scene { fixture: &fixture, run: runs[0].clone() };
+    let mut leases = Vec::new();
+    while leases.len() < RUNS * BATCHES / 2 {
+        let claim = Claim { ttl_ms: 600_000, ..scene.claim_call(1, 8, &[("bulk", 1)]) };
+        leases.extend(fixture.store.claim(claim).await.unwrap().leases);
+    }
+    // One of the nodes, but not all the shards: those of the batches that it does not have are on the others.
+    let node = cluster.owner("{s0}");
+    let has = |cluster: &Cluster, batch: &BatchId| {
+        let key = |shard| format!("postrider:{{s{shard}}}:o:{batch}");
+        let shards = (0..SHARDS).filter(|shard| cluster.owner(&format!("{{s{shard}}}")) == node);
+        let exists = |shard: u16| cluster.nodes[node].command::<u8>(&["EXISTS", &key(shard)]) == 1;
+        shards.into_iter().any(exists)
+    };
+    let away: BTreeSet<BatchId> =
+        leases.iter().map(|lease| lease.batch.clone()).filter(|batch| has(&cluster, batch)).collect();
+    assert!(!away.is_empty() && away.len() < leases.len(), "{} of {}", away.len(), leases.len());
+    cluster.nodes[node].kill();
+
+    let report = |lease: &postrider_store::ClaimedBatch| LeaseReport {
+        batch: lease.batch.clone(),
+        fence: lease.fence.clone(),
+        sequence: 1,
+        outcomes: Vec::new(),
+        intents: vec![0],
+        progress: 0,
+    };
+    let checkpoint = Checkpoint {
+        worker: worker(1),
+        reports: leases.iter().map(report).collect(),
+        ttl_ms: 600_000,
+        window: 10,
+        retry_fraction: 0,
+        limits: Limits::default(),
+    };
+    for answer in fixture.store.checkpoint(checkpoint.clone()).await.unwrap() {
+        let expected = if away.contains(&answer.batch) { LeaseStatus::Unanswered } else { LeaseStatus::Held };
+        assert_eq!(answer.status, expected, "{}", answer.batch);
+        assert_eq!(answer.granted.is_empty(), expected == LeaseStatus::Unanswered);
+    }
+    let begun = Instant::now();
+    let mut claimed = 0;
+    for _ in 0..40 {
+        let claim = Claim { ttl_ms: 600_000, ..scene.claim_call(2, 1, &[("bulk", 1)]) };
+        claimed += fixture.store.claim(claim).await.unwrap().leases.len();
+    }
+    assert!(claimed > 0 && begun.elapsed() < ALL_CLAIMS_MAX, "{claimed} in {:?}", begun.elapsed());
+
+    assert!(cluster.nodes[node].start_again());
+    cluster.agree();
+    let deadline = Instant::now() + END_MAX;
+    loop {
+        let answers = until_answered(|| fixture.store.checkpoint(checkpoint.clone())).await;
+        if answers.iter().all(|answer| answer.status == LeaseStatus::Held && answer.granted == [0]) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{answers:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -13,6 +13,7 @@ mod redis_server;
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
+use postrider_common::pace::{Limit, Limits};
 use postrider_common::relay::{RelayLimit, RelayWish};
 use postrider_common::run::RunError;
 use postrider_store::conformance::Fixture;
@@ -98,6 +99,14 @@ async fn live(life: &Life) {
         life.pass(5).await;
     }
 
+    // Quotas, moved twice, so that one takes the place of another.
+    let mut limits = Limits::default();
+    limits.lane("bulk".parse().unwrap(), Limit { pace: None, concurrency: Some(40) });
+    for _ in 0..2 {
+        drop(store());
+        life.store.move_quotas_for(&limits, 3_600_000).await.unwrap();
+    }
+
     // Two runs, with batches in every place and recipients in every state.
     let other = Scene::with(life, new_run("other"), &[2, 1]).await;
     let scene = Scene::of(life, &[3, 60, 2, 2]).await;
@@ -131,6 +140,8 @@ async fn live(life: &Life) {
     }
     store().drain_worker("w1").await.unwrap();
     scene.claim(1, 1).await;
+    // A round of the reconciler finds nothing here, and something to mend after each harm.
+    assert_eq!(postrider_store::conformance::reconcile::reconcile_all(&*store()).await, []);
     // One lease expires with somebody in intent, and one batch is lost.
     if let Some(held) = held.first_mut() {
         scene.intend(held, &[0]).await;

@@ -8,13 +8,13 @@ use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::ids::{CampaignName, DefinitionHash};
 use postrider_common::lease::{LeaseReport, LeaseStatus};
-use postrider_common::pace::{Limit, Limits, Pace};
+use postrider_common::pace::Limits;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Scene, lane, new_run, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, Checkpoint, Claim, ClaimHistory, Claimed, ClaimedBatch, CreatedRun, Finish, NewRun, Reclaim,
-    RetireBatches, RunRecord, Store, StoreError,
+    ApplyCampaign, Checkpoint, ClaimHistory, Claimed, CreatedRun, Finish, NewRun, Reclaim, RetireBatches, RunRecord,
+    Store, StoreError,
 };
 use redis_server::Server;
 use std::sync::Arc;
@@ -278,43 +278,6 @@ async fn a_claim_that_finds_enough_asks_no_other_shard() {
         assert_eq!(claimed.leases.len(), 4);
     }
     assert_eq!(counts(&fixture.server) - before, 30);
-}
-
-#[tokio::test]
-async fn shards_together_keep_to_a_limit() {
-    let fixture = shards().await;
-    for number in 0..12 {
-        Scene::with(&fixture, new_run(&format!("run {number}")), &[10]).await;
-    }
-    let pace = Pace { rate: "3/h".parse().unwrap(), burst: 8 };
-    let mut limits = Limits::default();
-    limits.lane(lane("bulk"), Limit { pace: Some(pace), concurrency: None });
-    limits.site("other".parse().unwrap(), Limit { pace: None, concurrency: Some(7) });
-    let scene = Scene { fixture: &fixture, run: new_run("run 0").id };
-    let leases = fixture.store.claim(scene.claim_call(1, 12, &[("bulk", 1)])).await.unwrap().leases;
-    let mut granted = 0;
-    let mut ask = async |sequence: u64, outcome: &[u32], intents: &[u32], limits: &Limits| {
-        let report = |lease: &ClaimedBatch| LeaseReport {
-            batch: lease.batch.clone(),
-            fence: lease.fence.clone(),
-            sequence,
-            outcomes: outcomes(outcome.iter().copied(), OutcomeKind::Accepted),
-            intents: intents.to_vec(),
-            progress: 0,
-        };
-        let reports = leases.iter().map(report).collect();
-        let (worker, limits) = (worker(1), limits.clone());
-        let checkpoint = Checkpoint { worker, reports, ttl_ms: 10_000, window: 10, retry_fraction: 0, limits };
-        let answers = fixture.store.checkpoint(checkpoint).await.unwrap();
-        granted += answers.iter().map(|answer| answer.granted.len()).sum::<usize>();
-        granted
-    };
-    assert_eq!(leases.len(), 12, "the runs are in all shards");
-    assert_eq!(ask(1, &[], &[0, 1, 2], &limits).await, 7, "as many at once as the site allows, over all shards");
-    assert_eq!(ask(2, &[0, 1, 2], &[3, 4, 5], &limits).await, 8, "and no more than the burst of the lane");
-    limits.site("other".parse().unwrap(), Limit { pace: None, concurrency: Some(2) });
-    let text = fixture.store.claim(Claim { limits, ..scene.claim_call(1, 1, &[("bulk", 1)]) }).await.unwrap_err();
-    assert!(text.to_string().contains("the concurrency 2 of other is less than one for each of 3 shards"), "{text}");
 }
 
 #[tokio::test]

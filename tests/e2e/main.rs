@@ -4,6 +4,7 @@ mod bad_input;
 mod big;
 mod bucket;
 mod cluster;
+mod cluster_limits;
 mod demo;
 mod failover;
 mod fleet_scale;

@@ -59,6 +59,7 @@ points! {
     PartLeased = "a part of a suspect batch was leased",
     DeadLetter = "one that ends workers was set aside",
     AcceptedAfterDoubt = "an accepted recipient keeps its reason",
+    ReconcilerRound = "the reconciler went round everything",
 }
 
 #[derive(Debug, Clone, Default)]

@@ -9,7 +9,7 @@ use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::pace::{COST, Limit, Limits};
 use postrider_common::state::{RecipientState, UnknownReason};
 use postrider_store::embedded::model::{Command, Model, Standing};
-use postrider_store::{Claim, Claimed, ClaimedHistory, Reclaim, Reclaimed};
+use postrider_store::{Claim, Claimed, ClaimedHistory, Reclaim, Reclaimed, Reconciled};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was true of a batch after the last call.
@@ -268,6 +268,16 @@ impl Rules {
             if now < self.hold_until {
                 self.fail("5.5: a lease was taken back right after an outage");
             }
+        }
+    }
+
+    /// Nothing that goes wrong in a world is the store's own fault.
+    pub fn reconciled(&mut self, reconciled: &Reconciled) {
+        if let Some(repair) = reconciled.repairs.first() {
+            self.fail(&format!("P1: the reconciler had to repair {repair:?}"));
+        }
+        if reconciled.rounds > 0 {
+            self.coverage.reach(Point::ReconcilerRound);
         }
     }
 

@@ -85,6 +85,17 @@ fn caught(fault: Fault) -> Option<String> {
     Some(format!("conformance, {}", case.trim_start_matches("sabotage::suite::")))
 }
 
+/// Whatever else would see it as well: the reconciler heals it, so that it must be told as a repair.
+#[test]
+fn a_batch_that_is_put_nowhere_is_repaired_and_told() {
+    if std::env::var_os("POSTRIDER_SABOTAGE").is_some() {
+        return;
+    }
+    let case = "sabotage::suite::reconcile::reconcile_repairs_nothing_wherever_batches_stand";
+    let text = red(Fault::BatchForgotten, &["--exact", case]).expect("it is noticed");
+    assert!(text.contains("nobody did any harm") && text.contains("kind: Lost"), "{text}");
+}
+
 #[test]
 fn every_planted_fault_is_caught() {
     if std::env::var_os("POSTRIDER_SABOTAGE").is_some() {

@@ -15,9 +15,9 @@ use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
-    SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
+    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -437,6 +437,15 @@ impl Store for Line {
         Ok(reclaimed)
     }
 
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        self.carry(|world| {
+            let reconciled = world.apply(&reconcile, Command::Reconcile, Model::reconcile)?;
+            world.rules.reconciled(&reconciled);
+            Ok(reconciled)
+        })
+        .await
+    }
+
     async fn claim_history(&self, claim: ClaimHistory) -> Result<ClaimedHistory> {
         let request = claim.request.clone();
         let claimed = self.write(claim, Command::ClaimHistory, Model::claim_history).await?;
@@ -454,6 +463,10 @@ impl Store for Line {
 
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        self.write(share, Command::ShareLimit, Model::share_limit).await
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

@@ -77,7 +77,6 @@ impl Reader<'_> {
         let lanes = self.lanes();
         let sites = self.sites();
         let limits = self.limits();
-        self.check_shares(&limits, shards);
         let worker = self.worker(host);
         let relays = self.relays();
         Some(Config {
@@ -211,14 +210,6 @@ impl Reader<'_> {
             self.wrong(&setting, "store.shards", why);
         }
         u16::try_from(number).ok().and_then(NonZeroU16::new)
-    }
-
-    /// Every shard must have a part of every limit.
-    fn check_shares(&mut self, limits: &Limits, shards: Option<NonZeroU16>) {
-        let (Some(shards), Some(setting)) = (shards, self.setting("store", "shards")) else { return };
-        if let Err(why) = limits.share(0, shards.get()) {
-            self.wrong(&setting, "store.shards", why);
-        }
     }
 
     fn durability(&mut self) -> Option<Durability> {

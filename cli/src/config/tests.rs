@@ -283,10 +283,6 @@ fn stores_of_several_servers_and_with_tls_are_understood() {
         ("durability = \"replicated\"", "an embedded store has none"),
         ("shards = 2", "store.shards: an embedded store is one shard"),
         ("url = \"redis://h\"\nshards = 65", "store.shards: it must be a whole number from 1 to 64, not 65"),
-        (
-            "url = \"redis://h\"\nshards = 3\n[[lane]]\nname = \"a\"\nconcurrency = 2",
-            "store.shards: the concurrency 2 of a is less than one for each of 3 shards",
-        ),
     ] {
         let text = given(&format!("[store]\n{toml}")).complaint();
         assert!(text.contains(expected) && !text.contains("secret"), "{toml}\n{text}");

@@ -171,6 +171,7 @@ impl From<LeaseStatus> for v1::LeaseStatus {
             LeaseStatus::Returned => Self::Returned,
             LeaseStatus::InIntent => Self::InIntent,
             LeaseStatus::Gone => Self::Gone,
+            LeaseStatus::Unanswered => Self::Unanswered,
         }
     }
 }
@@ -186,6 +187,7 @@ impl TryFrom<v1::LeaseStatus> for LeaseStatus {
             v1::LeaseStatus::Returned => Ok(Self::Returned),
             v1::LeaseStatus::InIntent => Ok(Self::InIntent),
             v1::LeaseStatus::Gone => Ok(Self::Gone),
+            v1::LeaseStatus::Unanswered => Ok(Self::Unanswered),
         }
     }
 }

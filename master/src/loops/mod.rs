@@ -6,6 +6,7 @@ pub mod census;
 pub mod compare;
 pub mod history;
 pub mod reclaim;
+pub mod reconcile;
 pub mod retention;
 pub mod split;
 pub mod sweep;

@@ -66,7 +66,7 @@ impl ReclaimDuty {
             tracing::error!(letters = counts.dead, "set aside what ends workers: see dead list");
         }
         if counts.repaired > 0 {
-            tracing::error!(repaired = counts.repaired, "index entries without a batch were repaired");
+            tracing::error!(batches = counts.repaired, "batches that cannot be read were set aside: see dead list");
         }
         let held = counts.held_ms > 0;
         if held != self.was_held {

@@ -11,10 +11,13 @@ pub mod known_failures;
 pub mod lease;
 pub mod pace;
 pub mod poison;
+pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_reconcile;
 mod random_retention;
 mod reached;
+pub mod reconcile;
 pub mod relay;
 pub mod retention;
 pub mod rollback;
@@ -163,6 +166,10 @@ macro_rules! conformance_tests {
             finish_of_a_retired_batch_is_settled,
             cancel_batches_passes_over_retired_ones
         );
+        $crate::conformance_tests!(@$how $fixture, reconcile,
+            reconcile_repairs_nothing_wherever_batches_stand,
+            reconcile_keeps_its_pace
+        );
         $crate::conformance_tests!(@$how $fixture, relay,
             share_relay_divides_connections,
             share_relay_gives_what_others_do_not_want,
@@ -170,6 +177,14 @@ macro_rules! conformance_tests {
             share_relay_of_a_late_call_changes_nothing,
             share_relay_holds_the_lowest_limit,
             share_relay_paces_all_workers_by_one_rate
+        );
+        $crate::conformance_tests!(@$how $fixture, quota,
+            share_limit_gives_more_once_others_have_less,
+            share_limit_of_an_old_turn_changes_nothing,
+            share_limit_tells_again_what_was_not_taken,
+            share_limit_counts_what_is_in_flight,
+            share_limit_keeps_the_part_of_a_shard_that_is_not_heard,
+            share_limit_is_as_the_model_says
         );
         $crate::conformance_tests!(@$how $fixture, poison,
             reclaim_sets_aside_the_one_that_ends_workers,

@@ -9,8 +9,9 @@
 
 use super::Fixture;
 pub use super::reached::Reached;
+use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
-use super::{random_dead, random_retention};
+use super::{random_dead, random_reconcile, random_retention};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Compare, Compared, Finish, Found,
     NewBatch, Reclaim, Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
@@ -30,7 +31,7 @@ use std::sync::atomic::AtomicI64;
 const RUNS: u64 = 4;
 const SITES: [&str; 3] = ["google", "other", "other"];
 pub(super) const TTL_MS: u64 = 100;
-const SLACK_MS: i64 = 10;
+pub(super) const SLACK_MS: i64 = 10;
 /// How long the longest call took so far, on a machine with much else to do: the slack is never below it.
 pub(super) static LONGEST_MS: AtomicI64 = AtomicI64::new(SLACK_MS);
 const KINDS: [OutcomeKind; 5] = [
@@ -273,7 +274,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..110);
+        let pick = driver.random.u8(0..113);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -310,6 +311,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
             assert!(ours.is_none_or(|run| run.recipients.adds_up()));
         }
     }
+    assert_eq!(reconcile_all(&*fixture.store()).await, [], "seed {seed}");
     for number in 0..RUNS {
         let id = new_run(&format!("random {number}")).id;
         let plain = |mut batches: Vec<crate::BatchRecord>| {
@@ -441,6 +443,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let number = driver.random.u64(0..RUNS);
             random_retention::forget(fixture, model, driver, &numbered(number)).await;
         }
+        110..113 => random_reconcile::reconcile(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }
@@ -620,4 +623,11 @@ async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) 
         |m: &mut Model, now| m.cancel_batches(now, step.clone()),
         |a: &_| *a
     );
+    // Whoever began in the middle takes care of the beginning.
+    let step = (run.clone(), 0, step.1 as usize);
+    if step.2 > 0 {
+        let call = store.cancel_batches(&run, step.1, step.2);
+        let act = |m: &mut Model, now| m.cancel_batches(now, step.clone());
+        both!(fixture, *model, "cancel_batches", call, act, |a: &_| *a);
+    }
 }

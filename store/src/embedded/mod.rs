@@ -12,11 +12,12 @@ pub mod model;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release,
-    ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared,
-    SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::error::StoreError;
+use crate::quota::{ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use log::Log;
@@ -347,8 +348,21 @@ impl Store for Embedded {
         Ok(reclaimed)
     }
 
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        let repaired = |reconciled: &Reconciled| !reconciled.repairs.is_empty();
+        let reconciled = self.write_lazily(reconcile, Command::Reconcile, Model::reconcile, repaired).await?;
+        if !reconciled.repairs.is_empty() {
+            self.wake.send_modify(|count| *count += 1);
+        }
+        Ok(reconciled)
+    }
+
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.write(share, Command::ShareRelay, Model::share_relay).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        self.write(share, Command::ShareLimit, Model::share_limit).await
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

@@ -20,11 +20,13 @@ pub(super) const VERSION: &str = "postrider:{g}:version";
 pub(super) const SHARDS: &str = "postrider:{g}:shards";
 /// Audiences and definitions, and when somebody was about to name them.
 pub(super) const KEPT: &str = "postrider:{g}:kept";
+/// Hash: how each limit of a lane or a site is divided among shards.
+pub(super) const QUOTAS: &str = "postrider:{g}:quotas";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
 /// the type each has.
-pub(super) const SHARD_KEYS: [(&str, &str); 27] = [
+pub(super) const SHARD_KEYS: [(&str, &str); 28] = [
     ("shard", "hash"),
     ("rdy", "zset"),
     ("dly", "zset"),
@@ -52,6 +54,7 @@ pub(super) const SHARD_KEYS: [(&str, &str); 27] = [
     ("throttled", "zset"),
     ("steered", "hash"),
     ("dead_order", "zset"),
+    ("round", "hash"),
 ];
 
 /// Whose keys are reached through one connection.
@@ -153,6 +156,16 @@ impl Keys {
         &self.all[26]
     }
 
+    pub fn round(&self) -> &str {
+        &self.all[27]
+    }
+
+    /// One of `SHARD_KEYS`, by its name.
+    pub fn named(&self, name: &str) -> &str {
+        let at = SHARD_KEYS.iter().position(|(known, _)| *known == name);
+        &self.all[at.unwrap_or_default()]
+    }
+
     pub fn depth(&self) -> &str {
         &self.all[20]
     }
@@ -242,6 +255,8 @@ mod tests {
             ("flight", keys.flight()),
             ("pace", keys.pace()),
             ("dead_order", keys.dead_order()),
+            ("round", keys.round()),
+            ("holder", keys.named("holder")),
         ];
         for (name, key) in named {
             assert_eq!(key, format!("postrider:{{s12}}:{name}"));

@@ -32,7 +32,7 @@ impl Shard {
         for (lane, weight) in &claim.lanes {
             args = args.text(lane.as_str()).int(*weight);
         }
-        let args = args.text(self.limits_text(&claim.limits)?);
+        let args = args.text(self.limits_text(&claim.limits));
         let mut answer = Elements::of(self.run_script(Transition::Claim, &[], args).await?, "claim")?;
         let (now, drain): (i64, u8) = (answer.read()?, answer.read()?);
         let mut granted = Vec::new();

@@ -11,9 +11,9 @@ use std::sync::PoisonError;
 
 impl Shard {
     /// Transitions in one round trip, and where the shard is after them: what an answer shows is in what was seen.
-    pub(super) async fn transit(&self, mut pipe: Pipeline) -> Result<Answers> {
+    pub(super) async fn transit(&self, transition: Transition, mut pipe: Pipeline) -> Result<Answers> {
         pipe.cmd("HMGET").arg(self.keys.shard()).arg(&["epoch", "sequence"]);
-        let mut answers = self.links.swift.call(pipe).await?;
+        let mut answers = self.call(transition, pipe).await?;
         // One that cannot be read proves nothing later, and must not cost an answer that was given.
         if let Some(Ok(value)) = answers.pop()
             && let Ok((Some(epoch), sequence)) = read::<(Option<u64>, Option<u64>)>(value, "the position")

@@ -19,7 +19,7 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 /// A call is repeated for this long before the caller gets an error.
-const CALL_DEADLINE: Duration = Duration::from_secs(10);
+pub(super) const CALL_DEADLINE: Duration = Duration::from_secs(10);
 /// Longer than a stall of fsync on a busy disk, and short enough for a second try within the deadline.
 pub(super) const RESPONSE_TIMEOUT: Duration = Duration::from_secs(5);
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -88,9 +88,15 @@ impl Link {
     }
 
     /// Sends the commands and gives their answers, repeating all of them when some were refused for now.
-    pub async fn call(&self, mut pipe: Pipeline) -> Result<Answers, StoreError> {
+    pub async fn call(&self, pipe: Pipeline) -> Result<Answers, StoreError> {
+        self.call_repeated(pipe, CALL_DEADLINE).await
+    }
+
+    /// As `call`, but what was refused or got no answer is repeated for this long only.
+    pub async fn call_repeated(&self, mut pipe: Pipeline, repeated: Duration) -> Result<Answers, StoreError> {
         pipe.ignore_errors();
-        let deadline = Instant::now() + CALL_DEADLINE;
+        let begun = Instant::now();
+        let deadline = begun + CALL_DEADLINE;
         let mut pause_ms = PAUSE_MS_FIRST;
         let mut maybe = false;
         let mut before = None;
@@ -104,7 +110,7 @@ impl Link {
             let failure = if Instant::now() < deadline { failure } else { before.take().unwrap_or(failure) };
             let jitter = self.clock.random() % (pause_ms / 2 + 1);
             let pause = Duration::from_millis(pause_ms / 2 + jitter);
-            if Instant::now() + pause >= deadline {
+            if Instant::now() + pause >= begun + repeated.min(CALL_DEADLINE) {
                 return Err(into_error(failure, maybe));
             }
             tracing::debug!(?failure, "store call is repeated");

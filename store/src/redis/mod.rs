@@ -21,6 +21,8 @@ mod locate;
 mod looking;
 mod permissions;
 mod preflight;
+mod quota;
+mod reconcile;
 mod relays;
 mod replicas;
 mod reply;
@@ -36,11 +38,12 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay,
+    Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
 };
 use crate::open::Options;
+use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::join_all;
@@ -56,21 +59,29 @@ use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_common::sabotage::{Fault, planted};
 use preflight::Topology;
+use quota::{Mover, Quotas};
 use scripts::{Scripts, Transition};
 use shard::{Links, Shard};
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use tokio::sync::watch;
 use wake::Wake;
+
+/// A shard that is away keeps reclaiming in the others waiting no longer than this.
+const EFFECTS_MAX: Duration = Duration::from_secs(2);
 
 /// A store on a server, or on the nodes of a cluster.
 #[derive(Debug)]
 pub struct Redis {
     place: String,
     /// By number. Never empty.
-    shards: Vec<Shard>,
-    global: Global,
+    shards: Arc<[Shard]>,
+    global: Arc<Global>,
     wake: Arc<Wake>,
+    /// None: one shard has all of every limit.
+    quotas: Option<Quotas>,
     /// Of effects, before this master ends, in a test.
     #[cfg(feature = "conformance")]
     steps_left: std::sync::atomic::AtomicUsize,
@@ -114,11 +125,27 @@ impl Redis {
         let count = options.shards.get();
         let shard = |(number, (keys, links)): (u16, (Keys, Links))| {
             let (scripts, wake) = (Arc::clone(&scripts), Arc::clone(&wake));
-            let (set_aside, seen) = (AtomicU32::new(0), Mutex::default());
-            Shard { number, shards: count, keys, scripts, links, wake, set_aside, seen }
+            Shard {
+                number,
+                shards: count,
+                keys,
+                scripts,
+                links,
+                wake,
+                is_away: Arc::default(),
+                set_aside: AtomicU32::new(0),
+                seen: Mutex::default(),
+            }
         };
-        let shards = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
-        let global = Global { scripts, links: global };
+        let shards: Arc<[Shard]> = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();
+        let global = Arc::new(Global { scripts, links: global });
+        let mover = || Mover {
+            shards: Arc::clone(&shards),
+            global: Arc::clone(&global),
+            ttl_ms: QUOTA_TTL_MS,
+            turns: BTreeMap::new(),
+        };
+        let quotas = (count > 1).then(|| Quotas::start(mover()));
         #[cfg(feature = "conformance")]
         let steps_left = usize::MAX.into();
         Ok(Self {
@@ -126,9 +153,29 @@ impl Redis {
             shards,
             global,
             wake,
+            quotas,
             #[cfg(feature = "conformance")]
             steps_left,
         })
+    }
+
+    async fn want_quotas(&self, limits: &Limits) {
+        if let Some(quotas) = &self.quotas {
+            quotas.want(limits).await;
+        }
+    }
+
+    /// For tests: moves quotas once, as is done about twice a second where there are several shards.
+    #[cfg(feature = "conformance")]
+    pub async fn move_quotas(&self, limits: &Limits) -> Result<()> {
+        self.move_quotas_for(limits, QUOTA_TTL_MS).await
+    }
+
+    /// For tests: with another time to live.
+    #[cfg(feature = "conformance")]
+    pub async fn move_quotas_for(&self, limits: &Limits, ttl_ms: u64) -> Result<()> {
+        let (shards, global) = (Arc::clone(&self.shards), Arc::clone(&self.global));
+        Mover { shards, global, ttl_ms, turns: BTreeMap::new() }.move_quotas(limits).await
     }
 
     /// Where a run lives.
@@ -151,6 +198,21 @@ impl Redis {
         self.each(ask).await.into_iter().collect()
     }
 
+    /// As `by_run`, of leases: one shard that is away does not keep the holders of the others from an answer.
+    async fn by_lease<'a, F: Future<Output = Result<Vec<LeaseAnswer>>>>(
+        &'a self,
+        reports: Vec<LeaseReport>,
+        ask: impl Fn(&'a Shard, Vec<LeaseReport>) -> F,
+    ) -> Result<Vec<LeaseAnswer>> {
+        let parts = route::split(reports, self.shards.len(), |report| &report.batch.run).into_iter().map(|part| {
+            let (shard, places, reports) = part.take();
+            let batches = reports.iter().map(|report| report.batch.clone()).collect();
+            let answer = ask(&self.shards[shard], reports);
+            async move { (places, batches, answer.await) }
+        });
+        route::join_leases(join_all(parts).await)
+    }
+
     /// Takes a call about batches of several runs apart by shard, and puts the answers together.
     async fn by_run<'a, T, A, F: Future<Output = Result<Vec<A>>>>(
         &'a self,
@@ -165,10 +227,6 @@ impl Redis {
         });
         route::join(join_all(parts).await)
     }
-}
-
-fn run_of(report: &LeaseReport) -> &RunId {
-    &report.batch.run
 }
 
 #[async_trait]
@@ -286,6 +344,7 @@ impl Store for Redis {
     }
 
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
+        self.want_quotas(&claim.limits).await;
         let most = claim.batches_max.min(LEASES_PER_CALL_MAX as u32);
         let mut all = Claimed { leases: Vec::new(), drain: false };
         let mut answers = Vec::new();
@@ -308,19 +367,19 @@ impl Store for Redis {
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
+        self.want_quotas(&checkpoint.limits).await;
         let (part, reports) = (Checkpoint { reports: Vec::new(), ..checkpoint.clone() }, checkpoint.reports);
-        self.by_run(reports, run_of, |shard, reports| shard.report_checkpoint(Checkpoint { reports, ..part.clone() }))
-            .await
+        self.by_lease(reports, |shard, reports| shard.report_checkpoint(Checkpoint { reports, ..part.clone() })).await
     }
 
     async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
         let (part, reports) = (Finish { reports: Vec::new(), ..finish.clone() }, finish.reports);
-        self.by_run(reports, run_of, |shard, reports| shard.report_finish(Finish { reports, ..part.clone() })).await
+        self.by_lease(reports, |shard, reports| shard.report_finish(Finish { reports, ..part.clone() })).await
     }
 
     async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
         let (part, reports) = (Release { reports: Vec::new(), ..release.clone() }, release.reports);
-        self.by_run(reports, run_of, |shard, reports| shard.report_release(Release { reports, ..part.clone() })).await
+        self.by_lease(reports, |shard, reports| shard.report_release(Release { reports, ..part.clone() })).await
     }
 
     async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -329,16 +388,28 @@ impl Store for Redis {
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
         // Reclaiming is what every master does all the time, so this is where effects are carried on.
-        let (relayed, shards) = tokio::join!(self.relay_effects(), self.each(|shard| shard.lease_reclaim(reclaim)));
+        let relayed = tokio::time::timeout(EFFECTS_MAX, self.relay_effects());
+        let (relayed, shards) = tokio::join!(relayed, self.each(|shard| shard.lease_reclaim(reclaim)));
         match relayed {
-            Err(error) if error.is_retryable() => tracing::warn!(%error, "effects are not in every shard yet"),
-            relayed => drop(relayed?),
+            Err(_) => tracing::warn!("effects are not in every shard yet"),
+            Ok(Err(error)) if error.is_retryable() => tracing::warn!(%error, "effects are not in every shard yet"),
+            Ok(relayed) => drop(relayed?),
         }
         route::those_that_answered(shards).map(route::reclaimed)
     }
 
+    async fn reconcile(&self, reconcile: Reconcile) -> Result<Reconciled> {
+        let shards = self.each(|shard| shard.reconcile_step(reconcile)).await;
+        route::those_that_answered(shards).map(route::reconciled)
+    }
+
     async fn share_relay(&self, share: ShareRelay) -> Result<RelayShare> {
         self.global.relay_share(share).await
+    }
+
+    async fn share_limit(&self, share: ShareLimit) -> Result<SharedLimit> {
+        let answer = self.global.limits_share(std::slice::from_ref(&share)).await?.pop();
+        answer.ok_or_else(|| reply::corrupt("share_limit answered nothing"))
     }
 
     async fn rooms(&self, limits: &Limits) -> Result<Vec<Room>> {

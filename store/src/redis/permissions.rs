@@ -15,7 +15,7 @@ const NO_KEY: &str = "KEY";
 
 /// Every command the store sends and its scripts call, with arguments a server accepts for queueing. The user of
 /// docs/operations.md is allowed these and no others; tests keep the two and the sources equal.
-const NEEDED: [&[&str]; 45] = [
+const NEEDED: [&[&str]; 48] = [
     &["ASKING"],
     &["CLUSTER", "SLOTS"],
     &["CONFIG", "GET", "appendonly"],
@@ -33,6 +33,7 @@ const NEEDED: [&[&str]; 45] = [
     &["HINCRBY", NO_KEY, "x", "1"],
     &["HLEN", NO_KEY],
     &["HMGET", NO_KEY, "x"],
+    &["HSCAN", NO_KEY, "0"],
     &["HSET", NO_KEY, "x", "1"],
     &["HSETNX", NO_KEY, "x", "1"],
     &["INFO"],
@@ -55,11 +56,13 @@ const NEEDED: [&[&str]; 45] = [
     &["WAIT", "0", "1"],
     &["ZADD", NO_KEY, "0", "x"],
     &["ZCARD", NO_KEY],
+    &["ZLEXCOUNT", NO_KEY, "-", "+"],
     &["ZRANGE", NO_KEY, "0", "0"],
     &["ZRANGEBYLEX", NO_KEY, "-", "+"],
     &["ZRANGEBYSCORE", NO_KEY, "0", "0"],
     &["ZREM", NO_KEY, "x"],
     &["ZREVRANGEBYSCORE", NO_KEY, "0", "0"],
+    &["ZSCAN", NO_KEY, "0"],
     &["ZSCORE", NO_KEY, "x"],
 ];
 

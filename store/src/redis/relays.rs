@@ -2,6 +2,7 @@
 
 use super::global::Global;
 use super::keys;
+use super::quota;
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
 use super::shard::Shard;
@@ -49,15 +50,14 @@ impl Global {
 }
 
 impl Shard {
-    /// Of this shard's part of the limits.
+    /// Of what this shard may use of the limits.
     pub(super) async fn rooms_of(&self, limits: &Limits) -> Result<Vec<Room>> {
-        let limits = self.share(limits)?;
         let lanes = limits.lanes.iter().map(|(name, limit)| (RoomOf::Lane(name.clone()), format!("L|{name}"), limit));
         let sites = limits.sites.iter().map(|(name, limit)| (RoomOf::Site(name.clone()), format!("S|{name}"), limit));
         let limited: Vec<_> = lanes.chain(sites).collect();
         let mut pipe = redis::pipe();
         for (_, node, _) in &limited {
-            pipe.cmd("HGET").arg(self.keys.pace()).arg(node);
+            pipe.cmd("HMGET").arg(self.keys.pace()).arg(&[node.as_str(), "Q", &format!("Q|{node}")]);
             pipe.cmd("HGET").arg(self.keys.flight()).arg(node);
         }
         let now = self.links.clock_ms().await?;
@@ -65,9 +65,19 @@ impl Shard {
             if limited.is_empty() { Elements::default() } else { self.links.read_bulk(pipe, "rooms").await? };
         let mut rooms = Vec::with_capacity(limited.len());
         for (of, _, limit) in limited {
-            let pace: Option<String> = answers.read()?;
+            let (pace, seen, quota): (Option<String>, Option<i64>, Option<String>) = answers.read()?;
             let in_intent: Option<i64> = answers.read()?;
-            rooms.push(room(of, meter(pace.as_deref(), in_intent.unwrap_or(0))?, now, limit));
+            let meter = meter(pace.as_deref(), in_intent.unwrap_or(0))?;
+            let mut room_left = if self.shards > 1 {
+                let has = quota::stored(quota.as_deref(), seen, now)?;
+                room(of, meter, now, &has)
+            } else {
+                room(of, meter, now, limit)
+            };
+            // Of a limit that this shard has nothing of, nothing is left.
+            room_left.paced = limit.pace.map(|_| room_left.paced.unwrap_or(0));
+            room_left.at_once = limit.concurrency.map(|_| room_left.at_once.unwrap_or(0));
+            rooms.push(room_left);
         }
         Ok(rooms)
     }

@@ -24,7 +24,7 @@ struct Reporting {
 impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
-        let limits = self.limits_text(&limits)?;
+        let limits = self.limits_text(&limits);
         let call = Reporting {
             transition: Transition::Checkpoint,
             settings: [u64::from(retry_fraction), ttl_ms, u64::from(window)],
@@ -91,7 +91,7 @@ impl Shard {
             let args = call.limits.iter().fold(args, Args::text);
             pipe.add_command(self.script(call.transition, &own, args));
         }
-        self.transit(pipe).await
+        self.transit(call.transition, pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -109,7 +109,7 @@ impl Shard {
             pipe.add_command(self.script(Transition::Facts, &own, args));
             groups.push((batch.clone(), group.len()));
         }
-        let answers = self.transit(pipe).await?;
+        let answers = self.transit(Transition::Facts, pipe).await?;
         let mut statuses = Vec::with_capacity(facts.len());
         for ((batch, length), answer) in groups.into_iter().zip(answers) {
             match answer {

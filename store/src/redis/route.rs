@@ -1,9 +1,10 @@
 //! Which shard a call is for, and how the answers of several become one. Pure.
 
 use super::reply::corrupt;
-use crate::api::{LaneRecord, Reclaimed, Result, Room, RunRecord, WorkerRecord};
+use crate::api::{LaneRecord, Reclaimed, Reconciled, Result, Room, RunRecord, WorkerRecord};
 use crate::error::StoreError;
-use postrider_common::ids::RunId;
+use postrider_common::ids::{BatchId, RunId};
+use postrider_common::lease::{LeaseAnswer, LeaseStatus};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -67,6 +68,20 @@ pub(super) fn join<A>(parts: Vec<(Places, Result<Vec<A>>)>) -> Result<Vec<A>> {
     Ok(placed.into_values().collect())
 }
 
+/// As `join`, of leases: those of a shard that did not answer are told so, unless none did.
+pub(super) fn join_leases(parts: Vec<(Places, Vec<BatchId>, Result<Vec<LeaseAnswer>>)>) -> Result<Vec<LeaseAnswer>> {
+    let somebody_answered = parts.iter().any(|(_, _, answers)| answers.is_ok());
+    let told = |(places, batches, answers): (Places, Vec<BatchId>, Result<Vec<LeaseAnswer>>)| match answers {
+        Err(error) if error.is_retryable() && somebody_answered => {
+            tracing::debug!(%error, leases = batches.len(), "a shard did not answer for leases");
+            let unanswered = |batch| LeaseAnswer::plain(batch, LeaseStatus::Unanswered);
+            (places, Ok(batches.into_iter().map(unanswered).collect()))
+        }
+        answers => (places, answers),
+    };
+    join(parts.into_iter().map(told).collect())
+}
+
 /// What shards answered that need not all answer: the errors only when there is nothing else, or when a wrong store
 /// must not go unseen.
 pub(super) fn those_that_answered<A>(answers: Vec<Result<A>>) -> Result<Vec<A>> {
@@ -81,7 +96,7 @@ pub(super) fn those_that_answered<A>(answers: Vec<Result<A>>) -> Result<Vec<A>> 
     match failed {
         Some(error) if good.is_empty() => Err(error),
         Some(error) => {
-            tracing::warn!(%error, "a shard did not answer");
+            tracing::debug!(%error, "a shard did not answer");
             Ok(good)
         }
         None => Ok(good),
@@ -154,6 +169,17 @@ pub(super) fn reclaimed(shards: Vec<Reclaimed>) -> Reclaimed {
     shards.into_iter().fold(Reclaimed::default(), add)
 }
 
+pub(super) fn reconciled(shards: Vec<Reconciled>) -> Reconciled {
+    let rounds = shards.iter().map(|one| one.rounds).min().unwrap_or(0);
+    let mut sum = Reconciled { rounds, ..Reconciled::default() };
+    for one in shards {
+        sum.batches += one.batches;
+        sum.entries += one.entries;
+        sum.repairs.extend(one.repairs);
+    }
+    sum
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,6 +227,21 @@ mod tests {
             (places, Ok(items.into_iter().map(|(number, _)| number).collect()))
         });
         assert_eq!(join(answered.collect()).unwrap(), (0..50).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn leases_of_a_shard_that_is_away_are_told_so() {
+        let batch = |sequence| BatchId { run: run(1), sequence };
+        let held = || Ok(vec![LeaseAnswer::plain(batch(1), LeaseStatus::Held)]);
+        let away = || Err(StoreError::Unavailable("away".into()));
+        let parts =
+            |first, second| vec![(Places(vec![1]), vec![batch(1)], first), (Places(vec![0]), vec![batch(2)], second)];
+        let statuses: Vec<LeaseStatus> =
+            join_leases(parts(held(), away())).unwrap().iter().map(|answer| answer.status).collect();
+        assert_eq!(statuses, [LeaseStatus::Unanswered, LeaseStatus::Held]);
+        assert!(join_leases(parts(away(), away())).is_err(), "nobody answered");
+        let wrong = Err(StoreError::Corrupt("x".into()));
+        assert!(matches!(join_leases(parts(held(), wrong)), Err(StoreError::Corrupt(_))));
     }
 
     #[test]

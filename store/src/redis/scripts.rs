@@ -12,7 +12,7 @@ use redis::{Cmd, RedisResult, Script, Value};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife` and `LookAtRun` are parts of others.)
+/// `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     ApplyCampaign,
@@ -51,6 +51,11 @@ pub(super) enum Transition {
     ForgetSegments,
     Keep,
     ForgetKept,
+    ShareLimit,
+    LookAtDemand,
+    TakeQuota,
+    Reconcile,
+    ReconcileIndex,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -73,6 +78,7 @@ enum Base {
     Shard,
     Steer,
     Batch,
+    Round,
     EndLease,
     /// With the pace of lanes and sites.
     PacedShard,
@@ -86,6 +92,7 @@ const STEER: &str = include_str!("lua/steer.lua");
 const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
 const SETTLE: &str = include_str!("lua/settle.lua");
+const ROUND: &str = include_str!("lua/round.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
 
@@ -95,13 +102,14 @@ const IS_THERE: &str = "already exists";
 const HASH_LETTERS: usize = 16;
 
 /// Commands that the store sends outside of scripts and that write nothing.
-const READS: [&str; 18] = [
+const READS: [&str; 20] = [
     "EXISTS",
     "GET",
     "HGET",
     "HGETALL",
     "HLEN",
     "HMGET",
+    "HSCAN",
     "LLEN",
     "LRANGE",
     "SCARD",
@@ -113,11 +121,12 @@ const READS: [&str; 18] = [
     "ZRANGEBYLEX",
     "ZRANGEBYSCORE",
     "ZREVRANGEBYSCORE",
+    "ZSCAN",
     "ZSCORE",
 ];
 
 impl Transition {
-    pub const ALL: [Self; 36] = [
+    pub const ALL: [Self; 41] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -154,10 +163,15 @@ impl Transition {
         Self::ForgetSegments,
         Self::Keep,
         Self::ForgetKept,
+        Self::ShareLimit,
+        Self::LookAtDemand,
+        Self::TakeQuota,
+        Self::Reconcile,
+        Self::ReconcileIndex,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Shard, Steer};
+        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Round, Shard, Steer};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
             Self::ApplyCampaign => (Refusable, Effect, include_str!("lua/apply_campaign.lua")),
@@ -196,7 +210,28 @@ impl Transition {
             Self::ForgetSegments => (Allowed, Nothing, include_str!("lua/forget_segments.lua")),
             Self::Keep => (Refusable, Nothing, include_str!("lua/keep.lua")),
             Self::ForgetKept => (Allowed, Nothing, include_str!("lua/forget_kept.lua")),
+            Self::ShareLimit => (Allowed, Nothing, include_str!("lua/share_limit.lua")),
+            Self::LookAtDemand => (Allowed, PacedShard, include_str!("lua/look_at_demand.lua")),
+            Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
+            Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
+            Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
         }
+    }
+
+    /// A call that may go to several shards, of which the others must not wait for one that is away.
+    pub fn is_for_several_shards(self) -> bool {
+        matches!(
+            self,
+            Self::Claim
+                | Self::ClaimSplit
+                | Self::ClaimHistory
+                | Self::Checkpoint
+                | Self::Finish
+                | Self::Release
+                | Self::SignOfLife
+                | Self::LookAtDemand
+                | Self::TakeQuota
+        )
     }
 
     /// Of the function. The file of `lua/` has the same name.
@@ -232,12 +267,13 @@ impl Transition {
 }
 
 impl Base {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::Nothing,
         Self::Effect,
         Self::Shard,
         Self::Steer,
         Self::Batch,
+        Self::Round,
         Self::EndLease,
         Self::PacedShard,
         Self::PacedReport,
@@ -251,6 +287,7 @@ impl Base {
             Self::Shard => (&[PRELUDE], ""),
             Self::Steer => (&[PRELUDE, STEER], "begin_steer()"),
             Self::Batch => (&[PRELUDE, POISON, BATCH, SETTLE], "begin_batch()"),
+            Self::Round => (&[PRELUDE, POISON, BATCH, SETTLE, ROUND], "begin_batch() begin_round()"),
             Self::PacedShard => (&[PRELUDE, PACE], ""),
             Self::PacedReport => (&[PRELUDE, PACE, POISON, BATCH, SETTLE, REPORT], "begin_batch()"),
             Self::EndLease => (&[PRELUDE, POISON, BATCH, SETTLE, REPORT, END_LEASE], "begin_batch()"),
@@ -260,7 +297,13 @@ impl Base {
     fn is_of_shard(self) -> bool {
         match self {
             Self::Nothing | Self::Effect => false,
-            Self::Shard | Self::Steer | Self::Batch | Self::EndLease | Self::PacedShard | Self::PacedReport => true,
+            Self::Shard
+            | Self::Steer
+            | Self::Batch
+            | Self::Round
+            | Self::EndLease
+            | Self::PacedShard
+            | Self::PacedReport => true,
         }
     }
 
@@ -374,9 +417,12 @@ impl Scripts {
     }
 }
 
-/// Limits as scripts read them, see `lua/pace.lua`. Empty: none.
-pub(super) fn limits_text(limits: &Limits) -> String {
+/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
+pub(super) fn limits_text(limits: &Limits, shared: bool) -> String {
     let mut text = String::new();
+    if shared && !limits.is_empty() {
+        text.push('*');
+    }
     let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
     let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
     for (kind, name, limit) in lanes.chain(sites) {
@@ -469,6 +515,19 @@ mod tests {
         let backlog = format!("local HISTORY_BACKLOG_BATCHES_MAX = {}\n", limits::HISTORY_BACKLOG_BATCHES_MAX);
         assert!(Transition::Claim.parts().2.contains(&backlog));
         use postrider_common::pace::{CAP_PAUSE_MS, COST};
-        assert!(PACE.contains(&format!("local COST, CAP_PAUSE_MS = {COST}, {CAP_PAUSE_MS}\n")));
+        let pause = super::super::quota::PERIOD.as_millis();
+        assert!(
+            PACE.contains(&format!("local COST, CAP_PAUSE_MS, QUOTA_PAUSE_MS = {COST}, {CAP_PAUSE_MS}, {pause}\n"))
+        );
+        let numbers = [
+            crate::quota::CLOCK_GAP_MS,
+            crate::quota::IN_FLIGHT_MS,
+            crate::quota::QUOTA_TURN_MS,
+            crate::quota::QUOTA_TURN_RECIPIENTS,
+            crate::quota::IDLE_PART,
+            crate::quota::MANY,
+        ];
+        let numbers = numbers.map(|number| number.to_string()).join(", ");
+        assert!(Transition::ShareLimit.parts().2.contains(&format!("MANY = {numbers}\n")));
     }
 }

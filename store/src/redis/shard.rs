@@ -10,8 +10,10 @@ use crate::error::StoreError;
 use ::redis::{Cmd, Pipeline, Value};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
-use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering::SeqCst;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
 
 /// The two ways to the server that holds the keys of a tag.
 #[derive(Debug, Clone)]
@@ -47,6 +49,24 @@ pub(super) fn only(answers: Answers) -> Result<Value> {
     last
 }
 
+/// A call that several shards take part in is repeated in one of them for this long.
+const REPEATED_FOR: Duration = Duration::from_secs(1);
+/// A shard that is away is asked this often whether it is back.
+const PROBE_EVERY: Duration = Duration::from_secs(1);
+
+/// Ends when the shard answers, or nobody asks for it any more.
+async fn probe(number: u16, links: Links, is_away: Weak<AtomicBool>) {
+    loop {
+        tokio::time::sleep(PROBE_EVERY).await;
+        let Some(is_away) = is_away.upgrade() else { return };
+        if links.clock_ms().await.is_ok() {
+            tracing::info!(shard = number, "a shard is back");
+            is_away.store(false, SeqCst);
+            return;
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Shard {
     /// Which one it is, from 0, and of how many.
@@ -56,6 +76,8 @@ pub(super) struct Shard {
     pub scripts: Arc<Scripts>,
     pub links: Links,
     pub wake: Arc<Wake>,
+    /// It did not answer last time; a probe finds out when it does.
+    pub is_away: Arc<AtomicBool>,
     /// Batches set aside since the last reclaim reported them.
     pub set_aside: AtomicU32,
     /// Positions that calls came back with.
@@ -63,24 +85,34 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// The part of the limits that is this shard's.
-    pub fn share(&self, limits: &Limits) -> Result<Limits> {
-        let wrong = |message| StoreError::Unsafe { message, mend: "raise the limit, or take it away".to_owned() };
-        limits.share(self.number, self.shards).map_err(wrong)
-    }
-
-    pub fn limits_text(&self, limits: &Limits) -> Result<String> {
-        Ok(limits_text(&self.share(limits)?))
+    pub fn limits_text(&self, limits: &Limits) -> String {
+        limits_text(limits, self.shards > 1)
     }
 
     pub fn script(&self, transition: Transition, own_keys: &[String], args: Args) -> Cmd {
         self.scripts.call(transition, self.keys.all(), own_keys, &args.0)
     }
 
+    /// Calls of this transition. Where others wait for the answer, a shard that is away does not keep them waiting.
+    pub async fn call(&self, transition: Transition, pipe: Pipeline) -> Result<Answers> {
+        if self.shards == 1 || !transition.is_for_several_shards() {
+            return self.links.swift.call(pipe).await;
+        }
+        if self.is_away.load(SeqCst) {
+            return Err(StoreError::Unavailable(format!("shard {} does not answer", self.number)));
+        }
+        let answers = self.links.swift.call_repeated(pipe, REPEATED_FOR).await;
+        if matches!(answers, Err(StoreError::Unavailable(_))) && !self.is_away.swap(true, SeqCst) {
+            tracing::warn!(shard = self.number, "a shard is away; the others go on");
+            tokio::spawn(probe(self.number, self.links.clone(), Arc::downgrade(&self.is_away)));
+        }
+        answers
+    }
+
     /// One transition.
     pub async fn run_script(&self, transition: Transition, own_keys: &[String], args: Args) -> Result<Value> {
         let mut pipe = ::redis::pipe();
         pipe.add_command(self.script(transition, own_keys, args));
-        only(self.transit(pipe).await?)
+        only(self.transit(transition, pipe).await?)
     }
 }

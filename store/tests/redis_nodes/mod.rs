@@ -70,7 +70,14 @@ impl Node {
         command.arg("--port").arg(self.port.to_string()).arg("--cluster-port").arg(self.bus.to_string());
         command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"]);
         command.args(["--cluster-enabled", "yes", "--cluster-node-timeout", "1000"]);
-        command.args(["--cluster-require-full-coverage", "no", "--cluster-config-file", "nodes.conf"]);
+        command.args([
+            "--cluster-replica-validity-factor",
+            "0",
+            "--cluster-require-full-coverage",
+            "no",
+            "--cluster-config-file",
+            "nodes.conf",
+        ]);
         command.arg("--user").args(least_user());
         command.arg("--dir").arg(self.folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let child = command.spawn().unwrap_or_else(|error| panic!("failed to start {program}: {error}; install it"));
@@ -128,9 +135,30 @@ pub struct Cluster {
 impl Cluster {
     /// Three primaries with a third of the slots each, that know each other.
     pub fn start() -> Self {
-        let cluster = Self { nodes: (0..3).map(|_| Node::start()).collect() };
+        Self::of_nodes(3)
+    }
+
+    /// As `start`, and each primary has a replica that takes over when it dies: that of node n is node n + 3.
+    pub fn with_replicas() -> Self {
+        let cluster = Self::of_nodes(6);
+        for (at, node) in cluster.nodes[3..].iter().enumerate() {
+            let primary = cluster.nodes[at].id();
+            node.command::<()>(&["CLUSTER", "REPLICATE", &primary]);
+        }
+        for node in &cluster.nodes[..3] {
+            wait_for("a replica is in step", || {
+                let info: String = node.try_command(&["INFO", "replication"]).unwrap_or_default();
+                info.lines().any(|line| line.starts_with("slave0:") && line.contains("state=online")).then_some(())
+            });
+        }
+        cluster.agree();
+        cluster
+    }
+
+    fn of_nodes(count: usize) -> Self {
+        let cluster = Self { nodes: (0..count).map(|_| Node::start()).collect() };
         let first_of = |at: usize| SLOTS as usize * at / 3;
-        for (at, node) in cluster.nodes.iter().enumerate() {
+        for (at, node) in cluster.nodes[..3].iter().enumerate() {
             let (first, last) = (first_of(at).to_string(), (first_of(at + 1) - 1).to_string());
             node.command::<()>(&["CLUSTER", "ADDSLOTSRANGE", &first, &last]);
             node.command::<()>(&["CLUSTER", "SET-CONFIG-EPOCH", &(at + 1).to_string()]);
@@ -158,7 +186,9 @@ impl Cluster {
     }
 
     pub async fn store(&self, shards: u16) -> Result<Redis, StoreError> {
-        let options = Options::new(Durability::Always, Arc::new(SystemClock::default()));
+        let replicas = u32::from(self.nodes.len() > 3);
+        let durability = if replicas > 0 { Durability::Replicated { replicas } } else { Durability::Always };
+        let options = Options::new(durability, Arc::new(SystemClock::default()));
         Redis::connect(&self.url(), Options { shards: shards.try_into().unwrap(), ..options }).await
     }
 
@@ -213,6 +243,15 @@ impl Cluster {
         for node in &self.nodes {
             node.command::<()>(&["CLUSTER", "SETSLOT", &slot, "NODE", &target_id]);
         }
+    }
+
+    /// The replica of a dead primary has its slots.
+    pub fn wait_until_taken_over(&self, dead: usize) {
+        let replica = &self.nodes[dead + 3];
+        wait_for("the replica takes over", || {
+            let info: String = replica.try_command(&["INFO", "replication"]).unwrap_or_default();
+            info.lines().any(|line| line.trim() == "role:master").then_some(())
+        });
     }
 
     /// The other nodes agree that this one is away.

@@ -7,6 +7,8 @@ use postrider_common::lease::{LeaseAnswer, LeaseStatus, RefusalReason};
 
 /// After "the window is full" or "repeated", when no outcome comes first: ask again.
 const WINDOW_PAUSE_MS: u64 = 250;
+/// The part of the store that has a lease is away: ask again.
+const AWAY_PAUSE_MS: u64 = 500;
 /// Finish and Release refused this often in a row with IN_INTENT: let the lease expire.
 const REFUSALS_MAX: u32 = 5;
 /// A throttled lease waits until all it asked for may begin, but no longer than this beyond the first: small
@@ -52,6 +54,10 @@ impl Engine {
             let answer = answers.next();
             let Some(held) = self.leases.get_mut(&lease) else { continue };
             match answer.filter(|answer| answer.batch == held.batch) {
+                Some(answer) if answer.status == LeaseStatus::Unanswered => {
+                    held.unanswered();
+                    held.pause_until_ms = now_ms + AWAY_PAUSE_MS;
+                }
                 Some(answer) => self.lease_answered(now_ms, sent_at_ms, lease, answer),
                 None => held.unanswered(),
             }
@@ -111,6 +117,7 @@ impl Engine {
                     self.forget(lease);
                 }
             }
+            LeaseStatus::Unanswered => {}
             LeaseStatus::Settled | LeaseStatus::Returned => self.forget(lease),
             LeaseStatus::Lost | LeaseStatus::Gone => {
                 tracing::warn!(batch = %held.batch, fence = %held.fence, in_flight = held.flying.len(), "lease lost");

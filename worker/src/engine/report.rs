@@ -67,7 +67,9 @@ impl Engine {
     /// The leases with something to say, in order: what must be said before what is only wished, since outcomes are
     /// what frees the slots; the oldest first, so that leases end rather than linger.
     fn in_order(&self, now_ms: u64) -> Vec<&Held> {
-        let may = |held: &&Held| held.carried.is_none() && !held.ends_now();
+        // One whose part of the store is away waits a little, and keeps the others from nothing.
+        let waits = |held: &Held| held.is_repeat && now_ms < held.pause_until_ms;
+        let may = |held: &&Held| held.carried.is_none() && !held.ends_now() && !waits(held);
         let mut chosen: Vec<&Held> = self.leases.range(self.next_lease..).map(|(_, held)| held).filter(may).collect();
         chosen.extend(self.leases.range(..self.next_lease).map(|(_, held)| held).filter(may));
         let (mut chosen, mut wishing): (Vec<&Held>, Vec<&Held>) =

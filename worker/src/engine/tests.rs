@@ -372,6 +372,21 @@ fn a_batch_that_is_done_is_finished_with_its_last_outcomes() {
 }
 
 #[test]
+fn a_lease_whose_part_of_the_store_is_away_is_reported_again_later() {
+    let mut driver = Driver::with_lease(4, 30);
+    driver.grant();
+    driver.sent(0, OutcomeKind::Accepted);
+    driver.pass(GATHER_MS);
+    let (call, report) = driver.checkpoint();
+    driver.answer(call, ended(&report, LeaseStatus::Unanswered));
+    assert!(!driver.has(|effect| matches!(effect, Effect::Call { call: Call::Checkpoint(_), .. })), "not at once");
+    driver.pass(500);
+    let (_, again) = driver.checkpoint();
+    assert_eq!(again.outcomes, report.outcomes);
+    assert_eq!(driver.engine.leases_held(), 1);
+}
+
+#[test]
 fn what_a_lost_lease_leaves_behind_is_told_as_facts_until_answered() {
     let mut driver = Driver::with_lease(4, 30);
     driver.grant();

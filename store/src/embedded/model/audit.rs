@@ -133,14 +133,5 @@ impl Model {
 
 fn count(counts: &mut RecipientCounts, state: RecipientState) {
     counts.total += 1;
-    let counter = match state {
-        RecipientState::Pending | RecipientState::Intent | RecipientState::Deferred => &mut counts.pending,
-        RecipientState::Accepted => &mut counts.accepted,
-        RecipientState::Rejected => &mut counts.rejected,
-        RecipientState::Exhausted => &mut counts.exhausted,
-        RecipientState::Suppressed => &mut counts.suppressed,
-        RecipientState::Cancelled => &mut counts.cancelled,
-        RecipientState::Unknown => &mut counts.unknown,
-    };
-    *counter += 1;
+    *counts.of(state) += 1;
 }

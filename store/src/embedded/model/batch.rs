@@ -6,6 +6,8 @@ use super::turns::Turn;
 use super::{Dead, Model, Run};
 use postrider_common::ids::{BatchId, DeadId, Fence, SiteName, WorkerId};
 use postrider_common::limits::RETRY_COALESCE_MS;
+use postrider_common::run::BatchCounts;
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::RecipientState;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -45,6 +47,18 @@ pub(super) enum Place {
     /// Set aside for a person.
     Dead,
     Settled,
+}
+
+impl Place {
+    pub fn counter<'a>(&self, counts: &'a mut BatchCounts) -> &'a mut u64 {
+        match self {
+            Self::Ready => &mut counts.ready,
+            Self::Leased(_) => &mut counts.leased,
+            Self::Delayed(_) => &mut counts.delayed,
+            Self::Dead => &mut counts.dead,
+            Self::Settled => &mut counts.settled,
+        }
+    }
 }
 
 /// A lease as the store sees it.
@@ -116,8 +130,9 @@ impl Model {
     pub(super) fn place(&mut self, now: i64, id: &BatchId, place: Place) {
         let Some(batch) = self.batches.get_mut(id) else { return };
         let Some(run) = self.runs.get_mut(&id.run) else { return };
-        *run.batches_in(&batch.place) -= 1;
-        *run.batches_in(&place) += 1;
+        *batch.place.counter(&mut run.batches) -= 1;
+        *place.counter(&mut run.batches) += 1;
+        run.moves += 1;
         let turn = Self::turn(run, batch, id);
         match &batch.place {
             Place::Ready => self.turns.remove(&turn),
@@ -133,6 +148,7 @@ impl Model {
             Place::Settled => (),
         }
         match &place {
+            Place::Ready if batch.hold().is_some() && planted(Fault::BatchForgotten) => (),
             Place::Ready => self.turns.add(turn, run.is_parked()),
             Place::Leased(hold) => drop(self.leased.insert((hold.expires_at, id.clone()))),
             Place::Delayed(due) => drop(self.delayed.insert((*due, id.clone()))),

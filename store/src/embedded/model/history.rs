@@ -17,7 +17,7 @@ use postrider_common::state::RecipientState;
 
 impl Batch {
     /// Settled, and nobody in it may be replayed.
-    fn may_retire(&self) -> bool {
+    pub(super) fn may_retire(&self) -> bool {
         let kept = |entry: &Entry| matches!(entry.state, RecipientState::Unknown | RecipientState::Exhausted);
         self.place == Place::Settled && !self.entries.iter().any(kept)
     }

@@ -15,8 +15,10 @@ mod lineage;
 mod look;
 pub(crate) mod pace;
 mod poison;
+mod quota;
 mod recipient;
 mod reclaim;
+mod reconcile;
 pub(crate) mod relay;
 mod report;
 mod retention;
@@ -26,12 +28,13 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Release, ReleaseSplit, ReplayDead,
+    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit, ReplayDead,
     RetireBatches, RetryRun, ShareRelay, Shared,
 };
+use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
-use batch::{Batch, Place};
+use batch::Batch;
 use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
@@ -44,6 +47,8 @@ use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
+use quota::Divisions;
+use reconcile::Round;
 use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -83,6 +88,8 @@ pub enum Command {
     ForgetSegments(Vec<LeftSegment>),
     Keep(Vec<Shared>),
     ForgetKept(Vec<Kept>),
+    ShareLimit(ShareLimit),
+    Reconcile(Reconcile),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -114,6 +121,11 @@ struct Run {
     generation: u64,
     /// The newest retries, oldest first.
     retries: Vec<KnownRetry>,
+    /// Grows when a batch changes its place, and when somebody comes back from exhausted or unknown. All else only ever
+    /// moves the counters on, so that what moved shows even when they are as they were.
+    moves: u64,
+    /// Moves when the run was over and all of it was proved.
+    proved: Option<u64>,
 }
 
 impl Run {
@@ -122,37 +134,16 @@ impl Run {
         (self.paused && !planted(Fault::PauseIgnored)) || self.cancelled || self.error.is_some()
     }
 
-    fn recipients_in(&mut self, state: RecipientState) -> &mut u64 {
-        match state {
-            RecipientState::Pending | RecipientState::Intent | RecipientState::Deferred => &mut self.recipients.pending,
-            RecipientState::Accepted => &mut self.recipients.accepted,
-            RecipientState::Rejected => &mut self.recipients.rejected,
-            RecipientState::Exhausted => &mut self.recipients.exhausted,
-            RecipientState::Suppressed => &mut self.recipients.suppressed,
-            RecipientState::Cancelled => &mut self.recipients.cancelled,
-            RecipientState::Unknown => &mut self.recipients.unknown,
-        }
-    }
-
     /// Moves one recipient between the counters; the only place that does.
     fn count_move(&mut self, now: i64, from: RecipientState, to: RecipientState) {
         if to == RecipientState::Rejected && planted(Fault::CounterNotMoved) {
             return;
         }
-        *self.recipients_in(from) -= 1;
-        *self.recipients_in(to) += 1;
+        *self.recipients.of(from) -= 1;
+        *self.recipients.of(to) += 1;
+        self.moves += u64::from(matches!(from, RecipientState::Exhausted | RecipientState::Unknown));
         if to.is_final() {
             self.settled_at_ms = Some(now);
-        }
-    }
-
-    fn batches_in(&mut self, place: &Place) -> &mut u64 {
-        match place {
-            Place::Ready => &mut self.batches.ready,
-            Place::Leased(_) => &mut self.batches.leased,
-            Place::Delayed(_) => &mut self.batches.delayed,
-            Place::Dead => &mut self.batches.dead,
-            Place::Settled => &mut self.batches.settled,
         }
     }
 
@@ -248,12 +239,14 @@ pub struct Model {
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
+    divisions: Divisions,
     fence_counter: u64,
     workers: BTreeMap<WorkerId, Seen>,
     /// The masters' last sign of life, and until when nothing is reclaimed.
     last_sign_ms: Option<i64>,
     hold_until_ms: i64,
     lineage: Lineage,
+    round: Round,
 }
 
 /// Workers not seen for this long and without leases are forgotten.
@@ -294,6 +287,8 @@ impl Model {
             Command::ForgetSegments(segments) => self.forget_segments(now, segments),
             Command::Keep(shared) => self.keep(now, shared),
             Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
+            Command::ShareLimit(share) => drop(self.share_limit(now, share)),
+            Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
         }
     }
 

@@ -50,6 +50,8 @@ impl Model {
             epoch: self.lineage.base,
             generation: 0,
             retries: Vec::new(),
+            moves: 0,
+            proved: None,
             frozen: new,
         };
         self.lineage.grow();

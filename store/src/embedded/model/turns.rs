@@ -74,7 +74,6 @@ impl Turns {
         }
     }
 
-    #[cfg(feature = "conformance")]
     pub fn has(&self, turn: &Turn) -> bool {
         let run = || self.lanes.get(&turn.lane)?.sites.get(&turn.site)?.runs.get(&turn.run);
         run().is_some_and(|run| run.ready.contains(&turn.sequence))
@@ -98,6 +97,25 @@ impl Turns {
         for site in sites {
             lane.sites.get_mut(site).map(|site| site.runs.remove(id));
         }
+    }
+
+    /// Brings the choices in line with what there is. True: they were not.
+    pub fn mend(&mut self, lane: &LaneName, sites: &BTreeSet<SiteName>, id: &RunId, parked: bool) -> bool {
+        let mut is_mended = false;
+        for name in sites {
+            let Some(site) = self.lanes.get_mut(lane).and_then(|lane| lane.sites.get_mut(name)) else { continue };
+            let Some(run) = site.runs.get_mut(id) else { continue };
+            is_mended |= std::mem::replace(&mut run.parked, parked) != parked;
+            let should_be = !parked && !run.ready.is_empty();
+            let is_choice = site.choices.contains(&(run.pass, id.clone()));
+            is_mended |= should_be != is_choice;
+            match (should_be, is_choice) {
+                (true, false) => self.activate(lane, name, id),
+                (false, true) => self.deactivate(lane, name, id),
+                (true, true) | (false, false) => (),
+            }
+        }
+        is_mended
     }
 
     pub fn set_paused(&mut self, lane: &LaneName, paused: bool) {

@@ -97,8 +97,7 @@ local function quarantine(id, hold, reason)
   local e = entry_of(hold.entry)
   if e and hold.counted > 0 then count_flight(e, -hold.counted, true) end
   local run_id = string.match(id, '^(.+)%.%d+$')
-  add_count(run_id, 'b_leased', -1)
-  add_count(run_id, 'b_dead', 1)
+  count_place(run_id, 'leased', 'dead')
   grow()
   write_counts()
 end
@@ -127,8 +126,8 @@ local function intents_in(states)
   end
 end
 
--- The batch, or nil and what is wrong with it.
-local function load_batch(id, key, details)
+-- The batch, or nil and what is wrong with it. `holds` tells its lease, when that was read.
+local function load_batch(id, key, details, holds)
   local sequence = tonumber(string.match(id, '^.+%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
   local h = hash_of(key)
@@ -144,7 +143,7 @@ local function load_batch(id, key, details)
   if #symbols ~= count then return nil, 'unreadable' end
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     open = intents_in(states), symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, tried = 0,
-    ended = h.ended or '', detail = {}, fields = {}, hold = hold_of(id), retired = retired,
+    ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
@@ -166,7 +165,6 @@ local function record_text(r)
   return string.format('%d|%d|%s|%s|%s|%s|%s|%s|', r.attempts, r.doubts, r.first_at,
     r.due_at ~= 0 and int(r.due_at) or '', r.intent, r.doubt, r.reason, r.settled_at) .. r.code
 end
-
 
 -- What is stored of one recipient. Shared by all of one symbol and never changed: `change` makes a copy.
 local function look_at(b, index)

@@ -40,6 +40,7 @@ local function checkpoint()
     local wait
     for _, m in ipairs(meters) do
       local w = wait_of(m, throttled + 1)
+      if w then m.refused = m.refused + 1 end
       if w and (not wait or w > wait) then wait = w end
     end
     if wait then throttled = throttled + 1 end
@@ -87,7 +88,7 @@ local function checkpoint()
   local function grant_from(n)
     if b.st[intents[n] + 1] == I then return 1 end
     for _, m in ipairs(meters) do
-      m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.rate > 0
+      m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.paced
     end
     local is_part = b.sus and b.sus.first
     local room = apart and #meters == 0 and not is_part and math.min(#intents - n + 1, window - b.open) or 1
@@ -114,7 +115,10 @@ local function checkpoint()
   -- Whoever was in intent under this fence left it there.
   if granted ~= '' and not b.known_fence and b.h['f' .. counter] ~= b.hold.fence then b.fields['f' .. counter] = b.hold.fence end
   commit(b)
-  for _, m in ipairs(meters) do write_pace(m) end
+  for _, m in ipairs(meters) do
+    write_pace(m)
+    if m.shared and m.refused > 0 then write_refused(m) end
+  end
   if #meters > 0 or counted > 0 then
     b.hold.counted = b.open
     count_flight(b.entry, b.open - counted, left)

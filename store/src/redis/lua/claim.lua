@@ -78,8 +78,7 @@ local function promote()
     call('ZREM', K.dly, text)
     if e then
       ready_add(e, call('SISMEMBER', K.parked, e.run) == 1)
-      add_count(e.run, 'b_delayed', -1)
-      add_count(e.run, 'b_ready', 1)
+      count_place(e.run, 'delayed', 'ready')
     else
       -- Not written by us. It must not keep everybody from claiming.
       call('HSET', K.dead, text, NOW .. '|no entry|' .. text)
@@ -175,8 +174,7 @@ local function lease(e)
   local text = entry_text(e)
   call('ZADD', K.lease, int(expires), id)
   call('HSET', K.holder, id, fence .. '|' .. worker .. '|' .. int(hard_at) .. '|' .. int(now) .. '|0|0|0|' .. text)
-  add_count(e.run, 'b_ready', -1)
-  add_count(e.run, 'b_leased', 1)
+  count_place(e.run, 'ready', 'leased')
   return { id, fence, text, int(expires), int(hard_at) }
 end
 

@@ -7,7 +7,7 @@
 -- with `int`, never by tostring, which would write 1.7e+12.
 
 -- Keys of one run or batch follow the keys of the shard.
-local OWN = 27
+local OWN = 28
 
 -- Of this call: its keys by name, whether it checks types itself (`check_type`), the time in ms and the same as text.
 local K, CHECKS_ITSELF, now, NOW = {}, false, 0, '0'
@@ -144,6 +144,17 @@ local function add_count(run, name, by)
   counts[field] = (counts[field] or 0) + by
 end
 
+-- A batch goes from one place to another. `moves` grows with that, and when somebody comes back from exhausted or unknown:
+-- all else only ever moves the counters on, so what moved in between shows even when they are as they were. From nowhere:
+-- it was lost, and it is not known as what it is counted.
+local function count_place(run, from, to)
+  if from == 'nowhere' then return end
+  add_count(run, 'b_' .. from, -1)
+  add_count(run, 'b_' .. to, 1)
+  add_count(run, 'moves', 1)
+end
+
+-- A counter that is damaged stays as it is, see `bump`.
 local function write_counts()
   for field, by in pairs(counts) do
     if by ~= 0 then bump(K.count, field, int(by)) end
@@ -292,7 +303,7 @@ local function name_keys()
     splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
     to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
     depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
-    steered = KEYS[26], dead_order = KEYS[27],
+    steered = KEYS[26], dead_order = KEYS[27], round = KEYS[28],
   }
 end
 

@@ -24,8 +24,7 @@ local function set_aside_batch(b)
   call('HDEL', K.holder, b.id)
   if b.hold.counted > 0 then count_flight(b.entry, -b.hold.counted, true) end
   dead_add(b.id, nil, ENDS_WORKERS, entry_text(b.entry))
-  add_count(run.id, 'b_leased', -1)
-  add_count(run.id, 'b_dead', 1)
+  count_place(run.id, 'leased', 'dead')
 end
 
 local id, grace = ARGV[1], num(ARGV[2], 'doubt grace')

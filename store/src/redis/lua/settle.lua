@@ -98,7 +98,10 @@ end
 -- Counts what moved in the run, by one step of the shard.
 local function count_run()
   growth = growth + 1
-  for name, by in pairs(moved) do add_count(run.id, name, by) end
+  for name, by in pairs(moved) do
+    add_count(run.id, name, by)
+    if by < 0 and (name == 'unknown' or name == 'exhausted') then add_count(run.id, 'moves', 1) end
+  end
   moved = {}
   if run_settled then settled_now[run.id] = true end
 end
@@ -173,7 +176,6 @@ local function put_back(b, from)
     call('HSET', K.shard, 'stamp', int(stamp))
     call('ZADD', K.to_retire, int(stamp), b.id)
   end
-  add_count(run.id, 'b_' .. from, -1)
-  add_count(run.id, 'b_' .. to, 1)
+  count_place(run.id, from, to)
   return to, due
 end
