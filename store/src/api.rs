@@ -1,5 +1,6 @@
 //! The trait, and the values that go in and come out.
 
+pub use crate::compared::{Compare, Compared, Found};
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
@@ -15,7 +16,7 @@ use postrider_common::ids::{
     SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
-use postrider_common::mark::{Mark, Marks};
+use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
@@ -148,40 +149,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>>;
     /// Forgets what nobody names, unless somebody was about to since; definitions are deleted. Those that are gone.
     async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>>;
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Compare {
-    pub marks: Marks,
-    /// These are all the marks there are to ask for, so a server that is not known may be trusted if none is higher.
-    /// Otherwise nothing is leased from it until such a call came.
-    pub confirm: bool,
-}
-
-/// What a shard had to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Found {
-    /// Nothing: no mark is higher, and the server is the one it was.
-    Same,
-    /// The server is not the one that was last compared, and this call does not confirm it: nothing is leased.
-    NewServer,
-    /// The same, and this call confirmed it.
-    Confirmed,
-    /// This was seen acknowledged and the shard does not have it. It had this much.
-    WentBack { seen: Mark, had: u64 },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Compared {
-    pub found: Found,
-    /// Where the shard is, after this call.
-    pub mark: Mark,
-    /// Nothing is leased: the server is not confirmed, or workers have the time to report after the shard went back.
-    pub is_stopped: bool,
-    /// How often the shard went back.
-    pub rollbacks: u64,
-    /// The masters' last sign of life before this call, by the shard: about when the copy was made that it went back to.
-    pub sign_ms: Option<i64>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

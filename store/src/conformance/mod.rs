@@ -14,6 +14,7 @@ pub mod poison;
 pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_history;
 mod random_reconcile;
 mod random_retention;
 mod reached;

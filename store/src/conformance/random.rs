@@ -11,21 +11,20 @@ use super::Fixture;
 pub use super::reached::Reached;
 use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
-use super::{random_dead, random_reconcile, random_retention};
+use super::{random_dead, random_history, random_reconcile, random_retention};
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimHistory, ClaimSplit, ClaimedHistory, Compare, Compared, Finish, Found,
-    NewBatch, Reclaim, Release, ReleaseSplit, RetireBatches, SettledBatch, ShareRelay, SplitLease,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, NewBatch, Reclaim, Release, ReleaseSplit,
+    ShareRelay, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
-use postrider_common::mark::{Mark, Marks};
+use postrider_common::mark::Marks;
 use postrider_common::pace::{Limit, Limits, Pace};
 use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
-use std::collections::BTreeSet;
 use std::sync::atomic::AtomicI64;
 
 const RUNS: u64 = 4;
@@ -51,9 +50,9 @@ pub(super) struct Driver {
     splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
-    settled: Vec<(BatchId, u64, u64)>,
+    pub(super) settled: Vec<(BatchId, u64, u64)>,
     throttled: u64,
-    rollbacks: u64,
+    pub(super) rollbacks: u64,
     pub(super) suspect: u64,
     pub(super) dead: u64,
     pub(super) replayed: u64,
@@ -389,7 +388,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             );
         }
         22..36 => claim(fixture, model, driver).await,
-        84..86 | 107..110 => history(fixture, model, driver).await,
+        84..86 | 107..110 => random_history::history(fixture, model, driver).await,
         36..84 => report(fixture, model, driver, pick, fraction).await,
         86..90 => {
             let Some(report) = driver.report() else { return };
@@ -417,7 +416,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let call = store.pause_run(&run);
             both!(fixture, *model, "pause_run", call, |m: &mut Model, now| m.pause_run(now, run.clone()), |a: &_| *a);
         }
-        95 => went_back(fixture, model, driver).await,
+        95 => random_history::went_back(fixture, model, driver).await,
         96..98 => {
             let run = driver.run();
             let call = store.resume_run(&run);
@@ -540,70 +539,6 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
             both!(fixture, *model, "release", call, |m: &mut Model, now| m.release(now, release.clone()), same);
         }
     }
-}
-
-/// Claims all that waits for history, and retires some of what this or an earlier claim answered. The order in
-/// which batches of one call settled may differ, and so may their stamps.
-async fn history(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
-    let store = fixture.store();
-    let request = format!("h{}", driver.random.u8(0..2)).parse().expect("a request id");
-    let claim = ClaimHistory { request, ttl_ms: TTL_MS, limit: 100_000 };
-    let same = |a: &ClaimedHistory| {
-        let mut records: Vec<_> = a.batches.iter().map(|batch| batch.record.clone()).collect();
-        for delivery in records.iter_mut().flat_map(|record| &mut record.recipients) {
-            delivery.settled_at_ms = delivery.settled_at_ms.map(|_| 0);
-        }
-        records.sort_by(|a, b| a.id.cmp(&b.id));
-        (a.backlog, records)
-    };
-    let call = store.claim_history(claim.clone());
-    let ours =
-        both!(fixture, *model, "claim_history", call, |m: &mut Model, now| m.claim_history(now, claim.clone()), same);
-    let theirs = model.clone().claim_history(0, claim.clone());
-    for SettledBatch { stamp, record } in ours.batches {
-        let twin = theirs.batches.iter().find(|twin| twin.record.id == record.id).map_or(0, |twin| twin.stamp);
-        driver.settled.push((record.id, stamp, twin));
-    }
-    if driver.random.u8(0..3) == 0 {
-        return;
-    }
-    driver.requests += 1;
-    let segment = format!("segment-{}", driver.requests);
-    // Each batch once: no caller has two stamps of one.
-    let mut named = BTreeSet::new();
-    let newest = driver.settled.iter().rev().take(20).filter(|one| named.insert(one.0.clone()));
-    let some: Vec<_> = newest.filter(|_| driver.random.bool()).cloned().collect();
-    let retire = |stamp: fn(&(BatchId, u64, u64)) -> u64| RetireBatches {
-        request: claim.request.clone(),
-        segment: segment.clone(),
-        batches: some.iter().map(|one| (one.0.clone(), stamp(one))).collect(),
-    };
-    let (to_store, to_model) = (retire(|one| one.1), retire(|one| one.2));
-    let call = store.retire_batches(to_store);
-    both!(
-        fixture,
-        *model,
-        "retire_batches",
-        call,
-        |m: &mut Model, now| m.retire_batches(now, to_model.clone()),
-        |a: &_| *a
-    );
-}
-
-/// Seldom, a mark that is not covered: both go back in time, by their own count of what they acknowledged.
-async fn went_back(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
-    if driver.random.u8(0..8) != 0 {
-        return;
-    }
-    let store = fixture.store();
-    let ahead = |mark: Mark| Mark { sequence: mark.sequence + 1, ..mark };
-    let same = |a: &Compared| (matches!(a.found, Found::WentBack { .. }), a.mark.epoch, a.rollbacks, a.is_stopped);
-    let at = store.compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap()[0].mark;
-    let marks = Marks::from_iter([ahead(at)]);
-    let call = async { store.compare(Compare { marks, confirm: false }).await.map(|mut all| all.remove(0)) };
-    let apply = |m: &mut Model, now| m.compare(now, (vec![ahead(m.mark())], false));
-    both!(fixture, *model, "compare", call, apply, same);
-    driver.rollbacks += 1;
 }
 
 async fn cancel(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {

@@ -1,8 +1,8 @@
-//! Leases for a part of a batch.
+//! Leases for a part of a batch, and of a part of the store.
 
-use super::tests::{Driver, config};
+use super::tests::{Driver, config, ended};
 use super::*;
-use postrider_common::lease::{IndexRange, OutcomeKind};
+use postrider_common::lease::{IndexRange, LeaseStatus, OutcomeKind};
 
 #[test]
 fn a_lease_for_a_part_asks_for_that_part_and_ends() {
@@ -17,4 +17,19 @@ fn a_lease_for_a_part_asks_for_that_part_and_ends() {
     driver.sent(4, OutcomeKind::Accepted);
     let (_, report) = driver.finish();
     assert_eq!(report.outcomes.len(), 2);
+}
+
+#[test]
+fn a_lease_whose_part_of_the_store_is_away_is_reported_again_later() {
+    let mut driver = Driver::with_lease(4, 30);
+    driver.grant();
+    driver.sent(0, OutcomeKind::Accepted);
+    driver.pass(GATHER_MS);
+    let (call, report) = driver.checkpoint();
+    driver.answer(call, ended(&report, LeaseStatus::Unanswered));
+    assert!(!driver.has(|effect| matches!(effect, Effect::Call { call: Call::Checkpoint(_), .. })), "not at once");
+    driver.pass(500);
+    let (_, again) = driver.checkpoint();
+    assert_eq!(again.outcomes, report.outcomes);
+    assert_eq!(driver.engine.leases_held(), 1);
 }

@@ -10,7 +10,7 @@ const HARD_CAP_MS: u64 = 1_800_000;
 
 /// An engine, its time, and what it asked for.
 pub(super) struct Driver {
-    engine: Engine,
+    pub(super) engine: Engine,
     pub now: u64,
     pub effects: Vec<Effect>,
     leases: u64,
@@ -33,7 +33,7 @@ impl Driver {
     }
 
     /// With its relay up, and a lease of that many recipients.
-    fn with_lease(slots: u32, count: usize) -> Self {
+    pub(super) fn with_lease(slots: u32, count: usize) -> Self {
         let mut driver = Self::new(config(slots));
         driver.up();
         driver.lease(count);
@@ -76,7 +76,7 @@ impl Driver {
         })
     }
 
-    fn checkpoint(&mut self) -> (CallId, LeaseReport) {
+    pub(super) fn checkpoint(&mut self) -> (CallId, LeaseReport) {
         self.take("checkpoint", |call| match call {
             Call::Checkpoint(reports) => Some(reports[0].clone()),
             _ => None,
@@ -126,7 +126,7 @@ impl Driver {
         Offer { key: LeaseKey(self.leases), lease, is_usable }
     }
 
-    fn answer(&mut self, call: CallId, answer: LeaseAnswer) {
+    pub(super) fn answer(&mut self, call: CallId, answer: LeaseAnswer) {
         let sent_at_ms = self.now;
         self.tell(Event::Answered { call, sent_at_ms, answers: vec![answer], drain: false });
     }
@@ -163,7 +163,7 @@ fn held(report: &LeaseReport) -> LeaseAnswer {
     LeaseAnswer { ttl_ms: TTL_MS, ..LeaseAnswer::plain(report.batch.clone(), LeaseStatus::Held) }
 }
 
-fn ended(report: &LeaseReport, status: LeaseStatus) -> LeaseAnswer {
+pub(super) fn ended(report: &LeaseReport, status: LeaseStatus) -> LeaseAnswer {
     LeaseAnswer::plain(report.batch.clone(), status)
 }
 
@@ -369,21 +369,6 @@ fn a_batch_that_is_done_is_finished_with_its_last_outcomes() {
     let (call, report) = driver.finish();
     driver.answer(call, ended(&report, LeaseStatus::Settled));
     assert_eq!(driver.engine.leases_held(), 0);
-}
-
-#[test]
-fn a_lease_whose_part_of_the_store_is_away_is_reported_again_later() {
-    let mut driver = Driver::with_lease(4, 30);
-    driver.grant();
-    driver.sent(0, OutcomeKind::Accepted);
-    driver.pass(GATHER_MS);
-    let (call, report) = driver.checkpoint();
-    driver.answer(call, ended(&report, LeaseStatus::Unanswered));
-    assert!(!driver.has(|effect| matches!(effect, Effect::Call { call: Call::Checkpoint(_), .. })), "not at once");
-    driver.pass(500);
-    let (_, again) = driver.checkpoint();
-    assert_eq!(again.outcomes, report.outcomes);
-    assert_eq!(driver.engine.leases_held(), 1);
 }
 
 #[test]
