@@ -227,6 +227,9 @@ async fn a_primary_whose_replica_takes_over_during_a_run_loses_nothing() {
         let node = cluster.owner("{s0}");
         cluster.nodes[node].kill();
         cluster.wait_until_taken_over(node);
+        // As its replica: without one nothing is answered.
+        assert!(cluster.nodes[node].start_again());
+        cluster.agree();
     })
     .await;
 }

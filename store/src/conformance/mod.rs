@@ -17,6 +17,7 @@ mod random_dead;
 mod random_history;
 mod random_reconcile;
 mod random_retention;
+mod random_rollback;
 mod reached;
 pub mod reconcile;
 pub mod relay;

@@ -11,7 +11,7 @@ use super::Fixture;
 pub use super::reached::Reached;
 use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
-use super::{random_dead, random_history, random_reconcile, random_retention};
+use super::{random_dead, random_history, random_reconcile, random_retention, random_rollback};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, NewBatch, Reclaim, Release, ReleaseSplit,
     ShareRelay, SplitLease,
@@ -416,7 +416,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let call = store.pause_run(&run);
             both!(fixture, *model, "pause_run", call, |m: &mut Model, now| m.pause_run(now, run.clone()), |a: &_| *a);
         }
-        95 => random_history::went_back(fixture, model, driver).await,
+        95 => random_rollback::went_back(fixture, model, driver).await,
         96..98 => {
             let run = driver.run();
             let call = store.resume_run(&run);

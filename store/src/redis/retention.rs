@@ -83,7 +83,8 @@ impl Shard {
             args = args.text(name);
         }
         if left.is_none() {
-            args = COUNTERS.iter().fold(args, |args, counter| args.text(counter));
+            let all = COUNTERS.iter().chain(&["moves", "proved"]);
+            args = all.fold(args, |args, counter| args.text(counter));
         }
         read(self.run_script(Transition::ForgetRun, &own, args).await?, "forget_run")
     }

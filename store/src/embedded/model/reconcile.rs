@@ -73,7 +73,11 @@ impl Model {
         let Some((created_at, id, after)) = self.place_of_round() else {
             return Reconciled { rounds: self.round.number, ..done };
         };
-        let Some(run) = self.runs.get(&id) else { return done };
+        let Some(run) = self.runs.get(&id) else {
+            // Forgotten meanwhile.
+            self.round.after = None;
+            return done;
+        };
         let (last, counters) = (run.sequence_max, (run.counters(), run.moves));
         if after == 0 {
             (self.round.sums, self.round.start) = (Sums::default(), Some(counters));

@@ -13,9 +13,8 @@ local id, grace = ARGV[2], num(ARGV[4], 'doubt grace')
 local first, number = num(ARGV[5], 'sequence'), num(ARGV[6], 'batches')
 if not is_next_step(ARGV[1]) then return { 0, 0 } end
 if not load_run(id, KEYS[OWN + 1]) then
-  -- Nothing can be said of its batches: each is set aside when its turn comes.
-  call('ZREM', K.runs, id)
-  repaired('stray', id)
+  -- Forgotten meanwhile. If it is listed, it was lost: nothing can be said of its batches.
+  if call('ZREM', K.runs, id) == 1 then repaired('stray', id) end
   end_step(ARGV[1], 'run', id, 'run_at', ARGV[3], 'after', '')
   return { 1, 0, unpack(repairs) }
 end

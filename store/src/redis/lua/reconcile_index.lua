@@ -78,8 +78,9 @@ local PROVE = {
     end_lease_of(id)
     repaired('stray', id)
   end,
-  to_retire = function(id, _, run_key)
-    if is_of_run(id, run_key) then return end
+  to_retire = function(id, batch_key, run_key)
+    -- A run that is forgotten goes before its batches.
+    if is_of_run(id, run_key) or call('HLEN', batch_key) > 0 then return end
     call('ZREM', K.to_retire, id)
     repaired('stray', id)
   end,
