@@ -100,14 +100,14 @@ async fn batches(appendfsync: &str, recipients: usize, callers: usize, batches_p
     calls::queue(&*store, new_run("measured"), &all).await;
     let bytes = (server.used_bytes() - empty) / recipients as f64;
     let mut costs = Vec::new();
-    let phase = server.begin("claim", "evalsha");
+    let phase = server.begin("claim", "fcall");
     let held = claim_all(&*store, all.len(), callers, batches_per_call).await;
     costs.push(server.end(phase));
     assert_eq!(held.len(), all.len(), "each batch is leased once");
-    let phase = server.begin("checkpoint", "evalsha");
+    let phase = server.begin("checkpoint", "fcall");
     checkpoint_all(&*store, &held, callers).await;
     costs.push(server.end(phase));
-    let phase = server.begin("finish", "evalsha");
+    let phase = server.begin("finish", "fcall");
     finish_all(&*store, &held, callers, batches_per_call).await;
     costs.push(server.end(phase));
     (bytes, costs)

@@ -10,6 +10,7 @@
 mod calls;
 mod claim;
 mod compare;
+mod instructions;
 mod memory;
 mod people;
 mod restart;

@@ -1,5 +1,6 @@
 //! A server of our own to measure on, and what calls cost it.
 
+use crate::instructions::Counter;
 use postrider_common::SystemClock;
 use postrider_common::mark::Marks;
 use postrider_store::{Compare, Durability, Options, Store};
@@ -22,6 +23,8 @@ pub struct Cost {
     pub command_us: f64,
     /// Processor time of the whole server, the log included.
     pub cpu_us: f64,
+    /// Of the server, outside of the kernel, for one call. None: nothing here can count them.
+    pub instructions: Option<f64>,
 }
 
 impl Cost {
@@ -125,17 +128,20 @@ impl Server {
     pub fn begin(&mut self, name: &'static str, command: &'static str) -> Phase {
         let (calls, usec) = self.command(command);
         let (waits, _) = self.command("wait");
-        Phase { name, command, calls, usec, waits, cpu: self.cpu_seconds(), begun: Instant::now() }
+        let counter = self.process.pid().and_then(Counter::start);
+        Phase { counter, name, command, calls, usec, waits, cpu: self.cpu_seconds(), begun: Instant::now() }
     }
 
     pub fn end(&mut self, phase: Phase) -> Cost {
         let seconds = phase.begun.elapsed().as_secs_f64();
+        let counted = phase.counter.and_then(Counter::end);
         let cpu = self.cpu_seconds() - phase.cpu;
         let (calls, usec) = self.command(phase.command);
         // Before each WAIT there is a script that is no transition.
         let waits = self.command("wait").0 - phase.waits;
         let calls = calls - phase.calls - waits;
-        Cost { name: phase.name, calls, seconds, command_us: (usec - phase.usec) / calls, cpu_us: cpu * 1e6 / calls }
+        let (command_us, cpu_us) = ((usec - phase.usec) / calls, cpu * 1e6 / calls);
+        Cost { name: phase.name, calls, seconds, command_us, cpu_us, instructions: counted.map(|all| all / calls) }
     }
 
     /// What redis-benchmark reaches with a command of its own.
@@ -158,6 +164,7 @@ impl Server {
 }
 
 pub struct Phase {
+    counter: Option<Counter>,
     name: &'static str,
     command: &'static str,
     calls: f64,

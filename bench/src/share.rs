@@ -39,7 +39,7 @@ async fn paced(rate: u32, seconds: u32, workers: u8) {
     let people =
         people::recipients((rate * (seconds + 2)) as usize + usize::from(workers) * LEASES * COUNT as usize, 1);
     calls::queue(&*store, new_run("measured"), &batches_of(&people)).await;
-    let phase = server.begin("script", "evalsha");
+    let phase = server.begin("script", "fcall");
     let (begun, cpu_before, kernel_before) = (Instant::now(), server.cpu_seconds(), server.kernel_seconds());
     let share = f64::from(rate) / f64::from(workers);
     let span = Duration::from_secs(u64::from(seconds));
@@ -54,6 +54,9 @@ async fn paced(rate: u32, seconds: u32, workers: u8) {
     println!("batches settled                   {:10.0}", sum(|done| done.batches));
     println!("reports a second, a call          {:10.0}   {:.1}", reports / elapsed, reports / calls);
     println!("scripts a second, us each         {:10.0}   {:.1}", cost.calls / elapsed, cost.command_us);
+    if let Some(instructions) = cost.instructions {
+        println!("instructions of Redis, a script   {instructions:10.0}");
+    }
     println!("Redis processor, us a recipient   {:10.2}", cpu * 1e6 / recipients);
     println!("Redis processor, of one core      {:10.1} %", cpu / elapsed * 100.0);
     println!(

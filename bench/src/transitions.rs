@@ -58,14 +58,14 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
     let payload_bytes = add(&mut server, &*store, batches, &mut costs).await;
     let queued = server.used_bytes() - empty;
 
-    let phase = server.begin("claim of one batch", "evalsha");
+    let phase = server.begin("claim of one batch", "fcall");
     let held = claim_all(&*store, batches, callers, 1).await;
     costs.push(server.end(phase));
     assert_eq!(held.len(), batches, "each batch is leased once");
-    let phase = server.begin("checkpoint of 10 outcomes, 10 intents", "evalsha");
+    let phase = server.begin("checkpoint of 10 outcomes, 10 intents", "fcall");
     checkpoint_all(&*store, &held, callers).await;
     costs.push(server.end(phase));
-    let phase = server.begin("finish with 10 outcomes", "evalsha");
+    let phase = server.begin("finish with 10 outcomes", "fcall");
     finish_all(&*store, &held, callers, 1).await;
     costs.push(server.end(phase));
 
@@ -83,16 +83,17 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
 fn print(appendfsync: &str, costs: &[Cost], batches: usize) {
     let script = &costs[1];
     let head = format!("appendfsync {appendfsync}");
-    println!("\n{head:42}      calls/s   of script  in call   server cpu  of script");
+    println!("\n{head:42}      calls/s   of script  in call   server cpu  of script  instructions");
     for cost in costs {
         println!(
-            "{:42} {:12.0} {:9.1} % {:6.1} us {:9.1} us {:9.1}x",
+            "{:42} {:12.0} {:9.1} % {:6.1} us {:9.1} us {:9.1}x {:>13}",
             cost.name,
             cost.per_second(),
             cost.per_second() / script.per_second() * 100.0,
             cost.command_us,
             cost.cpu_us,
-            cost.cpu_us / script.cpu_us
+            cost.cpu_us / script.cpu_us,
+            cost.instructions.map_or_else(|| "no perf".to_owned(), |number| format!("{number:.0}"))
         );
     }
     let cpu_us: f64 = costs[3..].iter().map(|cost| cost.cpu_us * cost.calls).sum();
@@ -106,7 +107,7 @@ fn print(appendfsync: &str, costs: &[Cost], batches: usize) {
 async fn add(server: &mut Server, store: &dyn Store, batches: usize, costs: &mut Vec<Cost>) -> f64 {
     let all = batches_of(&people::recipients(batches * COUNT as usize, 1));
     let bytes: usize = all.iter().map(|batch| batch.payload.len()).sum();
-    let phase = server.begin("add_batches of 20 (one caller)", "evalsha");
+    let phase = server.begin("add_batches of 20 (one caller)", "fcall");
     calls::queue(store, new_run("measured"), &all).await;
     costs.push(server.end(phase));
     bytes as f64

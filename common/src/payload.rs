@@ -7,12 +7,13 @@ use crate::limits::{BATCH_RECIPIENTS_MAX, RECIPIENT_BYTES_MAX};
 use crate::message::Recipient;
 use crate::seal::{Header, KeyId};
 use bytes::Bytes;
-use postrider_proto::v1::{BatchPayload, Column};
+use postrider_proto::v1::{BatchPayload, Column, Texts};
 use prost::Message as _;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
 const ZSTD_LEVEL: i32 = 1;
+const LINE_END: char = '\n';
 
 /// For whoever meets something sealed that no key of his opens.
 pub const OPEN_MEND: &str = "put that key into the file of [encryption] key_file of every master, and restart them";
@@ -31,10 +32,10 @@ pub enum InvalidPayload {
 
 /// Packs recipients of any number; their order is kept.
 pub fn encode(recipients: &[Recipient]) -> Bytes {
-    let mut columns: BTreeMap<&str, Column> = BTreeMap::new();
+    let mut columns: BTreeMap<&str, Values> = BTreeMap::new();
     for (index, recipient) in recipients.iter().enumerate() {
         for (name, value) in &recipient.fields {
-            let column = columns.entry(name).or_insert_with(|| Column { name: name.clone(), ..Column::default() });
+            let column = columns.entry(name).or_default();
             pad(column, index);
             match value {
                 Value::String(text) => column.values.push(text.clone()),
@@ -47,13 +48,14 @@ pub fn encode(recipients: &[Recipient]) -> Bytes {
     }
     let default_keys = recipients.iter().all(|r| r.key == r.address.normalised());
     let payload = BatchPayload {
-        addresses: recipients.iter().map(|r| r.address.to_string()).collect(),
-        keys: if default_keys { Vec::new() } else { recipients.iter().map(|r| r.key.clone()).collect() },
+        addresses: Some(texts(recipients.iter().map(|r| r.address.to_string()).collect())),
+        keys: (!default_keys).then(|| texts(recipients.iter().map(|r| r.key.clone()).collect())),
         columns: columns
-            .into_values()
-            .map(|mut column| {
+            .into_iter()
+            .map(|(name, mut column)| {
                 pad(&mut column, recipients.len());
-                column
+                let Values { values, json, absent } = column;
+                Column { name: name.to_owned(), values: Some(texts(values)), json, absent }
             })
             .collect(),
     };
@@ -62,7 +64,36 @@ pub fn encode(recipients: &[Recipient]) -> Bytes {
     Bytes::from(zstd::bulk::compress(&encoded, ZSTD_LEVEL).unwrap_or_default())
 }
 
-fn pad(column: &mut Column, length: usize) {
+/// A column that is being made.
+#[derive(Debug, Default)]
+struct Values {
+    values: Vec<String>,
+    json: Vec<u32>,
+    absent: Vec<u32>,
+}
+
+fn texts(list: Vec<String>) -> Texts {
+    if list.iter().any(|text| text.contains(LINE_END)) {
+        return Texts { lines: String::new(), whole: list };
+    }
+    let mut lines = String::with_capacity(list.iter().map(|text| text.len() + 1).sum());
+    for text in list {
+        lines.push_str(&text);
+        lines.push(LINE_END);
+    }
+    Texts { lines, whole: Vec::new() }
+}
+
+fn list(texts: Option<Texts>) -> Result<Vec<String>, InvalidPayload> {
+    let Texts { lines, whole } = texts.unwrap_or_default();
+    match (lines.is_empty(), whole.is_empty()) {
+        (true, _) => Ok(whole),
+        (false, true) if lines.ends_with(LINE_END) => Ok(lines.split_terminator(LINE_END).map(str::to_owned).collect()),
+        (false, _) => Err(InvalidPayload::Shape("a list of texts is neither lines nor whole")),
+    }
+}
+
+fn pad(column: &mut Values, length: usize) {
     while column.values.len() < length {
         column.absent.push(column.values.len() as u32);
         column.values.push(String::new());
@@ -85,14 +116,15 @@ pub fn decode(frame: &[u8]) -> Result<Vec<Recipient>, InvalidPayload> {
         })
         .map_err(InvalidPayload::Frame)?;
     let payload = BatchPayload::decode(encoded.as_slice()).map_err(InvalidPayload::Message)?;
-    let count = payload.addresses.len();
-    if !payload.keys.is_empty() && payload.keys.len() != count {
+    let (addresses, keys) = (list(payload.addresses)?, list(payload.keys)?);
+    let count = addresses.len();
+    if !keys.is_empty() && keys.len() != count {
         return Err(InvalidPayload::Shape("keys and addresses differ in number"));
     }
     let mut recipients = Vec::with_capacity(count);
-    for (index, text) in payload.addresses.iter().enumerate() {
+    for (index, text) in addresses.iter().enumerate() {
         let address: Address = text.parse().map_err(|_| InvalidPayload::Shape("an address is none"))?;
-        let key = payload.keys.get(index).cloned().unwrap_or_else(|| address.normalised());
+        let key = keys.get(index).cloned().unwrap_or_else(|| address.normalised());
         recipients.push(Recipient { address, key, fields: serde_json::Map::new() });
     }
     for column in payload.columns {
@@ -102,12 +134,13 @@ pub fn decode(frame: &[u8]) -> Result<Vec<Recipient>, InvalidPayload> {
 }
 
 fn fill(recipients: &mut [Recipient], column: Column) -> Result<(), InvalidPayload> {
-    if column.values.len() != recipients.len() {
+    let values = list(column.values)?;
+    if values.len() != recipients.len() {
         return Err(InvalidPayload::Shape("a column and the addresses differ in number"));
     }
     let mut absent = column.absent.into_iter().peekable();
     let mut json = column.json.into_iter().peekable();
-    for (index, (recipient, text)) in recipients.iter_mut().zip(column.values).enumerate() {
+    for (index, (recipient, text)) in recipients.iter_mut().zip(values).enumerate() {
         if absent.next_if(|at| *at as usize == index).is_some() {
             continue;
         }
@@ -139,11 +172,26 @@ mod tests {
         let recipients = vec![
             recipient("a@example.com", "a@example.com", json!({"name": "Ada", "n": 1})),
             recipient("b@example.com", "b@example.com", json!({"name": "", "list": [1, "x"]})),
-            recipient("c@example.com", "7", json!({"only": null})),
+            recipient("c@example.com", "7", json!({"only": null, "text": "two\nlines\n"})),
+            recipient("d@example.com", "8\n", json!({"only": "\n", "text": ""})),
         ];
         assert_eq!(decode(&encode(&recipients)).expect("decodes"), recipients);
         assert_eq!(decode(&encode(&recipients[..2])).expect("decodes"), recipients[..2]);
         assert_eq!(decode(&encode(&[])).expect("decodes"), vec![]);
+    }
+
+    #[test]
+    fn texts_that_are_in_both_forms_or_cut_off_are_refused() {
+        let payload = |lines: &str, whole: &[&str]| {
+            let texts = Texts { lines: lines.to_owned(), whole: whole.iter().map(|text| (*text).to_owned()).collect() };
+            let payload = BatchPayload { addresses: Some(texts), ..BatchPayload::default() };
+            decode(&zstd::bulk::compress(&payload.encode_to_vec(), ZSTD_LEVEL).expect("it can be packed"))
+        };
+        assert_eq!(payload("a@example.com\nb@example.com\n", &[]).expect("lines").len(), 2);
+        assert_eq!(payload("", &["a@example.com"]).expect("whole").len(), 1);
+        for (lines, whole) in [("a@example.com", &[][..]), ("a@example.com\n", &["b@example.com"]), ("\n", &[])] {
+            assert!(payload(lines, whole).is_err(), "{lines:?} {whole:?}");
+        }
     }
 
     #[test]

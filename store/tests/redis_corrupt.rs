@@ -365,8 +365,8 @@ async fn no_script_leaves_a_partial_write_when_it_fails() {
             state.restore(&mut trial.connection);
         }
         match words[0].as_slice() {
-            b"EVALSHA" if names[&words[1]] == "look_at_run" => (),
-            b"EVALSHA" => trial.call(&names[&words[1]], &words),
+            b"FCALL" if names[&words[1]] == "look_at_run" => (),
+            b"FCALL" => trial.call(&names[&words[1]], &words),
             // Payloads and definitions beside the scripts, and the harm that makes a batch unreadable.
             b"SET" | b"HSET" => drop(run(&mut trial.connection, &words).unwrap()),
             _ => (),

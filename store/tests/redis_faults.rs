@@ -46,7 +46,7 @@ fn keys_like(server: &Server, pattern: &str) -> Vec<String> {
 #[tokio::test]
 async fn forgotten_scripts_are_loaded_again() {
     let fixture = fault().await;
-    let forget = || fixture.server.command::<()>(&["SCRIPT", "FLUSH"]);
+    let forget = || fixture.server.command::<()>(&["FUNCTION", "FLUSH"]);
     forget();
     let scene = Scene::of(&fixture, &[3]).await;
     forget();
@@ -150,7 +150,14 @@ async fn a_full_server_refuses_new_work_and_lets_work_drain() {
     let StoreError::Refusing { message, mend } = &error else { panic!("{error}") };
     assert!(message.contains("OOM") && mend.contains("maxmemory") && !error.may_have_happened(), "{error}");
     assert_eq!(fixture.store.run(&new_run("refused").id).await.unwrap(), None);
+    // What is to be loaded again has no room either.
+    let bulk = "bulk".parse().unwrap();
+    fixture.store.set_lane_paused(&bulk, true).await.unwrap();
+    fixture.server.command::<()>(&["FUNCTION", "FLUSH"]);
+    let error = fixture.store.set_lane_paused(&bulk, false).await.unwrap_err();
+    assert!(matches!(&error, StoreError::Refusing { message, .. } if message.contains("OOM")), "{error}");
     fixture.server.command::<()>(&["CONFIG", "SET", "maxmemory", "0"]);
+    fixture.store.set_lane_paused(&bulk, false).await.unwrap();
     fixture.store.create_run(new_run("refused")).await.unwrap();
 }
 
@@ -248,6 +255,31 @@ async fn a_leased_batch_that_breaks_is_set_aside_by_its_next_report() {
         }
         let record = scene.record().await;
         assert_eq!((record.batches.dead, record.batches.leased, record.recipients.pending), (1, 0, 2), "{harm}");
+    }
+}
+
+#[tokio::test]
+async fn a_report_that_fails_does_not_cost_the_others_of_its_call() {
+    let fixture = fault().await;
+    let scene = Scene::of(&fixture, &[2; 20]).await;
+    let mut held = scene.claim(1, 20).await;
+    assert_eq!(held.len(), 20);
+    let mut reports: Vec<_> = held.iter_mut().map(held_report).collect();
+    // One cannot be read, one meets a key of another type, one batch is damaged.
+    reports[1].progress = u64::MAX;
+    let key = |kind: &str, at: usize| format!("postrider:{{s0}}:{kind}:{}", held[at].batch);
+    fixture.server.command::<()>(&["SET", &key("d", 3), "x"]);
+    fixture.server.command::<()>(&["HSET", &key("o", 18), "s0", "p?"]);
+    let answers = fixture.store.checkpoint(scene.checkpoint_call(reports)).await.unwrap();
+    assert_eq!(answers.len(), 20);
+    for (at, answer) in answers.iter().enumerate() {
+        let fails = matches!(at, 1 | 3 | 18);
+        let wanted = if fails { (LeaseStatus::Gone, Vec::new()) } else { (LeaseStatus::Held, vec![0]) };
+        assert_eq!(
+            (answer.batch.clone(), answer.status, answer.granted.clone()),
+            (held[at].batch.clone(), wanted.0, wanted.1),
+            "{at}"
+        );
     }
 }
 

@@ -46,12 +46,12 @@ async fn a_permission_taken_away_later_is_an_error_that_names_it() {
     let server = Server::start();
     server.allow_least_user(&[]);
     let store = server.store_of_least_user().await.unwrap();
-    server.allow_least_user(&["-evalsha", "-zrevrangebyscore"]);
+    server.allow_least_user(&["-fcall", "-zrevrangebyscore"]);
     let error = store.runs(None, 10).await.unwrap_err();
     let StoreError::Unsafe { message, mend } = &error else { panic!("{error}") };
     assert!(message.contains("NOPERM") && mend.contains("+zrevrangebyscore "), "{error}");
     let error = store.set_lane_paused(&"bulk".parse().unwrap(), true).await.unwrap_err();
-    assert!(error.to_string().contains("+evalsha "), "{error}");
+    assert!(error.to_string().contains("+fcall "), "{error}");
 }
 
 #[tokio::test]

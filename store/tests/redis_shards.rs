@@ -265,7 +265,7 @@ async fn a_claim_that_finds_enough_asks_no_other_shard() {
     let fixture = shards().await;
     let counts = |server: &Server| {
         let stats: String = server.command(&["INFO", "commandstats"]);
-        let line = stats.lines().find(|line| line.starts_with("cmdstat_evalsha:")).unwrap_or_default().to_owned();
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_fcall:")).unwrap_or_default().to_owned();
         line.split(['=', ',']).nth(1).map_or(0, |calls| calls.parse::<u64>().unwrap())
     };
     for number in 0..20 {

@@ -93,7 +93,6 @@ async fn connect(
         .set_response_timeout(Some(RESPONSE_TIMEOUT));
     let made = locator.at(there, place)?.get_multiplexed_async_connection_with_config(&config).await;
     let mut connection = made.map_err(|error| classify(&error))?;
-    let load: RedisResult<()> = scripts.load().query_async(&mut connection).await;
-    load.map_err(|error| classify(&error))?;
+    scripts.load(&mut connection).await?;
     Ok(connection)
 }

@@ -61,6 +61,7 @@ fn by_code(code: &str, detail: &str) -> Failure {
     let wait = |mend, reconnect| Failure::Wait { message: message(), mend, reconnect };
     match code {
         "NOSCRIPT" => Failure::Reload,
+        "ERR" if detail.starts_with("Function not found") => Failure::Reload,
         "LOADING" => wait("wait until the server has read its file", false),
         "BUSY" => wait("a script of another program keeps the server busy: end it with SCRIPT KILL", false),
         "READONLY" | "MASTERDOWN" => wait(FAILOVER, true),
@@ -116,6 +117,8 @@ mod tests {
             assert!(into_error(by_code(code, "x"), true).may_have_happened(), "{code}");
         }
         assert!(matches!(by_code("NOSCRIPT", ""), Failure::Reload));
+        assert!(matches!(by_code("ERR", "Function not found"), Failure::Reload));
+        assert!(matches!(by_code("ERR", "unknown command"), Failure::Fatal(StoreError::Corrupt(_))));
         for code in ["MOVED", "ASK"] {
             let failure = by_code(code, "3999 127.0.0.1:6381");
             let Failure::Elsewhere { there, asking } = &failure else { panic!("{failure:?}") };

@@ -134,8 +134,7 @@ impl Link {
         };
         match &failure {
             Failure::Reload => {
-                let load: redis::RedisResult<()> = self.scripts.load().query_async(&mut line.connection).await;
-                load.map_err(|error| classify(&error))?;
+                self.scripts.load(&mut line.connection).await?;
             }
             Failure::Reconnect(_) => {
                 *maybe = true;
@@ -232,8 +231,7 @@ impl Link {
         for weaker in accepted.warnings.iter().filter(|_| is_first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }
-        let load: redis::RedisResult<()> = self.scripts.load().query_async(&mut connection).await;
-        load.map_err(|error| classify(&error))?;
+        self.scripts.load(&mut connection).await?;
         Ok(Line { connection, generation, place: found.place.into(), history: accepted.history.into() })
     }
 }

@@ -15,7 +15,7 @@ const NO_KEY: &str = "KEY";
 
 /// Every command the store sends and its scripts call, with arguments a server accepts for queueing. The user of
 /// docs/operations.md is allowed these and no others; tests keep the two and the sources equal.
-const NEEDED: [&[&str]; 46] = [
+const NEEDED: [&[&str]; 48] = [
     &["ASKING"],
     &["CLUSTER", "SLOTS"],
     &["CONFIG", "GET", "appendonly"],
@@ -24,6 +24,8 @@ const NEEDED: [&[&str]; 46] = [
     &["EVALSHA", "0000000000000000000000000000000000000000", "0"],
     &["EXEC"],
     &["EXISTS", NO_KEY],
+    &["FCALL", "postrider", "0"],
+    &["FUNCTION", "LOAD", "#!lua"],
     &["GET", NO_KEY],
     &["HDEL", NO_KEY, "x"],
     &["HGET", NO_KEY, "x"],
@@ -117,7 +119,7 @@ mod tests {
     /// `+get` for GET, `+config|get` for CONFIG GET.
     fn grant(words: &[&str]) -> String {
         let name = match words[0] {
-            "CLUSTER" | "CONFIG" | "SCRIPT" => format!("{}|{}", words[0], words[1]),
+            "CLUSTER" | "CONFIG" | "FUNCTION" | "SCRIPT" => format!("{}|{}", words[0], words[1]),
             name => name.to_owned(),
         };
         format!("+{}", name.to_lowercase())

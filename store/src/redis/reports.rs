@@ -9,48 +9,89 @@ use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use redis::Value;
 
+/// Reports that one script takes: bounds how long it keeps the server.
+const REPORT_STEP_MAX: usize = 16;
+
+/// What is the same for all reports of a call.
+struct Reporting {
+    transition: Transition,
+    /// The retry fraction, and two of the script.
+    settings: [u64; 3],
+    /// As the script's last argument.
+    limits: Option<String>,
+}
+
 impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
         let limits = self.limits_text(&limits);
-        let args = |report: &LeaseReport| report_args(report, retry_fraction, ttl_ms, u64::from(window)).text(&limits);
-        let answers = self.report(Transition::Checkpoint, &reports, args).await?;
-        each(&reports, answers, held)
+        let call = Reporting {
+            transition: Transition::Checkpoint,
+            settings: [u64::from(retry_fraction), ttl_ms, u64::from(window)],
+            limits: Some(limits),
+        };
+        each(&reports, self.report(&call, &reports).await?, held)
     }
 
     pub(super) async fn report_finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
         let Finish { worker: _, reports, retry_fraction } = finish;
-        let args = |report: &LeaseReport| report_args(report, retry_fraction, 0, 0);
-        let answers = self.report(Transition::Finish, &reports, args).await?;
+        let settings = [u64::from(retry_fraction), 0, 0];
+        let call = Reporting { transition: Transition::Finish, settings, limits: None };
+        let answers = self.report(&call, &reports).await?;
         self.wake.bump();
         each(&reports, answers, ended)
     }
 
     pub(super) async fn report_release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
         let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms } = release;
-        let args = |report: &LeaseReport| report_args(report, retry_fraction, u64::from(abandon), doubt_grace_ms);
-        let answers = self.report(Transition::Release, &reports, args).await?;
+        let settings = [u64::from(retry_fraction), u64::from(abandon), doubt_grace_ms];
+        let call = Reporting { transition: Transition::Release, settings, limits: None };
+        let answers = self.report(&call, &reports).await?;
         self.wake.bump();
         each(&reports, answers, ended)
     }
 
-    /// One script per batch, all in one round trip.
-    async fn report(
-        &self,
-        transition: Transition,
-        reports: &[LeaseReport],
-        args: impl Fn(&LeaseReport) -> Args,
-    ) -> Result<Answers> {
-        if reports.is_empty() {
+    /// Several reports in one script, and all scripts in one round trip. An answer for each report.
+    async fn report(&self, call: &Reporting, reports: &[LeaseReport]) -> Result<Answers> {
+        let mut answers = Vec::with_capacity(reports.len());
+        let mut alone = Vec::new();
+        let steps: Vec<&[LeaseReport]> = reports.chunks(REPORT_STEP_MAX).collect();
+        for (step, answer) in steps.iter().zip(self.ask(call, &steps).await?) {
+            match answer.and_then(|value| one_by_one(value, step.len())) {
+                Ok(each) => answers.extend(each),
+                Err(error) if step.len() == 1 => answers.push(Err(error)),
+                // None was carried out, and most of them for no fault of theirs.
+                Err(_) => {
+                    alone.extend((answers.len()..).take(step.len()));
+                    answers.extend(step.iter().map(|_| Err(corrupt("a report was not carried out"))));
+                }
+            }
+        }
+        let steps: Vec<&[LeaseReport]> = alone.iter().map(|at| std::slice::from_ref(&reports[*at])).collect();
+        for (at, answer) in alone.iter().zip(self.ask(call, &steps).await?) {
+            answers[*at] = answer.and_then(|value| one_by_one(value, 1)).and_then(|mut one| one.remove(0));
+        }
+        Ok(answers)
+    }
+
+    async fn ask(&self, call: &Reporting, steps: &[&[LeaseReport]]) -> Result<Answers> {
+        if steps.is_empty() {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
-        for report in reports {
-            let batch = &report.batch;
-            let own = [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)];
-            pipe.add_command(self.script(transition, &own, args(report)));
+        for step in steps {
+            let keys = |report: &LeaseReport| {
+                let batch = &report.batch;
+                [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)]
+            };
+            let own: Vec<String> = step.iter().flat_map(keys).collect();
+            let args =
+                call.settings.iter().fold(Args::default().int(step.len() as u64), |args, setting| args.int(*setting));
+            let args = step.iter().fold(args, report_args);
+            let args = call.limits.iter().fold(args, Args::text);
+            pipe.add_command(self.script(call.transition, &own, args));
         }
-        self.transit(transition, pipe).await
+        self.transit(call.transition, pipe).await
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -93,10 +134,9 @@ fn outcome_args(args: Args, outcome: &Outcome) -> Args {
 }
 
 /// See `lua/report.lua`.
-fn report_args(report: &LeaseReport, fraction: u32, sixth: u64, seventh: u64) -> Args {
-    let args = Args::default().text(report.batch.to_string()).text(report.fence.to_string());
-    let args = args.int(report.sequence).int(report.progress).int(fraction).int(sixth).int(seventh);
-    let args = args.text(packed(report.intents.iter().copied()));
+fn report_args(args: Args, report: &LeaseReport) -> Args {
+    let args = args.text(report.batch.to_string()).text(report.fence.to_string());
+    let args = args.int(report.sequence).int(report.progress).text(packed(report.intents.iter().copied()));
     let with_text: Vec<_> = (1u64..).zip(&report.outcomes).filter(|(_, outcome)| !outcome.detail.is_empty()).collect();
     let args = args.int(with_text.len() as u64);
     let args = with_text.iter().fold(args, |args, (place, outcome)| args.int(*place).text(&outcome.detail));
@@ -113,8 +153,22 @@ fn same_but_for_recipient(a: &Outcome, b: &Outcome) -> bool {
     (a.kind, &a.code, a.retry_after_ms) == (b.kind, &b.code, b.retry_after_ms)
 }
 
+/// A byte each. A batch has at most a hundred recipients, so those that do not fit are of none.
 fn packed(indexes: impl Iterator<Item = u32>) -> Vec<u8> {
-    indexes.flat_map(u32::to_be_bytes).collect()
+    indexes.map(|index| u8::try_from(index).unwrap_or(u8::MAX)).collect()
+}
+
+/// The answers of one script. A report that failed has a text instead, why.
+fn one_by_one(value: Value, reports: usize) -> Result<Answers> {
+    let mut list = Elements::of(value, "reports")?;
+    let mut answers = Vec::with_capacity(reports);
+    for _ in 0..reports {
+        answers.push(match list.value()? {
+            answer @ Value::Array(_) => Ok(answer),
+            why => Err(corrupt(read::<String>(why, "a report")?)),
+        });
+    }
+    Ok(answers)
 }
 
 /// Answers by report. One batch that cannot be read must not cost the others their answers: its holder is
@@ -141,11 +195,15 @@ fn held(report: &LeaseReport, answer: Value) -> Result<LeaseAnswer> {
     let mut list = Elements::of(answer, "checkpoint")?;
     let status = lease_status(&list.read::<String>()?)?;
     let ttl_ms = ms(list.read()?);
-    let granted: Vec<u32> = list.read()?;
+    let granted: Vec<u8> = list.read()?;
+    let granted = granted.into_iter().map(u32::from).collect();
     let mut reasons = Elements::of(list.value()?, "checkpoint")?;
     let mut refused = Vec::new();
     while !reasons.is_empty() {
-        refused.push((reasons.read()?, refusal(&reasons.read::<String>()?)?));
+        let place: usize = reasons.read()?;
+        let index = place.checked_sub(1).and_then(|at| report.intents.get(at)).copied();
+        let index = index.ok_or_else(|| corrupt(format!("the refused intent {place}")))?;
+        refused.push((index, refusal(&reasons.read::<String>()?)?));
     }
     Ok(LeaseAnswer { granted, refused, ttl_ms, ..LeaseAnswer::plain(report.batch.clone(), status) })
 }

@@ -1,8 +1,14 @@
 //! The scripts: one per transition, each put together from a prelude and its own file.
+//!
+//! They are functions of libraries that the server keeps (`FUNCTION LOAD`), not scripts of `EVALSHA`: those run all of
+//! their text in each call, and defining a hundred helpers took longer than using ten of them. The names end with a
+//! hash of the text, so that masters of several versions use one server side by side.
 
+use super::failure::{Failure, classify};
 use super::keys;
 use postrider_common::pace::Limits;
-use redis::{Cmd, Script};
+use redis::aio::MultiplexedConnection;
+use redis::{Cmd, RedisResult, Script, Value};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
@@ -64,7 +70,7 @@ enum Memory {
 }
 
 /// What the files of `lua/` build on, from little to much.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Base {
     Nothing,
     /// On every shard; its keys are global.
@@ -85,10 +91,16 @@ const PACE: &str = include_str!("lua/pace.lua");
 const STEER: &str = include_str!("lua/steer.lua");
 const POISON: &str = include_str!("lua/poison.lua");
 const BATCH: &str = include_str!("lua/batch.lua");
+const SETTLE: &str = include_str!("lua/settle.lua");
 const ROUND: &str = include_str!("lua/round.lua");
 const FACT: &str = include_str!("lua/fact.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
+
+/// How the server says that it has a library.
+const IS_THERE: &str = "already exists";
+/// Of a hash, as a part of names.
+const HASH_LETTERS: usize = 16;
 
 /// Commands that the store sends outside of scripts and that write nothing.
 const READS: [&str; 20] = [
@@ -223,47 +235,100 @@ impl Transition {
         )
     }
 
-    fn source(self, ignore_fences: bool) -> String {
+    /// Of the function. The file of `lua/` has the same name.
+    fn name(self) -> &'static str {
+        let own = self.parts().2;
+        own.trim_start_matches("-- ").split(':').next().unwrap_or_default()
+    }
+
+    /// The usual way through it is short: it checks types itself, of what it writes.
+    fn checks_itself(self) -> bool {
+        matches!(self, Self::Claim | Self::Checkpoint | Self::Finish)
+    }
+
+    /// As a member of a library whose names end with this.
+    fn registered(self, ending: &str) -> String {
         let (memory, base, own) = self.parts();
         let flags = match memory {
-            Memory::Refusable => "#!lua",
-            Memory::Allowed => "#!lua flags=allow-oom",
-            Memory::ReadOnly => "#!lua flags=no-writes,allow-oom",
+            Memory::Refusable => "",
+            Memory::Allowed => "'allow-oom'",
+            Memory::ReadOnly => "'no-writes', 'allow-oom'",
         };
-        let below: &[&str] = match base {
-            Base::Nothing => &[],
-            Base::Effect => &[EFFECT],
-            Base::Shard => &[PRELUDE],
-            Base::Steer => &[PRELUDE, STEER],
-            Base::Batch => &[PRELUDE, POISON, BATCH, FACT],
-            Base::Round => &[PRELUDE, POISON, BATCH, FACT, ROUND],
-            Base::PacedShard => &[PRELUDE, PACE],
-            Base::PacedReport => &[PRELUDE, PACE, POISON, BATCH, FACT, REPORT],
-            Base::EndLease => &[PRELUDE, POISON, BATCH, FACT, REPORT, END_LEASE],
-        };
-        let channel = keys::WAKE_CHANNEL;
-        let itself = matches!(self, Self::Checkpoint | Self::Finish);
-        let settings =
-            format!("local IGNORE_FENCES, CHECKS_ITSELF, WAKE_CHANNEL = {ignore_fences}, {itself}, '{channel}'");
-        let mut source = format!("{flags}\n{settings}\n{}\n", type_checks());
-        for part in below.iter().chain([&own]) {
-            source.push_str(part);
-        }
-        source
+        let (name, begin) = (self.name(), base.parts().1);
+        let itself = if base.is_of_shard() { format!("begin({})", self.checks_itself()) } else { String::new() };
+        format!(
+            "redis.register_function({{ function_name = 'postrider_{name}{ending}', flags = {{ {flags} }},\n\
+            callback = function(keys, argv)\nKEYS, ARGV = keys, argv\n{itself} {begin}\n{own}\nend }})\n"
+        )
     }
 
     fn takes_shard_keys(self) -> bool {
-        match self.parts().1 {
-            Base::Nothing | Base::Effect => false,
-            Base::Shard
-            | Base::Steer
-            | Base::Batch
-            | Base::Round
-            | Base::EndLease
-            | Base::PacedShard
-            | Base::PacedReport => true,
+        self.parts().1.is_of_shard()
+    }
+}
+
+impl Base {
+    const ALL: [Self; 9] = [
+        Self::Nothing,
+        Self::Effect,
+        Self::Shard,
+        Self::Steer,
+        Self::Batch,
+        Self::Round,
+        Self::EndLease,
+        Self::PacedShard,
+        Self::PacedReport,
+    ];
+
+    /// Its files, and what is to be done before a function of it, after `begin`.
+    fn parts(self) -> (&'static [&'static str], &'static str) {
+        match self {
+            Self::Nothing => (&[], ""),
+            Self::Effect => (&[EFFECT], ""),
+            Self::Shard => (&[PRELUDE], ""),
+            Self::Steer => (&[PRELUDE, STEER], "begin_steer()"),
+            Self::Batch => (&[PRELUDE, POISON, BATCH, FACT, SETTLE], "begin_batch()"),
+            Self::Round => (&[PRELUDE, POISON, BATCH, FACT, SETTLE, ROUND], "begin_batch() begin_round()"),
+            Self::PacedShard => (&[PRELUDE, PACE], ""),
+            Self::PacedReport => (&[PRELUDE, PACE, POISON, BATCH, FACT, SETTLE, REPORT], "begin_batch()"),
+            Self::EndLease => (&[PRELUDE, POISON, BATCH, FACT, SETTLE, REPORT, END_LEASE], "begin_batch()"),
         }
     }
+
+    fn is_of_shard(self) -> bool {
+        match self {
+            Self::Nothing | Self::Effect => false,
+            Self::Shard
+            | Self::Steer
+            | Self::Batch
+            | Self::Round
+            | Self::EndLease
+            | Self::PacedShard
+            | Self::PacedReport => true,
+        }
+    }
+
+    fn library(self, ignore_fences: bool) -> Library {
+        let channel = keys::WAKE_CHANNEL;
+        let settings = format!("local IGNORE_FENCES, WAKE_CHANNEL = {ignore_fences}, '{channel}'");
+        let mut body = format!("{settings}\n{}\nlocal KEYS, ARGV\n{}", type_checks(), self.parts().0.concat());
+        let members: Vec<Transition> =
+            Transition::ALL.into_iter().filter(|transition| transition.parts().1 == self).collect();
+        let own: String = members.iter().map(|transition| transition.registered("")).collect();
+        let hash = Script::new(&format!("{body}{own}")).get_hash().to_owned();
+        let ending = format!("_{}", &hash[..HASH_LETTERS]);
+        members.iter().for_each(|transition| body.push_str(&transition.registered(&ending)));
+        let source = format!("#!lua name=postrider_{}{ending}\n{body}", format!("{self:?}").to_lowercase());
+        Library { base: self, source, ending }
+    }
+}
+
+/// Text that the server keeps, and the end of the names in it.
+#[derive(Debug)]
+struct Library {
+    base: Base,
+    source: String,
+    ending: String,
 }
 
 /// For each of the shard's keys the command that fails when it has another type, and costs next to nothing.
@@ -276,32 +341,45 @@ fn type_checks() -> String {
         _ => "'TYPE'",
     };
     let checks: Vec<&str> = keys::SHARD_KEYS.iter().map(check).collect();
-    format!("local function type_checks() return {{ {} }} end", checks.join(", "))
+    format!("local TYPE_CHECKS = {{ {} }}", checks.join(", "))
 }
 
-/// All scripts, put together and hashed once.
+/// All scripts, put together and named once.
 #[derive(Debug)]
 pub(super) struct Scripts {
-    all: Vec<(String, Script)>,
+    libraries: Vec<Library>,
+    /// Names of the functions, by transition.
+    names: Vec<String>,
 }
 
 impl Scripts {
     pub fn new(ignore_fences: bool) -> Self {
-        let one = |transition: Transition| {
-            let source = transition.source(ignore_fences);
-            let script = Script::new(&source);
-            (source, script)
+        let libraries: Vec<Library> = Base::ALL.into_iter().map(|base| base.library(ignore_fences)).collect();
+        let name = |transition: Transition| {
+            let own = libraries.iter().find(|library| library.base == transition.parts().1);
+            format!("postrider_{}{}", transition.name(), own.map_or("", |library| &library.ending))
         };
-        Self { all: Transition::ALL.into_iter().map(one).collect() }
+        let names = Transition::ALL.into_iter().map(name).collect();
+        Self { libraries, names }
     }
 
-    /// Loads every script in one round trip.
-    pub fn load(&self) -> redis::Pipeline {
+    /// Loads what the server has not got, all in one round trip.
+    pub async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
         let mut pipe = redis::pipe();
-        for (source, _) in &self.all {
-            pipe.cmd("SCRIPT").arg("LOAD").arg(source).ignore();
+        pipe.ignore_errors();
+        for library in &self.libraries {
+            pipe.cmd("FUNCTION").arg("LOAD").arg(&library.source);
         }
-        pipe
+        let answers: RedisResult<Vec<Value>> = pipe.query_async(connection).await;
+        for answer in answers.map_err(|error| classify(&error))? {
+            match answer.extract_error() {
+                Err(error) if !error.detail().is_some_and(|detail| detail.ends_with(IS_THERE)) => {
+                    return Err(classify(&error));
+                }
+                Ok(_) | Err(_) => (),
+            }
+        }
+        Ok(())
     }
 
     /// False only when every command is known to write nothing.
@@ -312,10 +390,9 @@ impl Scripts {
                 _ => None,
             });
             match words.next() {
-                Some(b"EVALSHA") => {
-                    let hash = words.next().unwrap_or_default();
-                    let is_this =
-                        |transition: &&Transition| self.all[**transition as usize].1.get_hash().as_bytes() == hash;
+                Some(b"FCALL") => {
+                    let name = words.next().unwrap_or_default();
+                    let is_this = |transition: &&Transition| self.names[**transition as usize].as_bytes() == name;
                     let called = Transition::ALL.iter().find(is_this);
                     called.is_none_or(|transition| !matches!(transition.parts().0, Memory::ReadOnly))
                 }
@@ -327,8 +404,8 @@ impl Scripts {
 
     /// The call of a transition: the shard's keys, its own keys, its arguments.
     pub fn call(&self, transition: Transition, shard_keys: &[String], own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
-        let mut cmd = redis::cmd("EVALSHA");
-        cmd.arg(self.all[transition as usize].1.get_hash());
+        let mut cmd = redis::cmd("FCALL");
+        cmd.arg(&self.names[transition as usize]);
         let shard = if transition.takes_shard_keys() { shard_keys } else { &[] };
         cmd.arg(shard.len() + own_keys.len());
         for key in shard.iter().chain(own_keys) {
@@ -403,7 +480,7 @@ mod tests {
         assert!(!may_write(vec![command("GET"), command("ZRANGE"), script(Transition::LookAtRun)]));
         assert!(may_write(vec![command("GET"), command("SET")]));
         assert!(may_write(vec![command("GET"), script(Transition::Claim)]));
-        assert!(may_write(vec![redis::cmd("EVALSHA").arg("0000").to_owned()]));
+        assert!(may_write(vec![redis::cmd("FCALL").arg("other").to_owned()]));
     }
 
     #[test]

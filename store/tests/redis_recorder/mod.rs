@@ -4,7 +4,6 @@ use super::redis_server::Server;
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::time::Duration;
 
 const ANSWER_MAX: Duration = Duration::from_secs(10);
@@ -78,16 +77,16 @@ fn words(line: &[u8]) -> Option<Words> {
     Some(words)
 }
 
-/// The names of the scripts that were loaded, by hash: the file of `lua/` that a script ends with.
+/// The names of the scripts that were loaded, which are those of their files in `lua/`, by the name they are called by.
 pub fn scripts_loaded(commands: &[Words]) -> BTreeMap<Vec<u8>, String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/redis/lua");
     let mut names = BTreeMap::new();
-    for words in commands.iter().filter(|words| words[0] == b"SCRIPT") {
+    for words in commands.iter().filter(|words| words[0] == b"FUNCTION") {
         let source = std::str::from_utf8(&words[2]).unwrap();
-        let files = std::fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-        let file = files.into_iter().find(|file| source.ends_with(&std::fs::read_to_string(file).unwrap()));
-        let name = file.expect("a script is in lua/").file_stem().unwrap().to_str().unwrap().to_owned();
-        names.insert(redis::Script::new(source).get_hash().as_bytes().to_vec(), name);
+        let called = source.split("function_name = '").skip(1).map(|rest| rest.split('\'').next().unwrap());
+        for name in called {
+            let file = name.strip_prefix("postrider_").unwrap().rsplit_once('_').unwrap().0;
+            names.insert(name.as_bytes().to_vec(), file.to_owned());
+        }
     }
     names
 }

@@ -66,6 +66,10 @@ impl Model {
     }
 
     pub fn retire_batches(&mut self, _now: i64, retire: RetireBatches) -> u64 {
+        // Whoever has nothing to retire has not come to an end with what it claimed.
+        if retire.batches.is_empty() {
+            return 0;
+        }
         if self.history_hold.as_ref().is_some_and(|(request, _)| *request == retire.request) {
             self.history_hold = None;
         }

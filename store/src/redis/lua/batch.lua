@@ -11,8 +11,9 @@ local COUNTER = { [P] = 'pending', [I] = 'pending', [D] = 'pending', [A] = 'acce
   [X] = 'exhausted', [S] = 'suppressed', [C] = 'cancelled', [U] = 'unknown' }
 -- States are kept in pieces of this many letters: a longer value would turn the small hash into a large one.
 local PIECE = 50
-local UNTOUCHED, ALONE = string.byte('.'), string.byte('~')
-local SYMBOL_FIRST, SYMBOL_LAST = 33, 125
+-- '.' and '~'.
+local UNTOUCHED, ALONE = 46, 126
+local SYMBOL_FIRST, SYMBOLS = 33, 93
 local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
@@ -20,17 +21,24 @@ local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
 -- Fences of an epoch before it are stale: the shard went back.
 local BASE, STOPPED, STAMP
-do
+
+local run, run_settled
+-- Recipients of the run that moved, by the name of the counter.
+local moved
+local woke
+-- Doubts after which a recipient is unknown.
+local doubts_max
+
+-- Steps of the shard that are not written, see `grow`.
+local growth
+
+-- Of this call, after `begin`.
+local function begin_batch()
+  growth = 0
+  run, run_settled, moved, woke, doubts_max = nil, false, {}, false, DOUBTS_MAX
   local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp')
   BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
 end
-
-local run, run_settled = nil, false
--- Recipients of the run that moved, by the name of the counter.
-local moved = {}
-local woke = false
--- Doubts after which a recipient is unknown.
-local doubts_max = DOUBTS_MAX
 
 local KINDS = { a = true, d = true, r = true, u = true, w = true }
 
@@ -94,30 +102,47 @@ local function quarantine(id, hold, reason)
   write_counts()
 end
 
+-- The hash of a batch. Of its records and fences few are needed, so those are read when somebody looks; false: none.
 local function hash_of(key)
-  local flat, h = call('HGETALL', key), {}
-  for at = 1, #flat, 2 do h[flat[at]] = flat[at + 1] end
-  return h
+  local n, site, payload, s0, s1, m0, m1, w, z, k, ended, expired, h = unpack(call('HMGET', key, 'n', 'site', 'payload', 's0',
+    's1', 'm0', 'm1', 'w', 'z', 'k', 'ended', 'expired', 'h'))
+  local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k,
+    ended = ended, expired = expired, h = h }
+  return setmetatable(fields, { __index = function(_, field)
+    local value = call('HGET', key, field)
+    fields[field] = value
+    return value
+  end })
+end
+
+-- How many of the states are in intent.
+local function intents_in(states)
+  local number, at = 0, 1
+  while true do
+    local from = string.find(states, 'i', at, true)
+    if not from then return number end
+    at = string.find(states, '[^i]', from) or #states + 1
+    number = number + at - from
+  end
 end
 
 -- The batch, or nil and what is wrong with it. `holds` tells its lease, when that was read.
 local function load_batch(id, key, details, holds)
-  local sequence = tonumber(string.match(id, '%.(%d+)$') or '')
+  local sequence = tonumber(string.match(id, '^.+%.(%d+)$') or '')
   if not sequence then corrupt('the batch id ' .. id) end
   local h = hash_of(key)
   -- Written after the batch: what it cannot be written to must show before.
   call('HLEN', details)
-  if not h.s0 then return nil, next(h) and 'unreadable' or 'missing' end
+  if not h.s0 then return nil, call('HLEN', key) > 0 and 'unreadable' or 'missing' end
   local states, count = h.s0 .. (h.s1 or ''), tonumber(h.n or '')
-  if not count or count < 1 or #states ~= count or string.find(states, '[^apidrxscu]') then return nil, 'unreadable' end
+  if not count or count < 1 or #states ~= count or not string.find(states, '^[apidrxscu]*$') then return nil, 'unreadable' end
   -- A retired batch has the names of its segments instead of a payload.
-  local retired = h.h ~= nil
+  local retired = h.h ~= false
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
-  local _, open = string.gsub(states, 'i', 'i')
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
-    open = open, symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, free = SYMBOL_FIRST - 1,
+    open = intents_in(states), symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, tried = 0,
     ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
@@ -161,23 +186,25 @@ local function look_at(b, index)
 end
 
 -- Keeps a record that is new in this script, and gives it a symbol: one that is known to have the same record, or the
--- next that nobody has. A symbol that only those had who change now is free with the next write.
+-- next that nobody has. A symbol that only those had who change now is free with the next write. Reports begin to look
+-- at different symbols, or each would look at all that were taken before it.
 local function keep_record(b, at, r)
   local text = record_text(r)
   local symbol = b.symbol_of_text[text]
   if symbol then return symbol end
-  symbol = b.free
+  local first = b.hold and b.hold.sequence or 0
   repeat
-    symbol = symbol + 1
-  until symbol > SYMBOL_LAST or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
-  if symbol > SYMBOL_LAST then
+    symbol = SYMBOL_FIRST + (first + b.tried) % SYMBOLS
+    b.tried = b.tried + 1
+  until b.tried > SYMBOLS or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
+  if b.tried > SYMBOLS then
     local field = int(at - 1)
     b.h[field], b.fields[field], b.gone[field] = text, text, nil
     return ALONE
   end
   local field = 'g' .. string.char(symbol)
   b.h[field], b.fields[field] = text, text
-  b.free, b.symbol_of_text[text], b.parsed[symbol] = symbol, symbol, r
+  b.symbol_of_text[text], b.parsed[symbol] = symbol, r
   return symbol
 end
 
@@ -325,9 +352,14 @@ local function hand_back(b, index, r)
   end
 end
 
+-- Whether there may be a reply text. (Who was begun again has attempts and no first time.)
+local function was_tried(r)
+  return r.first_at ~= '' or r.attempts > 0
+end
+
 -- Keeps what the relay said. The text of an earlier attempt is replaced, if only by nothing.
 local function take_detail(b, index, kind, detail)
-  if kind ~= 'w' and (detail ~= '' or look_at(b, index).first_at ~= '') then b.detail[index] = detail end
+  if kind ~= 'w' and (detail ~= '' or was_tried(look_at(b, index))) then b.detail[index] = detail end
 end
 
 -- An outcome `o` for a recipient in intent; its detail is taken apart.
@@ -387,167 +419,4 @@ local function keep_lease(b)
     count_flight(b.entry, b.hold.counted - before, b.hold.counted < before)
   end
   write_hold(b)
-end
-
-local function place_of(b)
-  if b.hold then return 'leased' end
-  if b.retired then return 'settled' end
-  local text = entry_text(b.entry)
-  if call('ZSCORE', K.rdy, text) then return 'ready' end
-  if call('ZSCORE', K.dly, text) then return 'delayed' end
-  if call('HGET', K.dead, b.id) then return 'dead' end
-  for index = 1, b.count do
-    if not is_final(b.st[index]) then corrupt('the batch ' .. b.id .. ' is pending and in no index') end
-  end
-  return 'settled'
-end
-
--- Where a batch without a lease belongs, and when it is due. Who is not in the next lease does not make it due.
-local function place_of_rest(b)
-  local deferred, earliest = false, nil
-  for index = 1, b.count do
-    local state = b.st[index]
-    if (state == P or state == D) and is_offered(b.sus, index - 1) then
-      if state == P then return 'ready' end
-      deferred = true
-    end
-  end
-  if not deferred then return 'settled' end
-  local due = {}
-  for index = 0, b.count - 1 do
-    if b.st[index + 1] == D and is_offered(b.sus, index) then
-      local at = look_at(b, index).due_at
-      if at <= now then return 'ready' end
-      due[#due + 1] = at
-      if not earliest or at < earliest then earliest = at end
-    end
-  end
-  local latest = earliest
-  for _, at in ipairs(due) do
-    if at <= earliest + RETRY_COALESCE_MS and at > latest then latest = at end
-  end
-  return 'delayed', latest
-end
-
-local function write_letters(b, set, name, letters)
-  for piece = 0, floor_div(b.count - 1, PIECE) do
-    if b.touched[piece] then
-      local text = string.char(unpack(letters, piece * PIECE + 1, math.min((piece + 1) * PIECE, b.count)))
-      local field = name .. piece
-      if b.h[field] ~= text then
-        b.h[field] = text
-        set[#set + 1] = field
-        set[#set + 1] = text
-      end
-    end
-  end
-end
-
--- Recipients, fences and counters. Placing the batch is a step of its own, after this.
-local function commit(b)
-  local set, gone = {}, {}
-  write_suspicion(b, set, gone)
-  if next(b.touched) then
-    write_letters(b, set, 's', b.st)
-    -- Who had no record before has all letters to write.
-    if not b.h.m0 then b.touched = { [0] = true, true } end
-    write_letters(b, set, 'm', b.symbols)
-    b.symbols_before = b.h.m0 .. (b.h.m1 or '')
-  end
-  for field, value in pairs(b.fields) do
-    set[#set + 1] = field
-    set[#set + 1] = value
-  end
-  for field in pairs(b.gone) do gone[#gone + 1] = field end
-  if #set > 0 then call('HSET', b.key, unpack(set)) end
-  if #gone > 0 then call('HDEL', b.key, unpack(gone)) end
-  local keep, drop = {}, {}
-  for index, text in pairs(b.detail) do
-    if text == '' then
-      drop[#drop + 1] = index
-    else
-      keep[#keep + 1] = index
-      keep[#keep + 1] = text
-    end
-  end
-  if #keep > 0 then call('HSET', b.details, unpack(keep)) end
-  if #drop > 0 then call('HDEL', b.details, unpack(drop)) end
-  for _, index in ipairs(b.dead_gone) do dead_remove(b.id, index) end
-  for _, index in ipairs(b.dead_new) do dead_add(b.id, index, ENDS_WORKERS, '') end
-  b.touched, b.gone, b.fields, b.detail = {}, {}, {}, {}
-end
-
-local function write_run()
-  grow()
-  for name, by in pairs(moved) do
-    add_count(run.id, name, by)
-    if by < 0 and (name == 'unknown' or name == 'exhausted') then add_count(run.id, 'moves', 1) end
-  end
-  moved = {}
-  write_counts(run_settled and run.id .. '|settled_at')
-  if woke then wake_all() end
-end
-
--- Nobody in it may be replayed, so its payload need not be kept.
-local function may_retire(b)
-  for index = 1, b.count do
-    if b.st[index] == U or b.st[index] == X then return false end
-  end
-  return true
-end
-
--- Ends a lease or sorts an idle batch anew: a cancelled run loses its pending recipients, the rest goes
--- where it belongs. Nobody may be in intent. Writes the batch; `write_run` is left to the caller.
-local function put_back(b, from)
-  if run.cancelled then
-    for index = 0, b.count - 1 do
-      if not is_final(b.st[index + 1]) then
-        change(b, index, cancel_pending, cancel_pending)
-      end
-    end
-  end
-  if from == 'leased' then b.fallen = {} end
-  if b.sus then
-    suspicion_put_back(b.sus, function(index) return b.st[index + 1] and not is_final(b.st[index + 1]) end)
-  end
-  local to, due = place_of_rest(b)
-  if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
-  if CHECKS_ITSELF then
-    -- Of the keys that the usual way writes, these are not read before.
-    if from == 'leased' and to == 'settled' and b.hold.counted == 0 then
-      check_type('ZCARD', K.to_retire)
-      check_type('HLEN', K.count)
-    else
-      check_types()
-    end
-  end
-  -- Read before the first write: an unreadable stamp refuses.
-  local stamp = num(STAMP, 'the stamp') + 1
-  commit(b)
-  if from == 'leased' then
-    call('ZREM', K.lease, b.id)
-    call('HDEL', K.holder, b.id)
-    if b.hold.counted > 0 then count_flight(b.entry, -b.hold.counted, true) end
-  elseif from == 'ready' then
-    ready_remove(b.entry)
-  elseif from == 'delayed' then
-    call('ZREM', K.dly, entry_text(b.entry))
-  elseif from == 'settled' then
-    call('ZREM', K.to_retire, b.id)
-  elseif from == 'dead' then
-    dead_remove(b.id)
-  end
-  if to == 'ready' then
-    ready_add(b.entry, run.parked)
-    woke = woke or not run.parked
-  elseif to == 'delayed' then
-    call('ZADD', K.dly, int(due), entry_text(b.entry))
-  elseif may_retire(b) then
-    -- Last among those whose history is to be written, with a stamp that nothing had before.
-    STAMP = stamp
-    call('HSET', K.shard, 'stamp', int(stamp))
-    call('ZADD', K.to_retire, int(stamp), b.id)
-  end
-  count_place(run.id, from, to)
-  return to, due
 end

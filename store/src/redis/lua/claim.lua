@@ -12,11 +12,30 @@ local most, ttl, hard_cap = num(ARGV[4], 'batches'), num(ARGV[5], 'ttl'), num(AR
 local slots, forget = num(ARGV[7], 'slots'), num(ARGV[8], 'forget')
 local lanes = {}
 for n = 0, num(ARGV[9], 'lanes') - 1 do
-  lanes[#lanes + 1] = { name = ARGV[10 + n * 2], weight = math.max(num(ARGV[11 + n * 2], 'weight'), 1) }
+  lanes[#lanes + 1] = { name = ARGV[10 + n * 2], taken = 0, weight = math.max(num(ARGV[11 + n * 2], 'weight'), 1) }
 end
 
 local limits = ARGV[#ARGV]
 local limited = limits ~= ''
+-- Without limits half of the keys are never met.
+if limited then
+  check_types()
+else
+  check_type('HLEN', K.count)
+  check_type('HLEN', K.depth)
+  check_type('HLEN', K.node)
+  check_type('HLEN', K.holder)
+  check_type('HLEN', K.last_claim)
+  check_type('HLEN', K.dead)
+  check_type('SCARD', K.lanes)
+  check_type('SCARD', K.parked)
+  check_type('ZCARD', K.rdy)
+  check_type('ZCARD', K.dly)
+  check_type('ZCARD', K.lease)
+  check_type('ZCARD', K.turns)
+  check_type('ZCARD', K.seen)
+  check_type('ZCARD', K.to_retire)
+end
 local fence_at, met, confirmed, stop = unpack(call('HMGET', K.shard, 'fence', 'met', 'server', 'stop'))
 if not string.match(fence_at or '0', '^%d+$') then corrupt('the counter of fences') end
 local stopped = is_stopped(met, confirmed, stop)
@@ -132,13 +151,13 @@ local function take(lane)
   call('ZREM', K.turns, run_text, lane.choice.text)
   if e then
     call('ZREM', K.rdy, heads[1])
-    bump(K.depth, lane.name, -1)
+    lane.taken = lane.taken + 1
     call('HSET', K.node, 'V|', int(lane.pass), 'V|' .. lane.name, int(lane.choice.pass), 'V|' .. site_node, int(run_pass),
       'P|' .. lane.name, int(lane.pass + floor_div(LANE_STRIDE * e.count, lane.weight)),
       'P|' .. site_node, int(lane.choice.pass + e.count), 'P|' .. run_node, int(run_pass + e.count))
     if heads[2] then call('ZADD', K.turns, 0, run_choice(lane.name, site, run, run_pass + e.count)) end
   end
-  if first_of(K.turns, 'R|' .. site_node) then
+  if heads[2] or first_of(K.turns, 'R|' .. site_node) then
     call('ZADD', K.turns, 0, site_choice(lane.name, site, lane.choice.pass + (e and e.count or 0)))
   end
   return e
@@ -191,6 +210,9 @@ while #taken - 1 < most and steps > 0 do
     end
   end
   if not limited then look_at(lane) end
+end
+for _, lane in ipairs(lanes) do
+  if lane.taken > 0 then bump(K.depth, lane.name, -lane.taken) end
 end
 if #taken > 1 then
   call('HSET', K.last_claim, worker, table.concat(taken, ' '))

@@ -16,12 +16,12 @@ local function end_lease(grace)
     if CHECKS_ITSELF then check_types() end
     commit(b)
     keep_lease(b)
-    write_run()
+    count_run()
     return { 'in_intent', 0 }
   end
   b.fields.ended = REPORT.fence
   local to, due = put_back(b, 'leased')
-  write_run()
+  count_run()
   if to == 'settled' then return { 'settled', 0 } end
   return { 'returned', to == 'delayed' and due - now or 0 }
 end

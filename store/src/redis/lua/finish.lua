@@ -1,7 +1,7 @@
 -- finish: the last outcomes; the batch settles or its rest goes back.
 -- KEYS     see report.lua
--- ARGV     see report.lua; 6 and 7 unused
+-- ARGV     see report.lua; 3 and 4 unused
 -- returns  status (gone, lost, settled, returned, in_intent), due in ms
 -- refuses  a fence that is not current (outcomes are taken as facts); to end a lease with somebody in intent
 
-return end_lease(nil)
+return each_report(function() return end_lease(nil) end)

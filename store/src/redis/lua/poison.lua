@@ -11,7 +11,8 @@ local UNHEARD_MAX = 10
 -- Indexes with commas between, as a set.
 local function set_of(text)
   local set = {}
-  for index in string.gmatch(text or '', '%d+') do set[tonumber(index)] = true end
+  if not text then return set end
+  for index in string.gmatch(text, '%d+') do set[tonumber(index)] = true end
   return set
 end
 
@@ -31,8 +32,9 @@ local function no_suspicion()
 end
 
 local function suspicion_of(text)
+  if not text then return nil end
   local strikes, unheard, first, last, suspects =
-    string.match(text or '', '^(%d%d?)|(%d%d?)|(%d?%d?)|(%d?%d?)|([%d,]*)$')
+    string.match(text, '^(%d%d?)|(%d%d?)|(%d?%d?)|(%d?%d?)|([%d,]*)$')
   if not strikes then return nil end
   return { strikes = tonumber(strikes), unheard = tonumber(unheard), first = tonumber(first), last = tonumber(last),
     suspects = set_of(suspects) }

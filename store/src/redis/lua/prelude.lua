@@ -1,23 +1,17 @@
 -- Common to every script of a shard; prepended to each when it is loaded.
 --
+-- The scripts are functions of a library that the server keeps: what stands here outside of functions runs once, when
+-- the library is loaded, and what differs from call to call is set by `begin`.
 -- A script reads and checks everything first, changes Lua values, and writes at the end (`commit`): Lua
 -- does not roll back, so nothing may fail after the first write. Time is read once. Numbers are printed
 -- with `int`, never by tostring, which would write 1.7e+12.
 
-local K = {
-  shard = KEYS[1], rdy = KEYS[2], dly = KEYS[3], lease = KEYS[4], holder = KEYS[5], turns = KEYS[6],
-  node = KEYS[7], count = KEYS[8], lanes = KEYS[9], parked = KEYS[10], splits = KEYS[11],
-  splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
-  to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
-  depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
-  steered = KEYS[26], dead_order = KEYS[27], round = KEYS[28],
-}
 -- Keys of one run or batch follow the keys of the shard.
 local OWN = 28
 
-local call = redis.call
-local TIME = call('TIME')
-local now = TIME[1] * 1000 + math.floor(TIME[2] / 1000)
+-- Of this call: its keys by name, whether it checks types itself (`check_type`), the time in ms and the same as text.
+local K, CHECKS_ITSELF, now, NOW = {}, false, 0, '0'
+local call
 
 local function int(n)
   return string.format('%d', n)
@@ -35,12 +29,8 @@ local function check_type(command, key)
 end
 
 local function check_types()
-  for n, command in ipairs(type_checks()) do check_type(command, KEYS[n]) end
+  for n, command in ipairs(TYPE_CHECKS) do check_type(command, KEYS[n]) end
 end
-
-if not CHECKS_ITSELF then check_types() end
-
-local NOW = int(now)
 
 -- Numbers of arguments and fields: nil or junk is an error, not a zero. ('nan' is a number to tonumber.)
 local function num(text, what)
@@ -67,8 +57,8 @@ end
 
 -- The position of the shard, by which everybody who saw it can tell whether it went back: grows with whatever is
 -- acknowledged.
-local function grow()
-  bump(K.shard, 'sequence', 1)
+local function grow(by)
+  bump(K.shard, 'sequence', int(by or 1))
 end
 
 -- Nothing is leased from a server that was not compared, nor while workers report after the shard went back.
@@ -143,9 +133,11 @@ local function dead_remove(id, index)
 end
 
 -- ---------------------------------------------------------------------------------------------------
--- Counters of a run, gathered and written once.
+-- Counters of a run, gathered and written once. (`bump` each: cheaper than to read, add and write several at once.)
 
 local counts = {}
+-- Runs of which somebody settled.
+local settled_now = {}
 
 local function add_count(run, name, by)
   local field = run .. '|' .. name
@@ -162,28 +154,13 @@ local function count_place(run, from, to)
   add_count(run, 'moves', 1)
 end
 
--- One command reads and one writes. A counter that is damaged stays as it is, see `bump`. `at`: a field for this
--- instant.
-local function write_counts(at)
-  local fields, set = {}, {}
+-- A counter that is damaged stays as it is, see `bump`.
+local function write_counts()
   for field, by in pairs(counts) do
-    if by ~= 0 then fields[#fields + 1] = field end
+    if by ~= 0 then bump(K.count, field, int(by)) end
   end
-  if #fields > 0 then
-    for n, value in ipairs(call('HMGET', K.count, unpack(fields))) do
-      local before = value and (string.match(value, '^%-?%d+$') and tonumber(value)) or not value and 0
-      if before and math.abs(before) <= 9007199254740992 then
-        set[#set + 1] = fields[n]
-        set[#set + 1] = int(before + counts[fields[n]])
-      end
-    end
-  end
-  if at then
-    set[#set + 1] = at
-    set[#set + 1] = NOW
-  end
-  if #set > 0 then call('HSET', K.count, unpack(set)) end
-  counts = {}
+  for run in pairs(settled_now) do call('HSET', K.count, run .. '|settled_at', NOW) end
+  counts, settled_now = {}, {}
 end
 
 -- ---------------------------------------------------------------------------------------------------
@@ -315,4 +292,28 @@ local function split_end(run)
   call('ZREM', K.splits, run)
   call('ZREM', K.splits_parked, run)
   split_forget_holder(run)
+end
+
+-- ---------------------------------------------------------------------------------------------------
+
+local function name_keys()
+  K = {
+    shard = KEYS[1], rdy = KEYS[2], dly = KEYS[3], lease = KEYS[4], holder = KEYS[5], turns = KEYS[6],
+    node = KEYS[7], count = KEYS[8], lanes = KEYS[9], parked = KEYS[10], splits = KEYS[11],
+    splits_parked = KEYS[12], split = KEYS[13], split_request = KEYS[14], runs = KEYS[15],
+    to_cancel = KEYS[16], worker = KEYS[17], seen = KEYS[18], last_claim = KEYS[19], dead = KEYS[20],
+    depth = KEYS[21], to_retire = KEYS[22], flight = KEYS[23], pace = KEYS[24], throttled = KEYS[25],
+    steered = KEYS[26], dead_order = KEYS[27], round = KEYS[28],
+  }
+end
+
+-- Before everything else of a call.
+local function begin(checks_itself)
+  call, CHECKS_ITSELF, counts, settled_now = redis.call, checks_itself, {}, {}
+  -- The keys of a shard are always the same: the first tells which shard it is.
+  if K.shard ~= KEYS[1] then name_keys() end
+  local time = call('TIME')
+  now = time[1] * 1000 + math.floor(time[2] / 1000)
+  NOW = int(now)
+  if not checks_itself then check_types() end
 end

@@ -1,45 +1,68 @@
 -- Common to checkpoint, finish and release; prepended after batch.lua.
 --
--- KEYS  the shard's, then: batch, its details, its run
--- ARGV  1 batch id, 2 fence, 3 sequence, 4 progress, 5 retry fraction, 6 and 7 of the script, 8 indexes of intents,
---       9 number of outcomes that have a reply text, then its place among the outcomes and the text of each; then the
---       number of groups and four for each (kind, code, retry_after_ms, indexes). A group is of outcomes that follow
---       each other and differ in nothing but recipient and reply text. Indexes are packed, four bytes each, the
---       highest byte first: an argument for each would cost more than what is done with it.
+-- KEYS  the shard's, then of each report: batch, its details, its run
+-- ARGV  1 number of reports, 2 retry fraction, 3 and 4 of the script, then of each report: batch id, fence, sequence,
+--       progress, indexes of intents, number of outcomes that have a reply text, then its place among the outcomes and
+--       the text of each; then the number of groups and four for each (kind, code, retry_after_ms, indexes). A group is
+--       of outcomes that follow each other and differ in nothing but recipient and reply text. Indexes are packed, a byte
+--       each (255: one that no batch has): an argument for each would cost more than what is done with it.
+-- returns of each report what the script says, or why it failed: every report is a transition of its own.
 
-local function indexes_in(packed)
-  local number = #packed / 4
-  local indexes = { struct.unpack('>' .. string.rep('I4', number), packed) }
-  -- After the values stands where reading ended.
-  if table.remove(indexes) ~= #packed + 1 then corrupt('the indexes of a report') end
-  return indexes
-end
+-- The report at hand.
+local REPORT
 
-local REPORT = { id = ARGV[1], fence = ARGV[2], sequence = num(ARGV[3], 'sequence'),
-  progress = num(ARGV[4], 'progress'), fraction = num(ARGV[5], 'fraction'), intents = indexes_in(ARGV[8]),
-  details = {}, groups = {} }
-
-do
-  local at = 10
-  for _ = 1, num(ARGV[9], 'reply texts') do
-    REPORT.details[num(ARGV[at], 'a place')] = ARGV[at + 1]
+-- The report whose arguments begin here (`keys` come before its keys), and where the next begins.
+local function read_report(at, keys)
+  local report = { id = ARGV[at], fence = ARGV[at + 1], sequence = num(ARGV[at + 2], 'sequence'),
+    progress = num(ARGV[at + 3], 'progress'), fraction = num(ARGV[2], 'fraction'), packed = ARGV[at + 4],
+    intents = { string.byte(ARGV[at + 4], 1, -1) }, details = {}, groups = {}, batch_key = KEYS[keys + 1],
+    details_key = KEYS[keys + 2], run_key = KEYS[keys + 3] }
+  local texts = num(ARGV[at + 5], 'reply texts')
+  at = at + 6
+  for _ = 1, texts do
+    report.details[num(ARGV[at], 'a place')] = ARGV[at + 1]
     at = at + 2
   end
   local place = 0
   for n = 1, num(ARGV[at], 'groups') do
     local kind, after = ARGV[at + 1], num(ARGV[at + 3], 'retry after')
     if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
-    local group = { kind = kind, code = ARGV[at + 2], after = after, indexes = indexes_in(ARGV[at + 4]), place = place }
+    local group = { kind = kind, code = ARGV[at + 2], after = after, indexes = { string.byte(ARGV[at + 4], 1, -1) }, place = place }
     place = place + #group.indexes
-    REPORT.groups[n] = group
+    report.groups[n] = group
     at = at + 4
   end
+  return report, at + 1
+end
+
+-- Carries out one report after the other, each whole before the next begins. All are read before, and one that fails
+-- must not cost the others their answers, unless it is alone.
+local function each_report(act)
+  local reports, at, answers = {}, 5, {}
+  for n = 1, num(ARGV[1], 'reports') do
+    reports[n], at = read_report(at, OWN + (n - 1) * 3)
+  end
+  for n, report in ipairs(reports) do
+    REPORT = report
+    if #reports == 1 then
+      answers[1] = act()
+    else
+      local ok, answer = pcall(act)
+      answers[n] = ok and answer or type(answer) == 'table' and answer.err or tostring(answer)
+      run_settled, moved = false, {}
+    end
+  end
+  write_growth()
+  write_counts()
+  if woke then wake_all() end
+  return answers
 end
 
 -- The batch of the report, or nil when it is gone. One that is leased and unreadable is set aside.
 local function reported_batch()
-  if not load_run(string.match(REPORT.id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then return nil end
-  local b, wrong = load_batch(REPORT.id, KEYS[OWN + 1], KEYS[OWN + 2])
+  local run_id = string.match(REPORT.id, '^(.+)%.%d+$') or ''
+  if not (run and run.id == run_id or load_run(run_id, REPORT.run_key)) then return nil end
+  local b, wrong = load_batch(REPORT.id, REPORT.batch_key, REPORT.details_key)
   if not b then
     check_types()
     local hold = hold_of(REPORT.id)
@@ -73,16 +96,17 @@ local function take_as_facts(b)
     if b.hold then keep_lease(b) end
   end
   -- Otherwise nothing is written: a tombstone must not grow by what it knew already.
-  write_run()
+  count_run()
   return to == 'settled' and 'settled' or 'lost'
 end
 
 -- Keeps the reply texts of some that had this record before, see `take_detail`.
 local function take_details(b, group, n, number, r)
-  if group.kind == 'w' or (r.first_at == '' and not next(REPORT.details)) then return end
+  local tried = was_tried(r)
+  if group.kind == 'w' or not (tried or next(REPORT.details)) then return end
   for at = n, n + number - 1 do
     local detail = REPORT.details[group.place + at]
-    if detail or r.first_at ~= '' then b.detail[group.indexes[at]] = detail or '' end
+    if detail or tried then b.detail[group.indexes[at]] = detail or '' end
   end
 end
 
@@ -115,6 +139,7 @@ local function take_outcomes(b)
             alike = change_alike(b, indexes, n, number - n + 1, group, settle, group, REPORT.fraction)
             take_details(b, group, n, alike, r)
             note_outcomes(b, group, n, alike)
+            b.known_fence = r.intent == counter
             hold.progress_at = now
           end
         end

@@ -1,9 +1,14 @@
--- Common to reconcile and reconcile_index; prepended after batch.lua.
+-- Common to reconcile and reconcile_index; prepended after settle.lua.
 --
 -- One round goes over everything in the shard, step by step, whoever makes the steps. `round` has where it is; the
 -- number of the step makes sure that each is made once.
 
-local repairs = {}
+local repairs
+
+-- Of this call, after `begin_batch`.
+local function begin_round()
+  repairs = {}
+end
 
 local function repaired(kind, about)
   repairs[#repairs + 1] = kind
