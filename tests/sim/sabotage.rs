@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Seeds that look for one fault; it stops at the first that fails.
-const SEEDS: &str = "120";
+const SEEDS: &str = "600";
 /// These act in the loop of a real worker process, where the end-to-end tests look for them.
 const END_TO_END: [Fault; 1] = [Fault::SkipIntents];
 
