@@ -129,6 +129,21 @@ async fn a_master_that_lives_through_it_needs_no_mark() {
 }
 
 #[tokio::test]
+async fn reports_before_the_comparison_hide_nothing() {
+    let mut server = Server::start();
+    let master = master(&server).await;
+    let scene = Scene::of(&master, &[4, 4]).await;
+    let Lost { copy, marks, mut survivor, .. } = lose(&server, &master, &scene).await;
+    put_back(&mut server, &copy);
+    // More of them than what was lost.
+    for _ in 0..20 {
+        assert_eq!(scene.checkpoint(&mut survivor, Vec::new(), Vec::new()).await.status, LeaseStatus::Held);
+    }
+    let compared = compare(&master, marks.iter(), false).await;
+    assert!(matches!(compared.found, Found::WentBack { .. }), "{compared:?}");
+}
+
+#[tokio::test]
 async fn what_a_worker_saw_proves_it_however_late() {
     let mut server = Server::start();
     let before = master(&server).await;

@@ -194,7 +194,9 @@ pub async fn limits_given_late_count_what_is_in_flight(fixture: &impl Fixture) {
     // Taken away again: the count stays true until all of them have left.
     scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Accepted), vec![4]).await;
     assert_eq!(scene.in_intent().await, 4);
-    scene.checkpoint(&mut held, outcomes([1, 2, 3, 4], OutcomeKind::Accepted), Vec::new()).await;
+    scene.checkpoint(&mut held, outcomes([1, 2, 3, 4], OutcomeKind::Accepted), vec![5]).await;
+    assert_eq!(scene.in_intent().await, 1, "who comes in the report with which they leave is counted with them");
+    scene.checkpoint(&mut held, outcomes([5], OutcomeKind::Accepted), Vec::new()).await;
     assert_eq!(scene.in_intent().await, 0);
 }
 

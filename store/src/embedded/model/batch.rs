@@ -162,6 +162,11 @@ impl Model {
         self.stamp(id);
     }
 
+    /// Limits were there when the lease got intents that it still has.
+    pub(super) fn is_counted(&self, id: &BatchId) -> bool {
+        self.batches.get(id).and_then(Batch::hold).is_some_and(|hold| hold.counted > 0)
+    }
+
     /// Tells the meters how many recipients of a leased batch are in intent now. `limited`: a limit asks for it;
     /// otherwise only what was told before is kept true.
     pub(super) fn recount(&mut self, id: &BatchId, limited: bool) {

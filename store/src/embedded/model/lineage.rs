@@ -55,8 +55,9 @@ impl Default for Lineage {
 }
 
 impl Lineage {
+    /// Not while it is not known what the server lacks: what is done meanwhile would make up for it.
     pub fn grow(&mut self) {
-        self.sequence += 1;
+        self.sequence += u64::from(self.is_met());
     }
 
     pub fn mark(&self) -> Mark {
@@ -224,6 +225,16 @@ mod tests {
         ] {
             assert_eq!(lineage().lacks(&mark(epoch, sequence)), lacks, "{epoch} {sequence}");
         }
+    }
+
+    #[test]
+    fn what_is_done_on_a_server_that_was_not_compared_hides_nothing() {
+        let mut new = Lineage { met: Some("new".to_owned()), ..lineage() };
+        (0..10).for_each(|_| new.grow());
+        assert!(new.lacks(&mark(7, 101)));
+        new.confirm();
+        new.grow();
+        assert_eq!((new.epoch, new.sequence), (7, 101));
     }
 
     #[test]

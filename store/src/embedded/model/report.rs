@@ -44,7 +44,7 @@ impl Model {
             Err(status) => return LeaseAnswer::plain(id, status),
         };
         let mut answer = LeaseAnswer::plain(id.clone(), LeaseStatus::Held);
-        let limited = self.is_limited(&id, terms.limits);
+        let limited = self.is_limited(&id, terms.limits) || self.is_counted(&id);
         self.recount(&id, limited);
         let mut throttled = 0;
         for index in &report.intents {

@@ -38,6 +38,7 @@ local function begin_batch()
   run, run_settled, moved, woke, doubts_max = nil, false, {}, false, DOUBTS_MAX
   local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp')
   BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
+  is_met = f[2] == f[3]
 end
 
 local KINDS = { a = true, d = true, r = true, u = true, w = true }

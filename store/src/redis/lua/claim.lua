@@ -39,6 +39,7 @@ end
 local fence_at, met, confirmed, stop = unpack(call('HMGET', K.shard, 'fence', 'met', 'server', 'stop'))
 if not string.match(fence_at or '0', '^%d+$') then corrupt('the counter of fences') end
 local stopped = is_stopped(met, confirmed, stop)
+is_met = met == confirmed
 
 local function see_worker()
   local known = call('HGET', K.worker, worker)

@@ -12,6 +12,8 @@ local OWN = 28
 -- Of this call: its keys by name, whether it checks types itself (`check_type`), the time in ms and the same as text.
 local K, CHECKS_ITSELF, now, NOW = {}, false, 0, '0'
 local call
+-- The server was compared; nil: not read yet.
+local is_met
 
 local function int(n)
   return string.format('%d', n)
@@ -56,9 +58,13 @@ local function fences_differ(a, b)
 end
 
 -- The position of the shard, by which everybody who saw it can tell whether it went back: grows with whatever is
--- acknowledged.
+-- acknowledged. Not while it is not known what the server lacks: what is done meanwhile would make up for it.
 local function grow(by)
-  bump(K.shard, 'sequence', int(by or 1))
+  if is_met == nil then
+    local f = call('HMGET', K.shard, 'met', 'server')
+    is_met = f[1] == f[2]
+  end
+  if is_met then bump(K.shard, 'sequence', int(by or 1)) end
 end
 
 -- Nothing is leased from a server that was not compared, nor while workers report after the shard went back.
@@ -309,7 +315,7 @@ end
 
 -- Before everything else of a call.
 local function begin(checks_itself)
-  call, CHECKS_ITSELF, counts, settled_now = redis.call, checks_itself, {}, {}
+  call, CHECKS_ITSELF, counts, settled_now, is_met = redis.call, checks_itself, {}, {}, nil
   -- The keys of a shard are always the same: the first tells which shard it is.
   if K.shard ~= KEYS[1] then name_keys() end
   local time = call('TIME')
