@@ -265,7 +265,7 @@ async fn the_cancelling_of_a_run_goes_on() {
     fixture.store.cancel_run(&scene.run).await.unwrap();
     fixture.does(&["DEL", &key("to_cancel")]);
     assert_eq!(kinds(&fixture.reconcile().await), BTreeSet::from([RepairKind::Split]));
-    assert_eq!(fixture.store.runs_to_cancel(10).await.unwrap(), [scene.run.clone()]);
+    assert_eq!(fixture.store.runs_to_cancel(10).await.unwrap(), std::slice::from_ref(&scene.run));
     fixture.store.cancel_batches(&scene.run, 0, 100).await.unwrap();
     assert_eq!(scene.record().await.state(), RunState::Cancelled);
     assert_eq!(fixture.reconcile().await, []);

@@ -63,7 +63,7 @@ pub async fn forget_run_is_gone_at_once_and_its_batches_step_by_step(fixture: &i
     assert_eq!(forget(fixture, &scene.run, 0, 2).await, step(2, 3));
     is_gone(&scene).await;
     let store = fixture.store();
-    assert_eq!(store.runs_to_forget(10).await.unwrap(), [scene.run.clone()]);
+    assert_eq!(store.runs_to_forget(10).await.unwrap(), std::slice::from_ref(&scene.run));
     assert_eq!(store.runs_to_forget(0).await.unwrap(), []);
     // A new one would meet the batches of the old one.
     assert_eq!(store.create_run(new_run("one")).await.unwrap(), CreatedRun::BeingForgotten);
@@ -258,7 +258,11 @@ pub async fn forget_kept_leaves_what_is_about_to_be_named(fixture: &impl Fixture
     fixture.pass(2).await;
     store.apply_campaign(apply).await.unwrap();
     store.keep(vec![audience.clone()]).await.unwrap();
-    assert_eq!(store.forget_kept(all.clone()).await.unwrap(), [of_run.clone()], "the others were named since");
+    assert_eq!(
+        store.forget_kept(all.clone()).await.unwrap(),
+        std::slice::from_ref(&of_run),
+        "the others were named since"
+    );
     assert_eq!(store.definition(&run.definition).await.unwrap(), None);
     assert!(store.definition(&hash).await.unwrap().is_some());
     assert_eq!(store.forget_kept(all).await.unwrap(), []);

@@ -237,6 +237,8 @@ local function change(b, index, key, act, x, y)
     local r = { attempts = from.attempts, doubts = from.doubts, first_at = from.first_at, due_at = from.due_at,
       intent = from.intent, doubt = from.doubt, reason = from.reason, settled_at = from.settled_at, code = from.code }
     result = act(b, index, r, before, x, y)
+    -- What was known leaves no trace: a record in a tombstone is a correction.
+    if result == 'already' then return result end
     local after = st[at]
     if after ~= D then r.due_at = 0 end
     local made = keep_record(b, at, r)
