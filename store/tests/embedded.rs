@@ -3,37 +3,20 @@
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
 use async_trait::async_trait;
-use postrider_common::Clock;
 use postrider_common::lease::LeaseReport;
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::mark::Marks;
 use postrider_store::conformance::Fixture;
+use postrider_store::conformance::memory::{InMemory, TestClock};
 use postrider_store::conformance::scene::{Held, Scene, new_run, outcomes};
 use postrider_store::embedded::Embedded;
 use postrider_store::{Checkpoint, Claim, Compare, Found, Store, StoreError};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
-
-/// A clock that the test moves.
-#[derive(Debug)]
-struct TestClock(AtomicI64);
-
-impl Clock for TestClock {
-    fn wall_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
-    fn boot_ms(&self) -> u64 {
-        self.wall_ms().unsigned_abs()
-    }
-    fn random(&self) -> u64 {
-        7
-    }
-}
 
 struct EmbeddedFixture {
     store: Arc<dyn Store>,
     clock: Arc<TestClock>,
-    folder: Option<tempfile::TempDir>,
+    folder: tempfile::TempDir,
 }
 
 #[async_trait]
@@ -42,23 +25,18 @@ impl Fixture for EmbeddedFixture {
         self.store.clone()
     }
     async fn pass(&self, ms: u64) {
-        self.clock.0.fetch_add(ms as i64, Ordering::SeqCst);
+        self.clock.pass(ms);
     }
 }
 
-fn clock() -> Arc<TestClock> {
-    Arc::new(TestClock(AtomicI64::new(1_790_000_000_000)))
-}
-
-async fn memory() -> EmbeddedFixture {
-    let clock = clock();
-    EmbeddedFixture { store: Arc::new(Embedded::in_memory(clock.clone())), clock, folder: None }
+async fn memory() -> InMemory {
+    InMemory::new(|store| store)
 }
 
 async fn file() -> EmbeddedFixture {
-    let (clock, folder) = (clock(), tempfile::tempdir().unwrap());
+    let (clock, folder) = (Arc::new(TestClock::default()), tempfile::tempdir().unwrap());
     let store = Arc::new(Embedded::open(folder.path(), clock.clone()).await.unwrap());
-    EmbeddedFixture { store, clock, folder: Some(folder) }
+    EmbeddedFixture { store, clock, folder }
 }
 
 mod in_memory {
@@ -75,10 +53,9 @@ mod in_a_file {
 async fn reopen(fixture: EmbeddedFixture) -> EmbeddedFixture {
     let EmbeddedFixture { store, clock, folder } = fixture;
     drop(store);
-    let folder = folder.expect("a fixture with a folder");
     for _ in 0..1000 {
         match Embedded::open(folder.path(), clock.clone()).await {
-            Ok(store) => return EmbeddedFixture { store: Arc::new(store), clock, folder: Some(folder) },
+            Ok(store) => return EmbeddedFixture { store: Arc::new(store), clock, folder },
             Err(StoreError::Url(_)) => tokio::time::sleep(std::time::Duration::from_millis(5)).await,
             Err(other) => panic!("{other}"),
         }
@@ -105,8 +82,8 @@ async fn a_reopened_store_knows_everything_it_answered() {
 #[tokio::test]
 async fn a_folder_serves_one_process_at_a_time() {
     let fixture = file().await;
-    let folder = fixture.folder.as_ref().expect("a folder").path();
-    let error = Embedded::open(folder, clock()).await.unwrap_err().to_string();
+    let folder = fixture.folder.path();
+    let error = Embedded::open(folder, Arc::new(TestClock::default())).await.unwrap_err().to_string();
     assert!(error.contains("in use by another process"), "{error}");
 }
 
@@ -117,12 +94,12 @@ async fn a_lease_without_progress_is_not_extended() {
     let fixture = memory().await;
     let scene = Scene::of(&fixture, &[3]).await;
     let claim = Claim { ttl_ms: TTL_MS, ..scene.claim_call(1, 1, &[("bulk", 10)]) };
-    let lease = fixture.store.claim(claim).await.unwrap().leases.remove(0);
-    let mut held = Held { batch: lease.batch, fence: lease.fence, count: 3, sequence: 0, only: None };
+    let lease = fixture.store().claim(claim).await.unwrap().leases.remove(0);
+    let mut held = Held::of(&lease);
     let mut renew = async |progress: u64| {
         let report = LeaseReport { progress, ..held.report(Vec::new(), Vec::new()) };
         let checkpoint = Checkpoint { ttl_ms: TTL_MS, ..scene.checkpoint_call(vec![report]) };
-        fixture.store.checkpoint(checkpoint).await.unwrap().remove(0).ttl_ms
+        fixture.store().checkpoint(checkpoint).await.unwrap().remove(0).ttl_ms
     };
     for _ in 0..TRANSACTION_MS_MAX / (TTL_MS / 2) {
         fixture.pass(TTL_MS / 2).await;
@@ -153,7 +130,7 @@ async fn random_calls_agree_with_the_model() {
 
 #[tokio::test]
 async fn an_old_file_put_back_is_noticed_by_the_mark() {
-    let clock: Arc<dyn Clock> = Arc::new(postrider_common::SystemClock::default());
+    let clock: Arc<dyn postrider_common::Clock> = Arc::new(postrider_common::SystemClock::default());
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("store.redb");
     let open = async || {

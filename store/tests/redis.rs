@@ -5,41 +5,13 @@
 
 mod redis_server;
 
-use async_trait::async_trait;
-use postrider_store::Store;
-use postrider_store::conformance::Fixture;
-use redis_server::Server;
+use redis_server::{Served, Server};
 use std::sync::Arc;
-use std::time::Duration;
 
-struct RedisFixture {
-    store: Arc<dyn Store>,
-    _server: Server,
-}
-
-#[async_trait]
-impl Fixture for RedisFixture {
-    fn store(&self) -> Arc<dyn Store> {
-        self.store.clone()
-    }
-
-    /// Waits for the server's own clock.
-    async fn pass(&self, ms: u64) {
-        let until = self.store.now_ms().await.unwrap() + ms as i64;
-        loop {
-            let left = until - self.store.now_ms().await.unwrap();
-            if left <= 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(left as u64)).await;
-        }
-    }
-}
-
-async fn server() -> RedisFixture {
+async fn server() -> Served {
     let server = Server::start();
     server.allow_least_user(&[]);
-    RedisFixture { store: Arc::new(server.store_of_least_user().await.unwrap()), _server: server }
+    Served { store: Arc::new(server.store_of_least_user().await.unwrap()), server }
 }
 
 postrider_store::conformance_tests!(server);

@@ -13,7 +13,7 @@ use postrider_common::lease::{LeaseReport, LeaseStatus};
 use postrider_common::pace::Limits;
 use postrider_common::state::RecipientState;
 use postrider_store::conformance::Fixture;
-use postrider_store::conformance::scene::{Scene, new_run, outcomes, worker};
+use postrider_store::conformance::scene::{Held, Scene, new_run, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{Checkpoint, Claim, Compare, Finish, Reclaim, Result, Store};
 use redis_nodes::{Cluster, wait_for};
@@ -270,14 +270,7 @@ async fn while_a_node_is_away_the_others_go_on() {
     assert!(!away.is_empty() && away.len() < leases.len(), "{} of {}", away.len(), leases.len());
     cluster.nodes[node].kill();
 
-    let report = |lease: &postrider_store::ClaimedBatch| LeaseReport {
-        batch: lease.batch.clone(),
-        fence: lease.fence.clone(),
-        sequence: 1,
-        outcomes: Vec::new(),
-        intents: vec![0],
-        progress: 0,
-    };
+    let report = |lease: &postrider_store::ClaimedBatch| Held::of(lease).report(Vec::new(), vec![0]);
     let checkpoint = Checkpoint {
         worker: worker(1),
         reports: leases.iter().map(report).collect(),

@@ -6,52 +6,27 @@
 mod redis_limits;
 mod redis_server;
 
-use async_trait::async_trait;
 use postrider_common::pace::{Limit, Limits, Pace};
-use postrider_store::Store;
-use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Scene, lane, new_run};
-use postrider_store::redis::Redis;
-use redis_server::Server;
+use redis_server::{Served, Server};
 use std::sync::Arc;
 use std::time::Duration;
 
 const SHARDS: u16 = 3;
 
-struct Shards {
-    store: Arc<Redis>,
-    server: Server,
-}
-
-#[async_trait]
-impl Fixture for Shards {
-    fn store(&self) -> Arc<dyn Store> {
-        self.store.clone()
-    }
-
-    async fn pass(&self, ms: u64) {
-        tokio::time::sleep(Duration::from_millis(ms)).await;
-    }
-}
-
-async fn shards(count: u16) -> Shards {
-    let server = Server::start();
-    Shards { store: Arc::new(server.store_of_shards(count).await.unwrap()), server }
-}
-
 #[tokio::test]
 async fn what_is_of_no_use_elsewhere_is_used() {
-    redis_limits::what_is_of_no_use_elsewhere_is_used(&shards(SHARDS).await, SHARDS.into()).await;
+    redis_limits::what_is_of_no_use_elsewhere_is_used(&Served::of_shards(SHARDS).await, SHARDS.into()).await;
 }
 
 #[tokio::test]
 async fn shards_together_keep_to_a_rate() {
-    redis_limits::shards_together_keep_to_a_rate(&shards(SHARDS).await).await;
+    redis_limits::shards_together_keep_to_a_rate(&Served::of_shards(SHARDS).await).await;
 }
 
 #[tokio::test]
 async fn one_shard_alone_shares_nothing() {
-    let fixture = shards(1).await;
+    let fixture = Served::of_shards(1).await;
     redis_limits::shards_together_keep_to_a_rate(&fixture).await;
     let keys: u32 = fixture.server.command(&["EXISTS", "postrider:{g}:quotas"]);
     assert_eq!(keys, 0);
@@ -84,7 +59,7 @@ async fn masters_that_end_anywhere_never_give_more_than_all() {
     let seed = std::env::var("POSTRIDER_SEED").map_or_else(|_| fastrand::u64(..), |seed| seed.parse().unwrap());
     println!("POSTRIDER_SEED={seed}");
     let mut random = fastrand::Rng::with_seed(seed);
-    let fixture = shards(SHARDS).await;
+    let fixture = Served::of_shards(SHARDS).await;
     let mut limits = Limits::default();
     let pace = Pace { rate: "100/s".parse().unwrap(), burst: 31 };
     limits.lane(lane("bulk"), Limit { pace: Some(pace), concurrency: Some(23) });

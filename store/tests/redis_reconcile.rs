@@ -5,16 +5,14 @@
 
 mod redis_server;
 
-use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::run::RunState;
 use postrider_common::state::RecipientState;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::reconcile::reconcile_all;
 use postrider_store::conformance::scene::{GRACE_MS, Held, Scene, TTL_MS, outcomes};
-use postrider_store::redis::Redis;
 use postrider_store::{DeadAnswer, Reclaim, Repair, RepairKind, Store};
-use redis_server::Server;
+use redis_server::{Served, Server};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,33 +20,17 @@ use std::time::{Duration, Instant};
 /// Bound of every wait for a run to end.
 const END_MAX: Duration = Duration::from_secs(60);
 
-struct Harmed {
-    store: Arc<Redis>,
-    server: Server,
-}
-
-#[async_trait]
-impl Fixture for Harmed {
-    fn store(&self) -> Arc<dyn Store> {
-        self.store.clone()
-    }
-
-    async fn pass(&self, ms: u64) {
-        tokio::time::sleep(Duration::from_millis(ms)).await;
-    }
-}
-
-async fn harmed() -> Harmed {
+async fn harmed() -> Served {
     let server = Server::start_with(&["--appendonly", "no"]);
     let store = server.store_with(postrider_store::Durability::Relaxed).await.unwrap();
-    Harmed { store: Arc::new(store), server }
+    Served { store: Arc::new(store), server }
 }
 
 fn key(name: &str) -> String {
     format!("postrider:{{s0}}:{name}")
 }
 
-impl Harmed {
+impl Served {
     fn does(&self, words: &[&str]) {
         let done: i64 = self.server.command(words);
         assert!(done > 0, "{words:?} did no harm");
@@ -70,7 +52,7 @@ fn kinds(repairs: &[Repair]) -> BTreeSet<RepairKind> {
 }
 
 /// Claims and sends until the run has ended.
-async fn send_the_rest(scene: &Scene<'_, Harmed>) {
+async fn send_the_rest(scene: &Scene<'_, Served>) {
     let deadline = Instant::now() + END_MAX;
     while scene.record().await.state() != RunState::Finished {
         assert!(Instant::now() < deadline, "it does not end: {:?}", scene.record().await);
@@ -87,7 +69,7 @@ async fn send_the_rest(scene: &Scene<'_, Harmed>) {
 }
 
 /// Two batches ready, one leased with one in intent and one accepted, one that waits for a retry, one settled.
-async fn mixed(fixture: &Harmed) -> (Scene<'_, Harmed>, Held) {
+async fn mixed(fixture: &Served) -> (Scene<'_, Served>, Held) {
     let scene = Scene::of(fixture, &[3, 2, 2, 4, 2]).await;
     let mut held = scene.claim(1, 3).await;
     scene.send_all(&mut held[1], OutcomeKind::Deferred).await;
@@ -100,7 +82,7 @@ async fn mixed(fixture: &Harmed) -> (Scene<'_, Harmed>, Held) {
 }
 
 /// Does harm, and sees it repaired, as this kind, once; then the run goes on to its end.
-async fn is_repaired(wanted: RepairKind, harm: impl AsyncFn(&Harmed, &Scene<'_, Harmed>, &Held)) {
+async fn is_repaired(wanted: RepairKind, harm: impl AsyncFn(&Served, &Scene<'_, Served>, &Held)) {
     let fixture = harmed().await;
     let (scene, leased) = mixed(&fixture).await;
     harm(&fixture, &scene, &leased).await;

@@ -4,50 +4,24 @@
 
 mod redis_server;
 
-use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::ids::{CampaignName, DefinitionHash};
 use postrider_common::lease::{LeaseReport, LeaseStatus};
 use postrider_common::pace::Limits;
 use postrider_store::conformance::Fixture;
-use postrider_store::conformance::scene::{Scene, lane, new_run, outcomes, worker};
+use postrider_store::conformance::scene::{Held, Scene, lane, new_run, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
     ApplyCampaign, Checkpoint, ClaimHistory, Claimed, CreatedRun, Finish, NewRun, Reclaim, RetireBatches, RunRecord,
     Store, StoreError,
 };
-use redis_server::Server;
+use redis_server::{Served, Server};
 use std::sync::Arc;
-use std::time::Duration;
 
 const SHARDS: u16 = 3;
 
-struct Shards {
-    store: Arc<Redis>,
-    server: Server,
-}
-
-#[async_trait]
-impl Fixture for Shards {
-    fn store(&self) -> Arc<dyn Store> {
-        self.store.clone()
-    }
-
-    async fn pass(&self, ms: u64) {
-        let until = self.store.now_ms().await.unwrap() + ms as i64;
-        loop {
-            let left = until - self.store.now_ms().await.unwrap();
-            if left <= 0 {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(left as u64)).await;
-        }
-    }
-}
-
-async fn shards() -> Shards {
-    let server = Server::start();
-    Shards { store: Arc::new(server.store_of_shards(SHARDS).await.unwrap()), server }
+async fn shards() -> Served {
+    Served::of_shards(SHARDS).await
 }
 
 postrider_store::conformance_tests!(shards, of_shards);
@@ -80,7 +54,7 @@ const STEPS: usize = SHARDS as usize + 2;
 
 /// Begins an effect with a master that ends after so many steps, has another one go on, and gives what the first said.
 async fn ended_after<'a, A: std::fmt::Debug, F>(
-    fixture: &'a Shards,
+    fixture: &'a Served,
     steps: usize,
     call: impl Fn(Arc<Redis>) -> F,
 ) -> bool
@@ -224,19 +198,8 @@ async fn a_claim_goes_on_to_the_next_shard_and_a_repeat_finds_it_all_again() {
     let other = fixture.server.store_of_shards(SHARDS).await.unwrap();
     assert_eq!(identity(&other.claim(call).await.unwrap()), identity(&first));
     // One call about all of them, answered in its order.
-    let mut reports: Vec<LeaseReport> = first
-        .leases
-        .iter()
-        .rev()
-        .map(|lease| LeaseReport {
-            batch: lease.batch.clone(),
-            fence: lease.fence.clone(),
-            sequence: 1,
-            outcomes: Vec::new(),
-            intents: vec![0],
-            progress: 0,
-        })
-        .collect();
+    let mut reports: Vec<LeaseReport> =
+        first.leases.iter().rev().map(|lease| Held::of(lease).report(Vec::new(), vec![0])).collect();
     let (window, limits) = (10, Limits::default());
     let checkpoint =
         Checkpoint { worker: worker(1), reports: reports.clone(), ttl_ms: 1000, window, retry_fraction: 0, limits };

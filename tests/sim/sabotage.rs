@@ -1,58 +1,17 @@
 //! Tests of the tests: every planted fault is caught, by a few seeds of the simulation or by the conformance suite over
 //! the embedded store. Each fault is shown by a process of its own, which runs this very program.
 
-use async_trait::async_trait;
-use postrider_common::clock::Clock;
 use postrider_common::sabotage::Fault;
-use postrider_store::Store;
-use postrider_store::conformance::Fixture;
-use postrider_store::embedded::Embedded;
+use postrider_store::conformance::memory::InMemory;
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Seeds that look for one fault; it stops at the first that fails.
 const SEEDS: &str = "600";
 /// These act in the loop of a real worker process, where the end-to-end tests look for them.
 const END_TO_END: [Fault; 1] = [Fault::SkipIntents];
 
-/// A clock that the cases move.
-#[derive(Debug)]
-struct TestClock(AtomicI64);
-
-impl Clock for TestClock {
-    fn wall_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
-    }
-
-    fn boot_ms(&self) -> u64 {
-        self.wall_ms().unsigned_abs()
-    }
-
-    fn random(&self) -> u64 {
-        7
-    }
-}
-
-struct InMemory {
-    store: Arc<dyn Store>,
-    clock: Arc<TestClock>,
-}
-
-#[async_trait]
-impl Fixture for InMemory {
-    fn store(&self) -> Arc<dyn Store> {
-        Arc::clone(&self.store)
-    }
-
-    async fn pass(&self, ms: u64) {
-        self.clock.0.fetch_add(ms as i64, Ordering::SeqCst);
-    }
-}
-
 async fn fixture() -> InMemory {
-    let clock = Arc::new(TestClock(AtomicI64::new(1_790_000_000_000)));
-    InMemory { store: Arc::new(Embedded::in_memory(clock.clone())), clock }
+    InMemory::new(|store| store)
 }
 
 /// Without a fault these are green, as everywhere.

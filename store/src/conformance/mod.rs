@@ -9,6 +9,7 @@ pub mod doubt;
 pub mod history;
 pub mod known_failures;
 pub mod lease;
+pub mod memory;
 pub mod pace;
 pub mod poison;
 pub mod quota;
@@ -30,13 +31,24 @@ pub mod steer;
 use crate::Store;
 use async_trait::async_trait;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A store to try, empty, and its time.
 #[async_trait]
 pub trait Fixture: Send + Sync {
     fn store(&self) -> Arc<dyn Store>;
-    /// Returns when the store's clock has moved on by at least this much.
-    async fn pass(&self, ms: u64);
+    /// Returns when the store's clock has moved on by at least this much. Of a store whose clock the test does not move:
+    /// waits for it.
+    async fn pass(&self, ms: u64) {
+        let until = self.store().now_ms().await.unwrap().saturating_add_unsigned(ms);
+        loop {
+            let left = until - self.store().now_ms().await.unwrap();
+            if left <= 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(left.unsigned_abs())).await;
+        }
+    }
 }
 
 /// Cases that hold within a shard: turns are taken there, and the backlog is that of one. (So do those of `pace`: each

@@ -84,7 +84,7 @@ pub struct Held {
 }
 
 impl Held {
-    fn of(claimed: &ClaimedBatch) -> Self {
+    pub fn of(claimed: &ClaimedBatch) -> Self {
         let count = claimed.recipients.len() as u32;
         Self { batch: claimed.batch.clone(), fence: claimed.fence.clone(), count, sequence: 0, only: claimed.only }
     }

@@ -308,7 +308,7 @@ impl Base {
         }
     }
 
-    fn library(self, ignore_fences: bool) -> Library {
+    fn assemble(self, ignore_fences: bool) -> Library {
         let channel = keys::WAKE_CHANNEL;
         let settings = format!("local IGNORE_FENCES, WAKE_CHANNEL = {ignore_fences}, '{channel}'");
         let mut body = format!("{settings}\n{}\nlocal KEYS, ARGV\n{}", type_checks(), self.parts().0.concat());
@@ -354,7 +354,7 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub fn new(ignore_fences: bool) -> Self {
-        let libraries: Vec<Library> = Base::ALL.into_iter().map(|base| base.library(ignore_fences)).collect();
+        let libraries: Vec<Library> = Base::ALL.into_iter().map(|base| base.assemble(ignore_fences)).collect();
         let name = |transition: Transition| {
             let own = libraries.iter().find(|library| library.base == transition.parts().1);
             format!("postrider_{}{}", transition.name(), own.map_or("", |library| &library.ending))

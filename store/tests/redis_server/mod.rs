@@ -4,7 +4,10 @@
 
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
+use async_trait::async_trait;
 use postrider_common::clock::SystemClock;
+use postrider_store::Store;
+use postrider_store::conformance::Fixture;
 use postrider_store::redis::Redis;
 use postrider_store::{Durability, Options, StoreError};
 use std::process::{Child, Command, Stdio};
@@ -25,6 +28,26 @@ pub struct Server {
     folder: tempfile::TempDir,
     child: Option<Child>,
     arguments: Vec<String>,
+}
+
+/// A store on a server of its own.
+pub struct Served {
+    pub store: Arc<Redis>,
+    pub server: Server,
+}
+
+impl Served {
+    pub async fn of_shards(shards: u16) -> Self {
+        let server = Server::start();
+        Self { store: Arc::new(server.store_of_shards(shards).await.unwrap()), server }
+    }
+}
+
+#[async_trait]
+impl Fixture for Served {
+    fn store(&self) -> Arc<dyn Store> {
+        self.store.clone()
+    }
 }
 
 impl Server {
