@@ -255,6 +255,7 @@ mod tests {
             payload: Vec::new(),
             recipients,
             segments: if retired { vec!["first".into()] } else { Vec::new() },
+            erased: Vec::new(),
         }
     }
 

@@ -56,6 +56,9 @@ pub(super) enum Transition {
     TakeQuota,
     Reconcile,
     ReconcileIndex,
+    EraseRecipients,
+    EraseRun,
+    WriteErasure,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -127,7 +130,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 44] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -169,6 +172,9 @@ impl Transition {
         Self::TakeQuota,
         Self::Reconcile,
         Self::ReconcileIndex,
+        Self::EraseRecipients,
+        Self::EraseRun,
+        Self::WriteErasure,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -216,6 +222,9 @@ impl Transition {
             Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
             Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
             Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
+            Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
+            Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
+            Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
         }
     }
 

@@ -9,6 +9,7 @@ mod audit;
 mod batch;
 mod cancel;
 mod claim;
+mod erasure;
 mod generation;
 mod history;
 mod lineage;
@@ -28,18 +29,19 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit, ReplayDead,
-    RetireBatches, RetryRun, ShareRelay, Shared,
+    ENDS_WORKERS, EraseRecipients, EraseRun, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release,
+    ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::Batch;
+use erasure::Erasure;
 use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
-    SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, ErasureId, Fence, IdempotencyKey, LaneName, RelayName, RequestId,
+    RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
@@ -90,6 +92,9 @@ pub enum Command {
     ForgetKept(Vec<Kept>),
     ShareLimit(ShareLimit),
     Reconcile(Reconcile),
+    EraseRecipients(EraseRecipients),
+    EraseRun(EraseRun),
+    WriteErasure(WriteErasure),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -236,6 +241,7 @@ pub struct Model {
     left_segments: BTreeMap<String, i64>,
     /// When somebody was about to name what is shared.
     kept: BTreeMap<Shared, i64>,
+    erasures: BTreeMap<ErasureId, Erasure>,
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
@@ -289,6 +295,9 @@ impl Model {
             Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
             Command::ShareLimit(share) => drop(self.share_limit(now, share)),
             Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
+            Command::EraseRecipients(erase) => drop(self.erase_recipients(now, erase)),
+            Command::EraseRun(erase) => drop(self.erase_run(now, erase)),
+            Command::WriteErasure(write) => drop(self.write_erasure(now, write)),
         }
     }
 

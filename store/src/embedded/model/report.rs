@@ -113,10 +113,14 @@ impl Model {
         index: u32,
         act: impl FnOnce(&mut Entry) -> (T, super::recipient::Effect),
     ) -> Option<T> {
-        let entry = self.batches.get_mut(id)?.entries.get_mut(index as usize)?;
+        let batch = self.batches.get_mut(id)?;
+        let entry = batch.entries.get_mut(index as usize)?;
         let run = self.runs.get_mut(&id.run)?;
         let before = entry.state;
         let (result, effect) = act(entry);
+        if batch.erased.contains(&index) {
+            entry.detail.clear();
+        }
         if before != entry.state {
             run.count_move(now, before, entry.state);
         }
@@ -178,7 +182,7 @@ impl Model {
         if let Some(RefusalReason::Settled) = refusal {
             return Err(RefusalReason::Settled);
         }
-        if run.cancelled && !planted(Fault::CancelSendsOn) {
+        if (run.cancelled && !planted(Fault::CancelSendsOn)) || batch.erased.contains(&index) {
             return Err(RefusalReason::Cancelled);
         }
         if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
