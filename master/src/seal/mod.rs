@@ -10,6 +10,11 @@ mod keys;
 mod store;
 
 pub use keys::{KeyFileError, Vault, new_line};
+
+/// Fresh bytes for a key. None: this build cannot seal, or the system has none.
+pub fn random_key() -> Option<[u8; cipher::KEY_BYTES]> {
+    cipher::random()
+}
 pub use store::Sealed;
 
 use base64::Engine as _;
