@@ -87,7 +87,20 @@ fn scenario(extra: String) {
     let mut audience = Audience::of(RECIPIENTS);
     let campaign = Campaign::named("digest");
     client.apply(&campaign.write(fleet.folder(), &audience));
-    client.ok(&["send", "--campaign", "digest", "--to", ADDRESS, "--set", "name=Erased", "--wait"]);
+    client.ok(&[
+        "send",
+        "--campaign",
+        "digest",
+        "--to",
+        ADDRESS,
+        "--set",
+        "name=E",
+        "--set",
+        "city=C",
+        "--set",
+        "coupon=K",
+        "--wait",
+    ]);
     is_retired(&fleet, "the first message to be history");
     audience.add(ADDRESS);
     let run = fleet.launch(&campaign, &audience);

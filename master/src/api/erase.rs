@@ -7,6 +7,7 @@ use crate::erase::{self, EraseError, Request};
 use postrider_common::address::{Address, InvalidAddress};
 use postrider_common::ids::ErasureId;
 use postrider_proto::v1;
+use postrider_store::StoreError;
 
 /// Open ones in one answer.
 const LISTED_MAX: usize = 100;
@@ -65,8 +66,9 @@ impl From<EraseError> for ApiError {
             error @ (EraseError::Locked { .. } | EraseError::Unreadable(_)) => {
                 Self::Precondition(format!("failed to {error}"))
             }
+            // Worth trying again.
             error @ (EraseError::Lost | EraseError::Busy | EraseError::Audience { .. }) => {
-                Self::Internal(format!("failed to {error}"))
+                Self::Store(StoreError::Unavailable(error.to_string()))
             }
         }
     }

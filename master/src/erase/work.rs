@@ -84,6 +84,7 @@ impl<'a> Work<'a> {
                     let pass = runs::Pass { again, until, newest, before, within };
                     let (newest, found) = runs::all(self, pass).await?;
                     if found.is_none() {
+                        self.wait_for_the_forgotten().await?;
                         return self.end().await;
                     }
                     self.go_on(Step::Audiences { newest, after: String::new() }).await?;
@@ -141,6 +142,22 @@ impl<'a> Work<'a> {
         if self.write(false, self.hold).await? { Ok(()) } else { Err(EraseError::Lost) }
     }
 
+    /// Batches of runs that are forgotten are in no list, and go by themselves within moments.
+    async fn wait_for_the_forgotten(&mut self) -> Result<(), EraseError> {
+        for _ in 0..FORGOTTEN_LOOKS_MAX {
+            if self.core.store.runs_to_forget(1).await?.is_empty() {
+                return Ok(());
+            }
+            if !self.core.pause(FORGOTTEN_PAUSE).await {
+                return Err(EraseError::Stopping);
+            }
+            self.be_sure().await?;
+        }
+        // One that cannot be read is never gone.
+        self.count(|counts| counts.unreadable += 1);
+        Ok(())
+    }
+
     async fn end(&mut self) -> Result<(), EraseError> {
         self.request.done_at_ms = Some(self.core.store.now_ms().await?);
         self.request.address = None;
@@ -179,5 +196,8 @@ impl<'a> Work<'a> {
     }
 }
 
+/// Runs that are being forgotten are waited for, for two minutes.
+const FORGOTTEN_LOOKS_MAX: u32 = 600;
+const FORGOTTEN_PAUSE: Duration = Duration::from_millis(200);
 /// Of one call to the store, before it is left for later.
 const RETRIES_MAX: u32 = 5;

@@ -208,3 +208,36 @@ fn what_is_open_is_bounded_whatever_the_number_of_sites() {
         }
     }
 }
+
+#[test]
+fn who_is_being_erased_is_left_out_wherever_it_stands() {
+    let erasing = || {
+        let id = "0123456789abcdef0123456789abcdef".parse().expect("an id");
+        vec![postrider_common::erasure::Erasing::new(id, &"user7@x.example".parse().expect("an address"))]
+    };
+    let row = |number: u64, user: u64| {
+        let address: postrider_common::Address = format!("User{user}@x.example").parse().expect("an address");
+        let fields = Map::from_iter([("by".to_owned(), json!("user7@x.example"))]);
+        Row { number, recipient: Ok(Recipient { key: address.normalised(), address, fields }) }
+    };
+    let mut stored = Stored::default();
+    // The first one did not know of it yet, and has it among its open rows.
+    let mut before =
+        Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, Vec::new()).expect("a readable position");
+    (1..=10).for_each(|number| before.take(row(number, number)).expect("taken"));
+    stored.add(before.step(1));
+    let mut after = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, erasing()).expect("readable");
+    for (number, user) in (1..).zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 7, 12]) {
+        after.take(row(number, user)).expect("no row fails the run");
+    }
+    after.take(Row { number: 14, recipient: Err(RowReason::erased()) }).expect("no row fails the run");
+    after.end().expect("nothing is missing");
+    stored.add(after.step(1));
+    let recipients: Vec<Recipient> =
+        stored.batches.iter().flat_map(|batch| payload::decode(&batch.payload).expect("decodes")).collect();
+    assert_eq!(recipients.len(), 11);
+    assert!(recipients.iter().all(|one| !format!("{one:?}").to_lowercase().contains("user7@")));
+    // The one that was open, and the one that was erased; the second row of the same key is a repeat.
+    assert_eq!((stored.bad_rows, stored.repeated_rows, stored.samples), (2, 1, vec![14]));
+    assert!(stored.complete);
+}

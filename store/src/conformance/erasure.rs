@@ -105,7 +105,7 @@ pub async fn erase_recipients_in_intent_end_by_their_outcome(fixture: &impl Fixt
     scene.checkpoint(&mut held, told, Vec::new()).await;
     fixture.pass(2_000).await;
     let answer = scene.checkpoint(&mut held, Vec::new(), vec![2, 3, 6]).await;
-    let refused = vec![(2, RefusalReason::Cancelled), (3, RefusalReason::Cancelled)];
+    let refused = vec![(2, RefusalReason::Settled), (3, RefusalReason::Settled)];
     assert_eq!((answer.granted, answer.refused), (vec![6], refused));
     let ended = outcomes([6], OutcomeKind::Accepted).into_iter().chain([outcome(4, OutcomeKind::Unknown)]).collect();
     assert_eq!(scene.finish(&mut held, ended).await.status, LeaseStatus::Settled);

@@ -4,6 +4,7 @@ use super::Model;
 use super::batch::{Batch, Place};
 use crate::api::{EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Replace, WriteErasure};
 use postrider_common::ids::{BatchId, ErasureId, RequestId};
+use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::RecipientState;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +104,7 @@ impl Model {
             run.split.open = open.to;
         }
         let answer = ErasedRun::Done { open: run.split.open.clone() };
-        if let Some((_, request)) = run.split.hold.take() {
+        if let Some((_, request)) = run.split.hold.take_if(|_| !planted(Fault::ErasedSplitGoesOn)) {
             self.split_requests.remove(&request);
             self.set_split_due(&erase.run, Some(now));
         }

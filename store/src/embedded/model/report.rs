@@ -118,7 +118,7 @@ impl Model {
         let run = self.runs.get_mut(&id.run)?;
         let before = entry.state;
         let (result, effect) = act(entry);
-        if batch.erased.contains(&index) {
+        if batch.erased.contains(&index) && !planted(Fault::ErasedTextKept) {
             entry.detail.clear();
         }
         if before != entry.state {
@@ -179,10 +179,11 @@ impl Model {
             return Err(RefusalReason::Repeated);
         }
         let refusal = entry.refusal(now);
-        if let Some(RefusalReason::Settled) = refusal {
+        let is_erased = batch.erased.contains(&index) && !planted(Fault::ErasedSentOn);
+        if refusal == Some(RefusalReason::Settled) || is_erased {
             return Err(RefusalReason::Settled);
         }
-        if (run.cancelled && !planted(Fault::CancelSendsOn)) || batch.erased.contains(&index) {
+        if run.cancelled && !planted(Fault::CancelSendsOn) {
             return Err(RefusalReason::Cancelled);
         }
         if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {

@@ -71,8 +71,8 @@ local function checkpoint()
     local state = b.st[index + 1]
     if state == I and look_at(b, index).intent == counter then return nil end
     if not fresh then return 'repeated' end
-    if is_final(state) or state == I then return 'settled' end
-    if run.cancelled or b.erased[index] then return 'cancelled' end
+    if is_final(state) or state == I or b.erased[index] then return 'settled' end
+    if run.cancelled then return 'cancelled' end
     if STOPPED or run.parked or lane_paused then return 'paused' end
     if not is_offered(b.sus, index) then return 'outside' end
     if state == D and look_at(b, index).due_at > now then return 'not_due' end
