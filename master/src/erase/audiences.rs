@@ -6,11 +6,14 @@ use super::names::{Fields, Names};
 use super::request::Step;
 use super::rewrite::{self, Found};
 use super::work::Work;
+use crate::audience::{ReadError, text};
 use crate::storage::StorageError;
 use bytes::Bytes;
 use futures::TryStreamExt as _;
 use postrider_common::ids::RunId;
-use std::io::BufReader;
+use std::io::{BufReader, ErrorKind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -65,12 +68,18 @@ async fn pass(work: &mut Work<'_>, name: &str, fields: &Fields, writes: bool) ->
         }
         Err(error) => return Err(error.into()),
     };
-    let source = SyncIoBridge::new(StreamReader::new(stream.map_err(std::io::Error::other)));
+    let is_damaged = Arc::new(AtomicBool::new(false));
+    let noted = Arc::clone(&is_damaged);
+    let stream = stream.map_err(move |error| {
+        noted.fetch_or(is_damage(&error), Ordering::Relaxed);
+        std::io::Error::other(error)
+    });
+    let source = SyncIoBridge::new(StreamReader::new(stream));
     let (sender, mut pieces) = mpsc::channel::<Vec<u8>>(PIECES_AHEAD_MAX);
     let (erasing, fields) = (work.erasing.clone(), fields.clone());
     let reading = tokio::task::spawn_blocking(move || {
         let source = BufReader::with_capacity(READ_BUFFER_BYTES, source);
-        let write = |piece| sender.blocking_send(piece).map_err(|_| std::io::Error::other("nobody reads it"));
+        let write = |piece: Vec<u8>| sender.blocking_send(piece).map_err(|_| std::io::Error::other("nobody reads it"));
         rewrite::audience(&erasing, &fields, source, write)
     });
     let mut upload = match writes {
@@ -96,7 +105,9 @@ async fn pass(work: &mut Work<'_>, name: &str, fields: &Fields, writes: bool) ->
             if let Some(upload) = upload {
                 upload.abort().await?;
             }
-            if error.get_ref().and_then(|inner| inner.downcast_ref()).is_some_and(is_damage) {
+            let is_wrong =
+                error.kind() == ErrorKind::InvalidData || matches!(text::unreadable(&error), ReadError::Run(_));
+            if is_wrong || is_damaged.load(Ordering::Relaxed) {
                 work.count(|counts| counts.unreadable += 1);
                 return Ok(None);
             }

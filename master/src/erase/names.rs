@@ -5,29 +5,52 @@ use super::EraseError;
 use super::work::Work;
 use crate::campaign;
 use crate::split::Plan;
-use postrider_common::campaign::{Audience, AudienceFormat, Source};
+use postrider_common::campaign::{Audience, AudienceFormat, Source, TextForm};
 use std::collections::{BTreeMap, BTreeSet};
 
 const RUNS_PER_READ: usize = 50;
 const CAMPAIGNS_PER_READ: usize = 50;
 
-/// How the rows of one audience are read.
+/// How the rows of one audience are read, by all who name it. Fields have the names of the source.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Fields {
     /// None: nobody says.
     pub format: Option<AudienceFormat>,
+    pub text: TextForm,
     pub addresses: BTreeSet<String>,
     pub keys: BTreeSet<String>,
+}
+
+impl Fields {
+    pub fn of(audience: &Audience) -> Self {
+        let mut fields = Self::default();
+        fields.add(audience);
+        fields
+    }
+
+    fn add(&mut self, audience: &Audience) {
+        self.format = Some(match &audience.source {
+            Source::Stored { format, .. } => *format,
+            Source::Inline { .. } => AudienceFormat::Ndjson,
+        });
+        let TextForm { encoding, delimiter } = &audience.text;
+        self.text.encoding = self.text.encoding.take().or_else(|| encoding.clone());
+        self.text.delimiter = self.text.delimiter.or(*delimiter);
+        let in_source = |name: &String| {
+            let renamed = audience.columns.iter().find(|(_, to)| *to == name);
+            renamed.map_or_else(|| name.clone(), |(from, _)| from.clone())
+        };
+        self.addresses.insert(in_source(&audience.address_field));
+        self.keys.extend(audience.key_field.as_ref().map(in_source));
+    }
 }
 
 pub(super) type Names = BTreeMap<String, Fields>;
 
 fn note(names: &mut Names, audience: &Audience) {
-    let Source::Stored { sha256, format } = &audience.source else { return };
-    let fields = names.entry(sha256.clone()).or_default();
-    fields.format = Some(*format);
-    fields.addresses.insert(audience.address_field.clone());
-    fields.keys.extend(audience.key_field.clone());
+    if let Source::Stored { sha256, .. } = &audience.source {
+        names.entry(sha256.clone()).or_default().add(audience);
+    }
 }
 
 pub(super) async fn look(work: &mut Work<'_>) -> Result<Names, EraseError> {

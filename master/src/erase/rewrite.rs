@@ -5,11 +5,12 @@
 
 use super::names::Fields;
 use crate::audience::ndjson::parse_object;
+use crate::audience::{ReadError, text};
 use postrider_common::Address;
 use postrider_common::campaign::AudienceFormat;
 use postrider_common::erasure::{Erasing, Taken};
-use serde_json::{Map, Value};
-use std::io::{self, BufRead, Read};
+use serde_json::Value;
+use std::io::{self, BufRead, BufReader, Cursor, Read, Write as _};
 
 /// Bytes of a line that is looked at whole. A longer one is no row that anybody admits.
 const LINE_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -38,13 +39,8 @@ impl Found {
 }
 
 /// A row given with a submit.
-pub(super) fn inline_row(erasing: &Erasing, row: &mut String, address: &str, key: Option<&str>) -> Taken {
-    let fields = Fields {
-        format: Some(AudienceFormat::Ndjson),
-        addresses: [address.to_owned()].into(),
-        keys: key.map(str::to_owned).into_iter().collect(),
-    };
-    let (line, taken) = json_line(erasing, &fields, row.as_bytes());
+pub(super) fn inline_row(erasing: &Erasing, fields: &Fields, row: &mut String) -> Taken {
+    let (line, taken) = json_line(erasing, fields, row.as_bytes());
     if taken != Taken::Nothing {
         // What was a text and lost an address is one.
         *row = String::from_utf8_lossy(&line).into_owned();
@@ -53,17 +49,56 @@ pub(super) fn inline_row(erasing: &Erasing, row: &mut String, address: &str, key
 }
 
 /// Reads an audience and hands over what it is to be, in pieces. An error of `write` ends it.
+///
+/// What comes out is UTF-8, and says so where a campaign says otherwise; compressed if it was.
 pub(super) fn audience(
     erasing: &Erasing,
     fields: &Fields,
-    source: impl BufRead,
+    mut source: impl Read,
     mut write: impl FnMut(Vec<u8>) -> io::Result<()>,
 ) -> io::Result<Found> {
-    match fields.format {
-        Some(AudienceFormat::Csv) => csv(erasing, fields, source, &mut write),
-        Some(AudienceFormat::Ndjson) => lines(source, &mut write, |line| json_line(erasing, fields, line)),
-        None => lines(source, &mut write, |line| text(erasing, line)),
+    let mut first = Vec::new();
+    source.by_ref().take(MAGIC_BYTES).read_to_end(&mut first)?;
+    let mut packer = match text::is_compressed(&first) {
+        true => Some(packer()?),
+        false => None,
+    };
+    let whole = Cursor::new(first).chain(source);
+    let source = text::open(whole, fields.text.encoding.as_deref()).map_err(|error| match error {
+        ReadError::Run(error) => io::Error::new(io::ErrorKind::InvalidData, error.message),
+        ReadError::Storage(why) => io::Error::other(why),
+    })?;
+    let source = BufReader::with_capacity(PIECE_BYTES, source);
+    let mut hand_over = |piece: Vec<u8>| match &mut packer {
+        None => write(piece),
+        Some(packer) => {
+            packer.write_all(&piece)?;
+            write(std::mem::take(packer.get_mut()))
+        }
+    };
+    if fields.text.encoding.is_some() {
+        hand_over(BYTE_ORDER_MARK.to_vec())?;
     }
+    let found = match fields.format {
+        Some(AudienceFormat::Csv) => csv(erasing, fields, source, &mut hand_over),
+        Some(AudienceFormat::Ndjson) => lines(source, &mut hand_over, |line| json_line(erasing, fields, line)),
+        None => lines(source, &mut hand_over, |line| bare_line(erasing, line)),
+    }?;
+    if let Some(packer) = packer {
+        write(packer.finish()?)?;
+    }
+    Ok(found)
+}
+
+/// Enough to tell what is compressed.
+const MAGIC_BYTES: u64 = 4;
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+const ZSTD_LEVEL: i32 = 3;
+
+fn packer() -> io::Result<zstd::Encoder<'static, Vec<u8>>> {
+    let mut packer = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL)?;
+    packer.include_checksum(true)?;
+    Ok(packer)
 }
 
 type Write<'a> = &'a mut dyn FnMut(Vec<u8>) -> io::Result<()>;
@@ -92,7 +127,7 @@ fn lines(
 }
 
 /// Nobody says what it is: only the address goes.
-fn text(erasing: &Erasing, line: &[u8]) -> (Vec<u8>, Taken) {
+fn bare_line(erasing: &Erasing, line: &[u8]) -> (Vec<u8>, Taken) {
     match std::str::from_utf8(line) {
         Ok(valid) => match erasing.taken_from(valid) {
             Some(rest) => (rest.into_bytes(), Taken::Mention),
@@ -110,14 +145,9 @@ const NO_ROW: &[u8] = b"\"erased\"";
 
 fn json_line(erasing: &Erasing, fields: &Fields, line: &[u8]) -> (Vec<u8>, Taken) {
     let unchanged = || (line.to_vec(), Taken::Nothing);
-    // A byte order mark stands before the first line only.
-    let (mark, json) = match line.strip_prefix(b"\xef\xbb\xbf") {
-        Some(rest) => (&line[..3], rest),
-        None => (&line[..0], line),
-    };
-    let Ok(mut object) = parse_object(json) else {
-        let mentioned = erasing.is_in(&String::from_utf8_lossy(json));
-        return if mentioned { ([mark, NO_ROW].concat(), Taken::Mention) } else { unchanged() };
+    let Ok(mut object) = parse_object(line) else {
+        let mentioned = erasing.is_in(&String::from_utf8_lossy(line));
+        return if mentioned { (NO_ROW.to_vec(), Taken::Mention) } else { unchanged() };
     };
     let is_own = |name: &String| match object.get(name) {
         Some(Value::String(text)) => erasing.is_text(text),
@@ -125,7 +155,9 @@ fn json_line(erasing: &Erasing, fields: &Fields, line: &[u8]) -> (Vec<u8>, Taken
     };
     let own = fields.addresses.iter().chain(&fields.keys).any(is_own);
     if own {
-        object = Map::new();
+        // All members stay: one that no row has is a wrong definition.
+        let names = object.into_iter().map(|(name, _)| (erasing.taken_from(&name).unwrap_or(name), Value::Null));
+        object = names.collect();
         let stands_for = |name: &String, text: &str| (name.clone(), Value::String(text.to_owned()));
         object.extend(fields.keys.iter().map(|name| stands_for(name, erasing.id.as_str())));
         let address = Address::erased(&erasing.id);
@@ -133,14 +165,19 @@ fn json_line(erasing: &Erasing, fields: &Fields, line: &[u8]) -> (Vec<u8>, Taken
     } else if !erasing.take_from_fields(&mut object) {
         return unchanged();
     }
-    let rewritten = Value::Object(object).to_string();
-    ([mark, rewritten.as_bytes()].concat(), if own { Taken::All } else { Taken::Mention })
+    (Value::Object(object).to_string().into_bytes(), if own { Taken::All } else { Taken::Mention })
 }
 
 /// Written anew record by record: the rows are the same, quotes may stand elsewhere.
 fn csv(erasing: &Erasing, fields: &Fields, source: impl Read, write: Write<'_>) -> io::Result<Found> {
-    let mut reader = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(source);
-    let new_writer = || csv::WriterBuilder::new().flexible(true).from_writer(Vec::with_capacity(PIECE_BYTES));
+    // Another one is refused by whoever reads the rows.
+    let delimiter = fields.text.delimiter.and_then(|c| u8::try_from(c).ok()).unwrap_or(b',');
+    let mut reader =
+        csv::ReaderBuilder::new().has_headers(false).flexible(true).delimiter(delimiter).from_reader(source);
+    let new_writer = || {
+        let pieces = Vec::with_capacity(PIECE_BYTES);
+        csv::WriterBuilder::new().flexible(true).delimiter(delimiter).from_writer(pieces)
+    };
     let mut writer = new_writer();
     let mut record = csv::ByteRecord::new();
     let (mut found, mut columns, mut written) = (Found::default(), None, 0);
@@ -176,10 +213,7 @@ struct Columns {
 
 impl Columns {
     fn of(header: &csv::ByteRecord, fields: &Fields) -> Self {
-        let name = |bytes: &[u8]| {
-            let text = String::from_utf8_lossy(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes)).into_owned();
-            text.trim().trim_matches('"').trim().to_owned()
-        };
+        let name = |bytes: &[u8]| String::from_utf8_lossy(bytes).trim().to_owned();
         let names: Vec<String> = header.iter().map(name).collect();
         let at = |wanted: &std::collections::BTreeSet<String>| {
             (0..).zip(&names).filter(|(_, name)| wanted.contains(*name)).map(|(at, _)| at).collect()
@@ -223,6 +257,7 @@ mod tests {
     use crate::audience::csv::CsvRows;
     use crate::audience::ndjson::NdjsonRows;
     use crate::audience::row::{Roles, Row};
+    use postrider_common::campaign::TextForm;
 
     const ID: &str = "0123456789abcdef0123456789abcdef";
 
@@ -231,7 +266,8 @@ mod tests {
     }
 
     fn fields(format: Option<AudienceFormat>) -> Fields {
-        Fields { format, addresses: ["email".to_owned()].into(), keys: ["id".to_owned()].into() }
+        let text = Default::default();
+        Fields { format, text, addresses: ["email".to_owned()].into(), keys: ["id".to_owned()].into() }
     }
 
     fn rewritten(format: Option<AudienceFormat>, text: &[u8]) -> (Vec<u8>, Found) {
@@ -245,14 +281,15 @@ mod tests {
         (out, found)
     }
 
-    fn rows(format: AudienceFormat, text: &[u8]) -> Vec<Row> {
-        let roles = Roles { address_field: "email".into(), key_field: Some("id".into()) };
+    fn rows(format: AudienceFormat, bytes: &[u8]) -> Vec<Row> {
+        let roles = Roles { address_field: "email".into(), key_field: Some("id".into()), ..Roles::default() };
+        let source = BufReader::new(text::open(bytes, None).expect("a text"));
         match format {
             AudienceFormat::Csv => {
-                let rows = CsvRows::open(text, roles).expect("a header").expect("rows");
+                let rows = CsvRows::open(source, b',', roles).expect("a header").expect("rows");
                 rows.collect::<Result<_, _>>().expect("rows")
             }
-            AudienceFormat::Ndjson => NdjsonRows::new(text, roles).collect::<Result<_, _>>().expect("rows"),
+            AudienceFormat::Ndjson => NdjsonRows::new(source, roles).collect::<Result<_, _>>().expect("rows"),
         }
     }
 
@@ -317,5 +354,27 @@ mod tests {
         assert_eq!((found.own, rows(AudienceFormat::Csv, &out).len()), (1, 60_001));
         let (out, _) = rewritten(None, text.as_bytes());
         assert_eq!(out.iter().filter(|byte| **byte == b'\n').count(), 60_002);
+    }
+
+    #[test]
+    fn what_is_compressed_or_in_another_encoding_stays_readable() {
+        let latin = b"mail;name\nada@example.com;Ada\nj\xf6rg@example.com;J\xf6rg\n";
+        let mut fields = fields(Some(AudienceFormat::Csv));
+        fields.addresses = ["mail".to_owned()].into();
+        fields.text = TextForm { encoding: Some("windows-1252".into()), delimiter: Some(';') };
+        for source in [latin.to_vec(), zstd::encode_all(&latin[..], 1).expect("packs")] {
+            let mut out = Vec::new();
+            let write = |piece: Vec<u8>| {
+                out.extend(piece);
+                Ok(())
+            };
+            let found = audience(&ada(), &fields, source.as_slice(), write).expect("reads");
+            assert_eq!(found, Found { own: 1, mentions: 0 });
+            assert_eq!(text::is_compressed(&out), text::is_compressed(&source));
+            let mut read = String::new();
+            let text = text::open(out.as_slice(), Some("windows-1252")).expect("a text");
+            BufReader::new(text).read_to_string(&mut read).expect("UTF-8");
+            assert_eq!(read, format!("mail;name\n{ID}@erased.invalid;\nj\u{f6}rg@example.com;J\u{f6}rg\n"));
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! What the store has of runs: batches, rows that are read and not in a batch yet, and what was given with a submit.
 
 use super::EraseError;
+use super::names::Fields;
 use super::request::Step;
 use super::rewrite::inline_row;
 use super::work::Work;
@@ -98,11 +99,11 @@ async fn plan(work: &mut Work<'_>, run: &RunRecord) -> Result<(), EraseError> {
         work.count(|counts| counts.unreadable += 1);
         return Ok(());
     };
+    let fields = Fields::of(&plan.audience);
     let Source::Inline { rows } = &mut plan.audience.source else { return Ok(()) };
     let (mut own, mut mentions) = (0, 0);
     for row in rows {
-        let keys = plan.audience.key_field.as_deref();
-        match inline_row(&work.erasing, row, &plan.audience.address_field, keys) {
+        match inline_row(&work.erasing, &fields, row) {
             Taken::Nothing => {}
             Taken::Mention => mentions += 1,
             Taken::All => own += 1,

@@ -99,7 +99,7 @@ impl World {
 
     /// Creates a run and leaves it to be split.
     async fn create(&mut self, name: &str, source: Source) -> RunId {
-        let audience = Audience { source, address_field: "email".into(), key_field: None };
+        let audience = Audience::of(source, "email");
         let definition_bytes = b"Hello {{ name }}".to_vec();
         let new = NewRun {
             id: RunId::derive("erase", name),

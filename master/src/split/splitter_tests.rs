@@ -213,7 +213,7 @@ fn what_is_open_is_bounded_whatever_the_number_of_sites() {
 fn who_is_being_erased_is_left_out_wherever_it_stands() {
     let erasing = || {
         let id = "0123456789abcdef0123456789abcdef".parse().expect("an id");
-        vec![postrider_common::erasure::Erasing::new(id, &"user7@x.example".parse().expect("an address"))]
+        vec![Erasing::new(id, &"user7@x.example".parse().expect("an address"))]
     };
     let row = |number: u64, user: u64| {
         let address: postrider_common::Address = format!("User{user}@x.example").parse().expect("an address");
