@@ -181,8 +181,40 @@ pub async fn compare_gone_back_takes_facts_of_what_was_lost(fixture: &impl Fixtu
     let record = scene.record().await;
     assert_eq!((record.recipients.accepted, record.recipients.rejected), (3, 1));
     assert_eq!(record.resent_outcome_not_recorded, 1);
-    let known = scene.delivery(&next, 0).await;
-    assert_eq!((known.attempts, known.reason), (1, None));
+    for index in [0, 1, 3] {
+        let known = scene.delivery(&next, index).await;
+        assert_eq!(known.attempts, 1);
+        let reason = Some(UnknownReason::OutcomeNotRecorded);
+        assert_eq!(known.reason, reason, "it may be one of two transmissions that were lost");
+    }
+}
+
+pub async fn compare_gone_back_keeps_a_reason_whatever_is_told_of_it(fixture: &impl Fixture) {
+    let told = [OutcomeKind::Accepted, OutcomeKind::Rejected, OutcomeKind::Deferred, OutcomeKind::NotWritten];
+    for on_unknown in [OnUnknown::Hold, OnUnknown::Resend] {
+        let name = if on_unknown == OnUnknown::Hold { "hold" } else { "resend" };
+        let scene = Scene::with(fixture, NewRun { on_unknown, ..new_run(name) }, &[4]).await;
+        let mut held = scene.claim_one(1).await;
+        scene.intend(&mut held, &[0, 1, 2, 3]).await;
+        go_back(&scene).await;
+        // Its lease may have expired in what was lost, and another one sent them.
+        for (index, kind) in (0..).zip(told) {
+            assert_eq!(scene.fact(&held, outcome(index, kind)).await, FactStatus::Applied, "{kind:?}");
+            assert_eq!(scene.fact(&held, outcome(index, kind)).await, FactStatus::Already, "{kind:?}");
+        }
+        let waits = |state| if on_unknown == OnUnknown::Hold { RecipientState::Unknown } else { state };
+        let states = [
+            RecipientState::Accepted,
+            RecipientState::Rejected,
+            waits(RecipientState::Deferred),
+            waits(RecipientState::Pending),
+        ];
+        for (index, state) in (0..).zip(states) {
+            let delivery = scene.delivery(&held, index).await;
+            assert_eq!((delivery.state, delivery.reason), (state, Some(UnknownReason::OutcomeNotRecorded)), "{index}");
+        }
+        wait_for_reports(&scene).await;
+    }
 }
 
 pub async fn compare_gone_back_makes_every_lease_stale(fixture: &impl Fixture) {
@@ -200,8 +232,11 @@ pub async fn compare_gone_back_makes_every_lease_stale(fixture: &impl Fixture) {
     wait_for_reports(&scene).await;
     let mut next = scene.claim_one(2).await;
     scene.intend(&mut next, &[0, 2]).await;
-    assert_eq!(scene.record().await.resent_outcome_not_recorded, 1, "what became of the first is known");
-    assert_eq!(scene.delivery(&held, 0).await.reason, None);
+    assert_eq!(
+        scene.record().await.resent_outcome_not_recorded,
+        2,
+        "the first may have been sent again in what was lost"
+    );
 }
 
 pub async fn compare_gone_back_doubts_what_is_split_again_and_not_what_is_new(fixture: &impl Fixture) {

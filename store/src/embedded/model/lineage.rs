@@ -4,9 +4,11 @@
 //! proves at any later time that the store went back.
 
 use super::Model;
-use crate::api::{Compare, Compared, Found};
+use crate::api::{Compare, Compared, Found, Result};
+use crate::error::StoreError;
 use postrider_common::ids::BatchId;
 use postrider_common::mark::Mark;
+use postrider_common::sabotage::{Fault, planted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -96,7 +98,7 @@ impl Lineage {
 
     /// This was acknowledged and is not there.
     fn lacks(&self, mark: &Mark) -> bool {
-        if mark.epoch < self.base {
+        if mark.epoch < self.base || planted(Fault::RollbackUnnoticed) {
             return false;
         }
         let had = match self.ends.first_key_value() {
@@ -120,8 +122,10 @@ impl Lineage {
         self.rollbacks += 1;
     }
 
-    fn confirm(&mut self) {
-        if self.confirmed.is_some() {
+    /// True: another server was confirmed before.
+    fn confirm(&mut self) -> bool {
+        let is_next = self.confirmed.is_some();
+        if is_next {
             self.ends.insert(self.epoch, self.sequence);
             while self.ends.len() > ENDS_KEPT_MAX {
                 self.ends.pop_first();
@@ -129,6 +133,7 @@ impl Lineage {
             self.epoch += 1;
         }
         self.confirmed = self.met.clone();
+        is_next
     }
 }
 
@@ -153,7 +158,10 @@ impl Model {
             None if self.lineage.is_met() => Found::Same,
             None if !confirm => Found::NewServer,
             None => {
-                self.lineage.confirm();
+                if self.lineage.confirm() {
+                    // Whoever claimed history of the server before may have seen more of it than this one has.
+                    self.stamp_counter += JUMP;
+                }
                 Found::Confirmed
             }
         };
@@ -173,6 +181,15 @@ impl Model {
 
     pub fn mark(&self) -> Mark {
         self.lineage.mark()
+    }
+
+    /// What ends recipients, or begins them again. Not before it is known what the server lacks: whoever ends now may
+    /// have been sent to again in what was lost, and would carry no reason.
+    pub fn once_compared<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        if !self.lineage.is_met() {
+            return Err(StoreError::uncompared());
+        }
+        Ok(act(self))
     }
 
     /// A batch of a run from before the store went back: whoever is pending in it may have been sent what the store

@@ -57,7 +57,8 @@ elseif met ~= confirmed then
       local texts = {}
       for n, one in ipairs(ends) do texts[n] = int(one[1]) .. ':' .. int(one[2]) end
       epoch = epoch + 1
-      call('HSET', K.shard, 'ends', table.concat(texts, ','), 'epoch', int(epoch))
+      -- Whoever claimed history of the server before may have seen more of it than this one has.
+      call('HSET', K.shard, 'ends', table.concat(texts, ','), 'epoch', int(epoch), 'stamp', int(stamp + JUMP))
     end
     call('HSET', K.shard, 'server', met or '')
     confirmed = met
