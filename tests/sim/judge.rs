@@ -3,6 +3,7 @@
 use crate::coverage::Point;
 use crate::mix::Mix;
 use crate::people::Submission;
+use crate::rollback::Lineage;
 use crate::world::{Tx, TxId, World};
 use postrider_common::lease::OutcomeKind;
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -36,6 +37,10 @@ impl World {
         let mut wrong = None;
         {
             let store = self.store();
+            // What the store forgot since was allowed by it; the end shows whether it has its reason.
+            if store.rules.lineage.is_stale(tx.intent()) {
+                return;
+            }
             let shadow = store.rules.batches.get(&tx.batch);
             let Some((shadow, standing)) = shadow.and_then(|s| Some((s, s.recipients.get(tx.index as usize)?))) else {
                 drop(store);
@@ -55,7 +60,8 @@ impl World {
             });
             for (_, earlier) in before {
                 let is_refused = matches!(earlier.verdict, Some(OutcomeKind::Deferred | OutcomeKind::NotWritten));
-                if !is_refused && standing.reason.is_none() && !standing.is_retired {
+                let is_unknown = is_refused || store.rules.lineage.excuses(earlier.intent());
+                if !is_unknown && standing.reason.is_none() && !standing.is_retired {
                     wrong = Some(format!("P2: {} {} is sent again without a reason: {earlier:?}", tx.batch, tx.index));
                 }
             }
@@ -67,6 +73,7 @@ impl World {
 
     /// The end: everybody has one final state, and it is the true one.
     pub async fn judge(&mut self) -> Verdict {
+        self.check_proofs();
         let mut verdict = Verdict::default();
         let model = self.store().model.clone();
         if let Err(why) = model.audit(|_, _, _| {}) {
@@ -103,7 +110,8 @@ impl World {
                     }
                     let txs = truth.get(&(run.id.as_str(), one.key.as_str()));
                     let txs = txs.map_or(&[][..], Vec::as_slice);
-                    found.extend(check_recipient(run, &one, txs, &mut verdict, &self.mix));
+                    let excuse = Excuse::of(&self.store().rules.lineage, txs);
+                    found.extend(check_recipient(run, &one, txs, &mut verdict, (&self.mix, excuse)));
                 }
             }
             if !run.cancelled && !keys.is_empty() {
@@ -166,8 +174,30 @@ fn check_pace(submission: &Submission, is_limited: bool) -> Option<String> {
         .then(|| format!("P5: {} had to wait: {took:?} ms", submission.run))
 }
 
+/// What a store that went back cannot be asked for.
+#[derive(Debug, Clone, Copy)]
+struct Excuse {
+    no_reason: bool,
+    no_acceptance: bool,
+}
+
+impl Excuse {
+    fn of(lineage: &Lineage, txs: &[&Tx]) -> Self {
+        Self {
+            no_reason: txs.iter().any(|tx| lineage.excuses(tx.intent())),
+            no_acceptance: txs.iter().any(|tx| lineage.lost_acceptance(&tx.batch, tx.index as usize)),
+        }
+    }
+}
+
 /// One recipient: what the store says, and the transmissions there were.
-fn check_recipient(run: &RunRecord, known: &Known, txs: &[&Tx], verdict: &mut Verdict, mix: &Mix) -> Option<String> {
+fn check_recipient(
+    run: &RunRecord,
+    known: &Known,
+    txs: &[&Tx],
+    verdict: &mut Verdict,
+    (mix, excuse): (&Mix, Excuse),
+) -> Option<String> {
     let accepted = txs.iter().filter(|tx| tx.is_accepted).count() as u64;
     verdict.recipients += 1;
     verdict.messages += accepted;
@@ -184,13 +214,15 @@ fn check_recipient(run: &RunRecord, known: &Known, txs: &[&Tx], verdict: &mut Ve
     if is_accepted && accepted == 0 {
         return wrong("P1: lost: accepted, and the relay has nothing");
     }
-    if accepted > 1 && known.reason.is_none() {
+    let has_reason = known.reason.is_some() || excuse.no_reason;
+    if accepted > 1 && !has_reason {
         return wrong("P2: a duplicate without a reason");
     }
-    if accepted > 0 && !is_accepted && known.reason.is_none() {
+    if accepted > 0 && !is_accepted && !has_reason {
         return wrong("P1: the relay has it, and the store says that it does not");
     }
-    if !is_accepted && txs.iter().any(|tx| tx.is_told && tx.verdict == Some(OutcomeKind::Accepted)) {
+    let is_told = txs.iter().any(|tx| tx.is_told && tx.verdict == Some(OutcomeKind::Accepted));
+    if !is_accepted && is_told && !excuse.no_acceptance {
         return wrong("P9: an acceptance that was acknowledged is gone");
     }
     if known.state == RecipientState::Unknown && known.reason.is_none() {

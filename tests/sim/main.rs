@@ -14,6 +14,7 @@ mod pool;
 mod random;
 mod relay;
 mod report;
+mod rollback;
 mod rules;
 #[cfg(feature = "sabotage")]
 mod sabotage;

@@ -1,6 +1,6 @@
 //! Masters: the real ones, from the calls they serve to the duties they have, as tasks in virtual time.
 
-use crate::network::{Answer, Envelope};
+use crate::network::{Envelope, Reply};
 use crate::people::{lanes, sites};
 use crate::random::Random;
 use crate::rules::limits;
@@ -46,7 +46,7 @@ impl Clock for MasterClock {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "few are on their way at once, and most are the large one")]
 pub enum Inbound {
-    Answered { master: usize, envelope: Envelope, answer: Option<Answer> },
+    Answered { master: usize, envelope: Envelope, answer: Option<Reply> },
     Submitted { submission: usize, created: Option<CreatedRun> },
     Steered { steer: Steer, is_done: bool },
 }
@@ -75,7 +75,7 @@ impl MasterNode {
 
 impl World {
     pub fn add_master(&mut self) {
-        let line = Line { world: Arc::clone(&self.store), gate: Arc::default() };
+        let line = Line::new(Arc::clone(&self.store));
         self.masters.push(MasterNode {
             line,
             master: None,
@@ -123,6 +123,7 @@ impl World {
         self.fault("master crash");
         let node = &mut self.masters[index];
         node.end();
+        node.line.forget();
         node.held_requests.clear();
         node.held_answers.clear();
         self.after(back_in_ms, Happening::StartMaster(index));
@@ -219,7 +220,7 @@ impl World {
                 }
             }
             Inbound::Submitted { submission, created } => match created {
-                Some(CreatedRun::Created | CreatedRun::Existed) => self.submissions[submission].is_acknowledged = true,
+                Some(CreatedRun::Created | CreatedRun::Existed) => self.submitted(submission),
                 Some(other) => self.fail(format!("P4: a submit was answered {other:?}")),
                 None => {}
             },

@@ -46,6 +46,8 @@ pub struct Mix {
     pub master_stops: u64,
     pub partitions: u64,
     pub store_restarts: u64,
+    /// The store comes back older than it was.
+    pub rollbacks: u64,
     pub clock_steps: u64,
     pub drains: u64,
     pub relay_falls: u64,
@@ -126,6 +128,7 @@ impl Mix {
         self.is_drifting = some(1) > 0;
         self.reboots = some(1) > 0;
         self.has_poison = some(1) > 0;
+        self.rollbacks = if random.below(5) == 0 { random.between(1, 2) } else { 0 };
     }
 
     fn draw_relay(&mut self, random: &mut Random) {
@@ -148,6 +151,7 @@ impl Mix {
             self.master_stops,
             self.partitions,
             self.store_restarts,
+            self.rollbacks,
             self.clock_steps,
         ];
         processes.iter().any(|count| *count > 0)

@@ -3,21 +3,22 @@
 use crate::coverage::Point;
 use crate::mix::Mix;
 use crate::random::Random;
+use crate::rollback::Log;
 use crate::rules::Rules;
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
-use postrider_common::mark::Marks;
+use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
-    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
-    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -46,14 +47,25 @@ impl Time {
     }
 }
 
+/// A transition that waits until the server was compared.
+macro_rules! once_compared {
+    ($transition:ident) => {
+        |model, now, arguments| model.once_compared(|model| model.$transition(now, arguments))
+    };
+}
+
 #[derive(Debug)]
 pub struct StoreWorld {
     pub time: Time,
     pub model: Model,
-    /// Every call that was applied, with its instant, since the last restart; kept when the store may restart.
-    log: Option<(Model, Vec<(i64, Command)>)>,
+    /// Every call that was applied; kept when the store may restart.
+    pub log: Option<Log>,
+    /// Of servers that had the store.
+    pub lives: u64,
     pub offset_ms: i64,
     pub is_down: bool,
+    /// Since when, or was last.
+    pub down_ms: u64,
     pub random: Random,
     pub mix: Mix,
     pub is_healed: bool,
@@ -66,12 +78,14 @@ pub struct StoreWorld {
 
 impl StoreWorld {
     pub fn new(time: Time, mix: &Mix, random: Random) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self {
+        let mut world = Self {
             time,
             model: Model::default(),
-            log: (mix.store_restarts > 0).then(Default::default),
+            log: (mix.store_restarts + mix.rollbacks > 0).then(Log::default),
+            lives: 0,
             offset_ms: 0,
             is_down: false,
+            down_ms: 0,
             random,
             mix: mix.clone(),
             is_healed: false,
@@ -79,36 +93,35 @@ impl StoreWorld {
             calls: 0,
             faults: 0,
             wakes: Vec::new(),
-        }))
+        };
+        world.meet_server();
+        Arc::new(Mutex::new(world))
+    }
+
+    pub fn falls(&mut self) {
+        self.is_down = true;
+        self.down_ms = self.time.now_ms();
     }
 
     pub fn now(&self) -> i64 {
         EPOCH_MS + self.time.now_ms() as i64 + self.offset_ms
     }
 
-    /// The process ends and another one reads what the first one had made durable: all it answered.
-    ///
-    /// A store that comes back older than that (a rollback) belongs here: the log is cut before it is read.
-    pub fn restart(&mut self) {
-        self.is_down = false;
-        let Some((mut model, log)) = self.log.take() else { return };
-        log.into_iter().for_each(|(at, command)| model.replay(at, command));
-        if model != self.model {
-            self.rules.fail("P9: the store came back with something else than it had answered");
-        }
-        self.rules.coverage.reach(Point::StoreRestarted);
-        self.log = Some((model.clone(), Vec::new()));
-        self.model = model;
-    }
-
     /// What a person does about batches that were set aside whole: gives up what is left of them.
     pub fn purge_whole_batches(&mut self) {
         let letters = self.model.dead_letters(None, None, usize::MAX);
         for id in letters.into_iter().map(|letter| letter.id).filter(|id| id.index.is_none()) {
-            if self.apply(&id, Command::PurgeDead, Model::purge_dead).is_err() {
+            if self.apply(&id, Command::PurgeDead, once_compared!(purge_dead)).is_err() {
                 // The store is down: at the next look.
                 return;
             }
+        }
+    }
+
+    /// Somebody knows what was in the log when it had this length.
+    fn tell(&mut self, length: usize) {
+        if let Some(log) = &mut self.log {
+            log.tell(length);
         }
     }
 
@@ -131,10 +144,15 @@ impl StoreWorld {
         let record = command(arguments.clone());
         let answer = act(&mut self.model, now, arguments.clone());
         self.rules.applied(&self.model, now, self.time.now_ms(), &record);
-        if let Some((_, log)) = &mut self.log {
-            log.push((now, record));
+        if let Some(log) = &mut self.log {
+            log.add(now, self.time.now_ms(), record, self.model.mark());
         }
         Ok(answer)
+    }
+
+    /// How far it is now: in the log, and by its own mark.
+    fn position(&self) -> (usize, Mark) {
+        (self.log.as_ref().map_or(0, Log::length), self.model.mark())
     }
 }
 
@@ -166,6 +184,8 @@ pub struct Line {
     pub world: Arc<Mutex<StoreWorld>>,
     /// The master does not run (SIGSTOP): nothing of it leaves or arrives.
     pub gate: Arc<Gate>,
+    /// How far the process knows the store to be, by the answers it got.
+    seen: Arc<Mutex<Marks>>,
 }
 
 /// What happens to one call.
@@ -181,6 +201,19 @@ struct Fate {
 const LOST_AFTER_MS: u64 = 300;
 
 impl Line {
+    pub fn new(world: Arc<Mutex<StoreWorld>>) -> Self {
+        Self { world, gate: Arc::default(), seen: Arc::default() }
+    }
+
+    pub fn marks(&self) -> Marks {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Another process makes the calls from now on.
+    pub fn forget(&self) {
+        *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Marks::default();
+    }
+
     pub fn world(&self) -> MutexGuard<'_, StoreWorld> {
         // After a panic the seed has failed already.
         self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -237,7 +270,10 @@ impl Line {
             drop(first);
             tokio::time::sleep(Duration::from_millis(1 + fate.delay_back_ms)).await;
         }
-        let answer = apply(&mut self.world());
+        let (answer, (length, mark)) = {
+            let mut world = self.world();
+            (apply(&mut world), world.position())
+        };
         if fate.delay_back_ms > 0 {
             tokio::time::sleep(Duration::from_millis(fate.delay_back_ms)).await;
         }
@@ -245,6 +281,10 @@ impl Line {
             return Err(self.lost("the answer was lost").await);
         }
         self.runs().await;
+        if answer.is_ok() {
+            self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(mark);
+            self.world().tell(length);
+        }
         answer
     }
 
@@ -293,13 +333,22 @@ impl Store for Line {
         Ok(self.world().now())
     }
 
-    /// Nobody remembers: the simulated store never goes back.
     fn seen(&self) -> Marks {
-        Marks::default()
+        self.marks()
     }
 
     async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
-        Ok(vec![self.write(Model::comparison(&compare), Command::Compare, Model::compare).await?])
+        let arguments = Model::comparison(&compare);
+        let compared = self.carry(|world| {
+            let compared = world.apply(&arguments, Command::Compare, Model::compare)?;
+            world.rules.compared(&compare, &compared, &self.marks());
+            Ok(compared)
+        });
+        let compared = compared.await?;
+        if compared.found == Found::Confirmed {
+            self.world().hint();
+        }
+        Ok(vec![compared])
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
@@ -355,7 +404,7 @@ impl Store for Line {
     }
 
     async fn cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
-        self.write((run.clone(), after, limit), Command::CancelBatches, Model::cancel_batches).await
+        self.write((run.clone(), after, limit), Command::CancelBatches, once_compared!(cancel_batches)).await?
     }
 
     async fn runs_to_cancel(&self, limit: usize) -> Result<Vec<RunId>> {
@@ -389,30 +438,31 @@ impl Store for Line {
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
         self.carry(|world| {
             let claimed = world.apply(&claim, Command::Claim, Model::claim)?;
-            world.rules.claimed(&claim, &claimed);
+            let now = world.now();
+            world.rules.claimed(now, &claim, &claimed);
             Ok(claimed)
         })
         .await
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
-        let answers = self.write(checkpoint, Command::Checkpoint, Model::checkpoint).await?;
+        let answers = self.write(checkpoint, Command::Checkpoint, once_compared!(checkpoint)).await??;
         self.world().rules.answered(&answers);
         Ok(answers)
     }
 
     async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
-        let answers = self.write_and_wake(finish, Command::Finish, Model::finish).await?;
+        let answers = self.write_and_wake(finish, Command::Finish, once_compared!(finish)).await??;
         self.world().rules.answered(&answers);
         Ok(answers)
     }
 
     async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
-        self.write_and_wake(release, Command::Release, Model::release).await
+        self.write_and_wake(release, Command::Release, once_compared!(release)).await?
     }
 
     async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
-        let statuses = self.write((facts, retry_fraction), Command::Facts, Model::facts).await?;
+        let statuses = self.write((facts, retry_fraction), Command::Facts, once_compared!(facts)).await??;
         if statuses.contains(&FactStatus::Applied) {
             self.world().rules.coverage.reach(Point::FactCorrected);
         }
@@ -491,7 +541,7 @@ impl Store for Line {
     }
 
     async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
-        self.write_and_wake(retry, Command::RetryRun, Model::retry_run).await
+        self.write_and_wake(retry, Command::RetryRun, once_compared!(retry_run)).await?
     }
 
     async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
@@ -499,11 +549,11 @@ impl Store for Line {
     }
 
     async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
-        self.write_and_wake(replay, Command::ReplayDead, Model::replay_dead).await
+        self.write_and_wake(replay, Command::ReplayDead, once_compared!(replay_dead)).await?
     }
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
-        self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
+        self.write(id.clone(), Command::PurgeDead, once_compared!(purge_dead)).await?
     }
 
     async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {

@@ -41,6 +41,13 @@ pub struct Tx {
     pub is_told: bool,
 }
 
+impl Tx {
+    /// What it was started under.
+    pub fn intent(&self) -> (&BatchId, usize, u64) {
+        (&self.batch, self.index as usize, self.fence)
+    }
+}
+
 #[derive(Debug)]
 pub enum Happening {
     Worker(usize, WorkerEvent),
@@ -61,6 +68,7 @@ pub enum Happening {
     Partition { host: usize, towards: bool, is_cut: bool },
     Relay(bool),
     Store(bool),
+    RollBack,
     ClockStep(i64),
     Heal,
     Look,
@@ -251,11 +259,12 @@ impl World {
             Happening::Store(is_down) => {
                 if is_down {
                     self.fault("store restart");
-                    self.store().is_down = true;
+                    self.store().falls();
                 } else {
                     self.store().restart();
                 }
             }
+            Happening::RollBack => self.roll_back(),
             Happening::ClockStep(ms) => {
                 self.fault("clock step");
                 self.store().offset_ms += ms;
@@ -318,6 +327,11 @@ impl World {
             let (at, until) = self.span(lease_ms);
             self.after(at, Happening::Store(true));
             self.after(until, Happening::Store(false));
+        }
+        for _ in 0..mix.rollbacks {
+            let (at, until) = self.span(lease_ms);
+            self.after(at, Happening::Store(true));
+            self.after(until, Happening::RollBack);
         }
         for _ in 0..mix.clock_steps {
             let (at, _) = self.span(1);
