@@ -183,10 +183,10 @@ struct Excuse {
 
 impl Excuse {
     fn of(lineage: &Lineage, txs: &[&Tx]) -> Self {
-        Self {
-            no_reason: txs.iter().any(|tx| lineage.excuses(tx.intent())),
-            no_acceptance: txs.iter().any(|tx| lineage.lost_acceptance(&tx.batch, tx.index as usize)),
-        }
+        let no_reason = txs.iter().any(|tx| lineage.excuses(tx.intent()));
+        // Of what a store does not know it takes no reports.
+        let is_lost = |tx: &&Tx| lineage.lost_acceptance(&tx.batch, tx.index as usize);
+        Self { no_reason, no_acceptance: no_reason || txs.iter().any(is_lost) }
     }
 }
 

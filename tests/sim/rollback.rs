@@ -60,15 +60,16 @@ impl Log {
         model
     }
 
-    fn mark_at(&self, length: usize) -> Option<Mark> {
-        length.checked_sub(1).and_then(|last| self.calls.get(last)).map(|call| call.mark)
+    fn mark_at(&self, length: usize) -> Mark {
+        let last = length.checked_sub(1).and_then(|last| self.calls.get(last));
+        last.map_or_else(|| Model::default().mark(), |call| call.mark)
     }
 
     fn lost_from(&self, length: usize) -> Lost {
         let kept = self.mark_at(length);
         let mut epochs: BTreeMap<u64, (Option<u64>, u64)> = BTreeMap::new();
         for mark in self.calls.iter().skip(length).map(|call| call.mark) {
-            let above = kept.filter(|kept| kept.epoch == mark.epoch).map(|kept| kept.sequence);
+            let above = (kept.epoch == mark.epoch).then_some(kept.sequence);
             let (_, highest) = epochs.entry(mark.epoch).or_insert((above, 0));
             *highest = mark.sequence.max(*highest);
         }
@@ -295,8 +296,12 @@ impl StoreWorld {
         let lost = log.lost_from(length);
         log.calls.truncate(length);
         log.told = log.told.min(length);
-        self.model = log.replay();
-        let gone = self.rules.rewind(&self.model);
+        let older = log.replay();
+        let newer = std::mem::replace(&mut self.model, older);
+        let gone = self.rules.rewind(&newer, &self.model);
+        if !is_told {
+            self.unheard.insert(self.lives, length);
+        }
         if is_told {
             let storage_knew = lost.is_known(storage);
             self.rules.lineage.went_back(lost, real_ms, storage_knew, gone);
@@ -343,10 +348,9 @@ impl World {
         if was_lost && !is_there {
             return;
         }
-        if was_lost {
+        if !std::mem::replace(&mut self.submissions[number].is_acknowledged, true) && was_lost {
             self.reach(Point::RunRecreated);
         }
-        self.submissions[number].is_acknowledged = true;
     }
 
     /// Whoever lived through it and was heard has proved it.

@@ -126,7 +126,7 @@ impl Rules {
     }
 
     /// The store is this older one. Intents that were granted and forgotten stay counted: somebody may have used them.
-    pub fn rewind(&mut self, model: &Model) -> Gone {
+    pub fn rewind(&mut self, newer: &Model, model: &Model) -> Gone {
         let mut before = std::mem::take(&mut self.batches);
         let mut gone = Gone::default();
         let audit = model.audit(|id, fence, recipients| {
@@ -149,7 +149,10 @@ impl Rules {
             self.batches.insert(id, Shadow { grants: shadow.grants, ..Shadow::default() });
         }
         let runs: BTreeMap<RunId, RunRecord> = model.all_runs().map(|run| (run.id.clone(), run)).collect();
-        gone.runs = self.runs.keys().filter(|run| !runs.contains_key(run)).cloned().collect();
+        let lost = newer.all_runs().map(|run| run.id).filter(|run| !runs.contains_key(run));
+        gone.runs = lost.collect();
+        // The outage that it was for may be forgotten.
+        self.hold_until = i64::MIN;
         let of = |is: fn(&RunRecord) -> bool| runs.values().filter(|run| is(run)).map(|run| run.id.clone()).collect();
         self.paused = of(|run| run.paused);
         self.cancelled = of(|run| run.cancelled);

@@ -20,6 +20,7 @@ use postrider_store::{
     Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
     ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -62,6 +63,8 @@ pub struct StoreWorld {
     pub log: Option<Log>,
     /// Of servers that had the store.
     pub lives: u64,
+    /// Of those that lost what nobody was told: how much of the log is left. No answer of what is not comes any more.
+    pub unheard: BTreeMap<u64, usize>,
     pub offset_ms: i64,
     pub is_down: bool,
     /// Since when, or was last.
@@ -83,6 +86,7 @@ impl StoreWorld {
             model: Model::default(),
             log: (mix.store_restarts + mix.rollbacks > 0).then(Log::default),
             lives: 0,
+            unheard: BTreeMap::new(),
             offset_ms: 0,
             is_down: false,
             down_ms: 0,
@@ -150,9 +154,13 @@ impl StoreWorld {
         Ok(answer)
     }
 
-    /// How far it is now: in the log, and by its own mark.
-    fn position(&self) -> (usize, Mark) {
-        (self.log.as_ref().map_or(0, Log::length), self.model.mark())
+    fn position(&self) -> Position {
+        let length = self.log.as_ref().map_or(0, Log::length);
+        Position { life: self.lives, length, mark: self.model.mark() }
+    }
+
+    fn was_never_told(&self, position: &Position) -> bool {
+        self.unheard.get(&position.life).is_some_and(|left| position.length > *left)
     }
 }
 
@@ -186,6 +194,14 @@ pub struct Line {
     pub gate: Arc<Gate>,
     /// How far the process knows the store to be, by the answers it got.
     seen: Arc<Mutex<Marks>>,
+}
+
+/// How far the store was when it answered: its server, its log, its own mark.
+#[derive(Debug)]
+struct Position {
+    life: u64,
+    length: usize,
+    mark: Mark,
 }
 
 /// What happens to one call.
@@ -270,7 +286,7 @@ impl Line {
             drop(first);
             tokio::time::sleep(Duration::from_millis(1 + fate.delay_back_ms)).await;
         }
-        let (answer, (length, mark)) = {
+        let (answer, position) = {
             let mut world = self.world();
             (apply(&mut world), world.position())
         };
@@ -281,9 +297,12 @@ impl Line {
             return Err(self.lost("the answer was lost").await);
         }
         self.runs().await;
+        if self.world().was_never_told(&position) {
+            return Err(self.lost("the server ended").await);
+        }
         if answer.is_ok() {
-            self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(mark);
-            self.world().tell(length);
+            self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(position.mark);
+            self.world().tell(position.length);
         }
         answer
     }

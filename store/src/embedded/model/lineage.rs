@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 const ENDS_KEPT_MAX: usize = 32;
 /// What counters skip when the store went back, far above what can have been given out since: none is given out twice.
 const JUMP: u64 = 1_000_000_000;
+/// What the epoch skips then: whoever proves it may not know of the last lives of the server that were lost.
+const EPOCHS_SKIPPED: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 enum Stop {
@@ -114,7 +116,7 @@ impl Lineage {
     }
 
     fn go_back(&mut self, highest: u64) {
-        self.epoch = self.epoch.max(highest) + 1;
+        self.epoch = self.epoch.max(highest) + EPOCHS_SKIPPED;
         self.base = self.epoch;
         self.ends.clear();
         self.confirmed = self.met.clone();
