@@ -163,10 +163,12 @@ impl Lineage {
         compared: &Compared,
         own: &Marks,
         coverage: &mut Coverage,
-    ) -> Result<(), &'static str> {
+    ) -> Result<(), String> {
         let is_proved = self.pending().any(|one| one.lost.is_known(&compare.marks));
         match compared.found {
-            Found::WentBack { .. } if !is_proved => return Err("P9: nobody saw what the store is said to lack"),
+            Found::WentBack { .. } if !is_proved => {
+                return Err(format!("P9: nobody saw what the store is said to lack: {compared:?}"));
+            }
             Found::WentBack { .. } => {
                 for one in self.rollbacks.iter_mut().filter(|one| !one.is_noticed) {
                     one.is_noticed = true;
@@ -174,10 +176,15 @@ impl Lineage {
                 }
                 (self.stop, self.base, self.is_uncompared) = (Stop::UntilSign, compared.mark.epoch, false);
             }
-            _ if is_proved => return Err("P9: a store that went back is not noticed"),
+            _ if is_proved => {
+                let (pending, marks) = (self.pending().collect::<Vec<_>>(), &compare.marks);
+                return Err(format!(
+                    "P9: a store that went back is not noticed: {pending:?} by {marks:?}, {compared:?}"
+                ));
+            }
             Found::Confirmed => {
                 if self.pending().any(|one| one.storage_knew || one.lost.is_known(own)) {
-                    return Err("P9: a store that went back is confirmed by one who could know");
+                    return Err("P9: a store that went back is confirmed by one who could know".to_owned());
                 }
                 self.rollbacks.iter_mut().filter(|one| !one.is_noticed).for_each(|one| one.is_late = true);
                 self.is_uncompared = false;

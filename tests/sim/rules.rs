@@ -121,7 +121,7 @@ impl Rules {
             Found::Same | Found::NewServer => (),
         }
         if let Err(why) = self.lineage.compared(compare, compared, own, &mut self.coverage) {
-            self.fail(why);
+            self.fail(&why);
         }
     }
 

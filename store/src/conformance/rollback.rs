@@ -81,7 +81,7 @@ pub async fn compare_moves_with_what_is_acknowledged(fixture: &impl Fixture) {
 pub async fn compare_finds_nothing_in_what_is_there(fixture: &impl Fixture) {
     let scene = Scene::of(fixture, &[3]).await;
     let at = mark(&scene).await;
-    for seen in [at, Mark { sequence: 0, ..at }, Mark { epoch: at.epoch - 1, sequence: 1_000_000, ..at }] {
+    for seen in [at, Mark { sequence: 0, ..at }, Mark { epoch: at.epoch - 1, sequence: 0, ..at }] {
         let compared = compare(&scene, seen).await;
         assert_eq!((compared.found, compared.mark, compared.is_stopped), (Found::Same, at, false), "{seen:?}");
     }

@@ -124,18 +124,14 @@ impl Lineage {
         self.rollbacks += 1;
     }
 
-    /// True: another server was confirmed before.
-    fn confirm(&mut self) -> bool {
-        let is_next = self.confirmed.is_some();
-        if is_next {
-            self.ends.insert(self.epoch, self.sequence);
-            while self.ends.len() > ENDS_KEPT_MAX {
-                self.ends.pop_first();
-            }
-            self.epoch += 1;
+    /// The first server begins an epoch as well, so that one that was emptied is not taken for it.
+    fn confirm(&mut self) {
+        self.ends.insert(self.epoch, self.sequence);
+        while self.ends.len() > ENDS_KEPT_MAX {
+            self.ends.pop_first();
         }
+        self.epoch += 1;
         self.confirmed = self.met.clone();
-        is_next
     }
 }
 
@@ -160,10 +156,9 @@ impl Model {
             None if self.lineage.is_met() => Found::Same,
             None if !confirm => Found::NewServer,
             None => {
-                if self.lineage.confirm() {
-                    // Whoever claimed history of the server before may have seen more of it than this one has.
-                    self.stamp_counter += JUMP;
-                }
+                self.lineage.confirm();
+                // Whoever claimed history of the server before may have seen more of it than this one has.
+                self.stamp_counter += JUMP;
                 Found::Confirmed
             }
         };
@@ -264,7 +259,7 @@ mod tests {
             long.met = Some(life.to_string());
             long.confirm();
         }
-        assert_eq!((long.ends.len(), long.epoch, long.sequence), (ENDS_KEPT_MAX, 100, 100));
+        assert_eq!((long.ends.len(), long.epoch, long.sequence), (ENDS_KEPT_MAX, 101, 100));
         assert!(!long.lacks(&mark(5, 6)) && long.lacks(&mark(5, 90)) && long.lacks(&mark(99, 101)));
     }
 }

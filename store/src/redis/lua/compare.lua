@@ -52,16 +52,15 @@ elseif met ~= confirmed then
   found = 'new_server'
   if ARGV[1] == '1' then
     found = 'confirmed'
-    if confirmed then
-      ends[#ends + 1] = { epoch, sequence }
-      while #ends > ENDS_KEPT_MAX do table.remove(ends, 1) end
-      local texts = {}
-      for n, one in ipairs(ends) do texts[n] = int(one[1]) .. ':' .. int(one[2]) end
-      epoch = epoch + 1
-      -- Whoever claimed history of the server before may have seen more of it than this one has.
-      call('HSET', K.shard, 'ends', table.concat(texts, ','), 'epoch', int(epoch), 'stamp', int(stamp + JUMP))
-    end
-    call('HSET', K.shard, 'server', met or '')
+    -- The first server begins an epoch as well, so that one that was emptied is not taken for it.
+    ends[#ends + 1] = { epoch, sequence }
+    while #ends > ENDS_KEPT_MAX do table.remove(ends, 1) end
+    local texts = {}
+    for n, one in ipairs(ends) do texts[n] = int(one[1]) .. ':' .. int(one[2]) end
+    epoch = epoch + 1
+    -- Whoever claimed history of the server before may have seen more of it than this one has.
+    call('HSET', K.shard, 'ends', table.concat(texts, ','), 'epoch', int(epoch), 'stamp', int(stamp + JUMP), 'server',
+      met or '')
     confirmed = met
   end
 end
