@@ -65,6 +65,8 @@ points! {
     RollbackHealed = "a fact from before the store went back settled somebody",
     RollbackDoubted = "a recipient came in doubt because the store went back",
     RunRecreated = "a run that was lost was submitted again",
+    RunForgotten = "a run was forgotten",
+    SegmentSwept = "a segment that nobody names was removed",
     ReconcilerRound = "the reconciler went round everything",
 }
 

@@ -74,6 +74,7 @@ impl World {
     /// The end: everybody has one final state, and it is the true one.
     pub async fn judge(&mut self) -> Verdict {
         self.check_proofs();
+        self.sweep().await;
         let mut verdict = Verdict::default();
         let model = self.store().model.clone();
         if let Err(why) = model.audit(|_, _, _| {}) {
@@ -81,7 +82,7 @@ impl World {
         }
         let runs: BTreeMap<_, RunRecord> = model.all_runs().map(|run| (run.id.clone(), run)).collect();
         let submissions = std::mem::take(&mut self.submissions);
-        if runs.len() != submissions.len() {
+        if runs.len() + self.store().rules.forgotten.len() != submissions.len() {
             self.fail(format!("P4: {} submits made {} runs", submissions.len(), runs.len()));
         }
         let mut truth: BTreeMap<(&str, &str), Vec<&Tx>> = BTreeMap::new();
@@ -92,9 +93,16 @@ impl World {
         let mut reader = Reader::new(self.storage.clone());
         for submission in &submissions {
             let Some(run) = runs.get(&submission.run) else {
+                if let Some(wrong) = self.judge_forgotten(submission, &mut verdict) {
+                    found.extend(wrong);
+                    continue;
+                }
                 found.push(format!("P9: the submit of {} was acknowledged and it is gone", submission.run));
                 continue;
             };
+            if model.definition(&run.definition).is_none() {
+                found.push(format!("P8: the message of {} is gone", run.id));
+            }
             let mut keys = submission.keys.clone();
             for batch in model.batches(&run.id, 0, 10_000) {
                 let known = match reader.batch(run, &batch).await {
@@ -153,7 +161,7 @@ impl World {
     }
 }
 
-fn check_run(run: &RunRecord, submission: &Submission) -> Option<String> {
+pub fn check_run(run: &RunRecord, submission: &Submission) -> Option<String> {
     if run.recipients.pending > 0 || run.batches.leased + run.batches.ready + run.batches.delayed > 0 {
         return Some(format!("P1: {} has not ended: {:?} {:?}", run.id, run.recipients, run.batches));
     }
@@ -176,13 +184,13 @@ fn check_pace(submission: &Submission, is_limited: bool) -> Option<String> {
 
 /// What a store that went back cannot be asked for.
 #[derive(Debug, Clone, Copy)]
-struct Excuse {
-    no_reason: bool,
-    no_acceptance: bool,
+pub struct Excuse {
+    pub no_reason: bool,
+    pub no_acceptance: bool,
 }
 
 impl Excuse {
-    fn of(lineage: &Lineage, txs: &[&Tx]) -> Self {
+    pub fn of(lineage: &Lineage, txs: &[&Tx]) -> Self {
         let no_reason = txs.iter().any(|tx| lineage.excuses(tx.intent()));
         // Of what a store does not know it takes no reports.
         let is_lost = |tx: &&Tx| lineage.lost_acceptance(&tx.batch, tx.index as usize);
@@ -191,7 +199,7 @@ impl Excuse {
 }
 
 /// One recipient: what the store says, and the transmissions there were.
-fn check_recipient(
+pub fn check_recipient(
     run: &RunRecord,
     known: &Known,
     txs: &[&Tx],
@@ -221,7 +229,7 @@ fn check_recipient(
     if accepted > 0 && !is_accepted && !has_reason {
         return wrong("P1: the relay has it, and the store says that it does not");
     }
-    let is_told = txs.iter().any(|tx| tx.is_told && tx.verdict == Some(OutcomeKind::Accepted));
+    let is_told = txs.iter().any(|tx| tx.told_ms.is_some() && tx.verdict == Some(OutcomeKind::Accepted));
     if !is_accepted && is_told && !excuse.no_acceptance {
         return wrong("P9: an acceptance that was acknowledged is gone");
     }
@@ -233,7 +241,8 @@ fn check_recipient(
     }
     // One whose process died has no verdict, and its journal says that the reply was lost; so does one whose end went
     // with its host.
-    let is_unread = |tx: &Tx| matches!(tx.verdict, Some(OutcomeKind::Unknown) | None) || (mix.reboots && !tx.is_told);
+    let is_unread =
+        |tx: &Tx| matches!(tx.verdict, Some(OutcomeKind::Unknown) | None) || (mix.reboots && tx.told_ms.is_none());
     let may_be_lost = |tx: &&&Tx| tx.is_dot_written && is_unread(tx);
     if known.reason == Some(UnknownReason::ReplyLost) && !txs.iter().any(|tx| may_be_lost(&tx)) {
         return wrong("P2: a lost reply that was not lost");

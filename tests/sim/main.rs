@@ -5,6 +5,7 @@
 //! from `POSTRIDER_SEED_FIRST` on.
 
 mod coverage;
+mod forgotten;
 mod judge;
 mod master;
 mod mix;

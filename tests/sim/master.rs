@@ -91,7 +91,15 @@ impl World {
         if self.masters[index].master.is_some() {
             return;
         }
+        let master = self.assemble_master(index);
+        let node = &mut self.masters[index];
+        node.duties = master.begin_duties();
+        node.master = Some(master);
+    }
+
+    pub fn assemble_master(&mut self, index: usize) -> Master {
         let mix = &self.mix;
+        let keep = mix.keep_ms.map(Duration::from_millis);
         let config = MasterConfig {
             grpc_listen: ([127, 0, 0, 1], 0).into(),
             http_listen: None,
@@ -107,16 +115,12 @@ impl World {
             sites: sites(),
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
-            retention: Retention::default(),
+            retention: Retention { runs: keep, messages: keep, dead_letters: keep },
         };
         let random = Mutex::new(Random::new(self.random.next()));
         let clock = Arc::new(MasterClock { time: self.time, random });
-        let node = &mut self.masters[index];
-        let store: Arc<dyn Store> = Arc::new(node.line.clone());
-        let master =
-            assemble(&config, store, self.storage.clone(), clock, Zones::bundled()).expect("the settings are good");
-        node.duties = master.begin_duties();
-        node.master = Some(master);
+        let store: Arc<dyn Store> = Arc::new(self.masters[index].line.clone());
+        assemble(&config, store, self.storage.clone(), clock, Zones::bundled()).expect("the settings are good")
     }
 
     pub fn crash_master(&mut self, index: usize, back_in_ms: u64) {
@@ -226,6 +230,7 @@ impl World {
             },
             Inbound::Steered { steer, is_done } => {
                 let is_over = match &steer {
+                    Steer::Resume(run) if self.is_forgotten(run) => true,
                     Steer::Resume(run) => self
                         .store()
                         .model

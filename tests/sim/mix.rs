@@ -49,6 +49,8 @@ pub struct Mix {
     /// The store comes back older than it was.
     pub rollbacks: u64,
     pub clock_steps: u64,
+    /// Runs are forgotten so long after they ended; None: they are not.
+    pub keep_ms: Option<u64>,
     pub drains: u64,
     pub relay_falls: u64,
     pub run_pauses: u64,
@@ -128,6 +130,7 @@ impl Mix {
         self.is_drifting = some(1) > 0;
         self.reboots = some(1) > 0;
         self.has_poison = some(1) > 0;
+        self.keep_ms = (random.below(6) == 0).then(|| random.one_of(&[1_000, 2_000, 5_000]));
         self.rollbacks = if random.below(5) == 0 { random.between(1, 2) } else { 0 };
     }
 

@@ -107,7 +107,8 @@ struct Rollback {
     lost: Lost,
     returned_ms: u64,
     storage_knew: bool,
-    is_noticed: bool,
+    /// The length of the log before the call that noticed it.
+    noticed_at: Option<usize>,
     /// It was confirmed by somebody who did not know of it.
     is_late: bool,
     runs: BTreeSet<RunId>,
@@ -148,20 +149,28 @@ impl Lineage {
 
     fn went_back(&mut self, lost: Lost, returned_ms: u64, storage_knew: bool, gone: Gone) {
         let Gone { runs, accepted } = gone;
-        let (is_noticed, is_late) = (false, false);
-        self.rollbacks.push(Rollback { lost, returned_ms, storage_knew, is_noticed, is_late, runs, accepted });
+        let (noticed_at, is_late) = (None, false);
+        self.rollbacks.push(Rollback { lost, returned_ms, storage_knew, noticed_at, is_late, runs, accepted });
     }
 
     fn pending(&self) -> impl Iterator<Item = &Rollback> {
-        self.rollbacks.iter().filter(|one| !one.is_noticed)
+        self.rollbacks.iter().filter(|one| one.noticed_at.is_none())
     }
 
-    /// `own`: what whoever compares has seen by now.
+    /// Only so much of the log is left: what was noticed later was not.
+    fn cut(&mut self, length: usize) {
+        let later = |one: &&mut Rollback| one.noticed_at.is_some_and(|at| at >= length);
+        for one in self.rollbacks.iter_mut().filter(later) {
+            (one.noticed_at, self.stop) = (None, Stop::None);
+        }
+    }
+
+    /// `own`: what whoever compares has seen by now. `length`: of the log.
     pub fn compared(
         &mut self,
         compare: &Compare,
         compared: &Compared,
-        own: &Marks,
+        (own, length): (&Marks, usize),
         coverage: &mut Coverage,
     ) -> Result<(), String> {
         let is_proved = self.pending().any(|one| one.lost.is_known(&compare.marks));
@@ -170,8 +179,8 @@ impl Lineage {
                 return Err(format!("P9: nobody saw what the store is said to lack: {compared:?}"));
             }
             Found::WentBack { .. } => {
-                for one in self.rollbacks.iter_mut().filter(|one| !one.is_noticed) {
-                    one.is_noticed = true;
+                for one in self.rollbacks.iter_mut().filter(|one| one.noticed_at.is_none()) {
+                    one.noticed_at = Some(length);
                     coverage.reach(if one.is_late { Point::RollbackNoticedLate } else { Point::RollbackNoticed });
                 }
                 (self.stop, self.base, self.is_uncompared) = (Stop::UntilSign, compared.mark.epoch, false);
@@ -186,7 +195,7 @@ impl Lineage {
                 if self.pending().any(|one| one.storage_knew || one.lost.is_known(own)) {
                     return Err("P9: a store that went back is confirmed by one who could know".to_owned());
                 }
-                self.rollbacks.iter_mut().filter(|one| !one.is_noticed).for_each(|one| one.is_late = true);
+                self.rollbacks.iter_mut().filter(|one| one.noticed_at.is_none()).for_each(|one| one.is_late = true);
                 self.is_uncompared = false;
             }
             Found::Same | Found::NewServer => (),
@@ -230,7 +239,7 @@ impl Lineage {
 
     /// Nobody could tell the store that whoever had this intent may have been sent to.
     pub fn excuses(&self, intent: (&BatchId, usize, u64)) -> bool {
-        let unknown = |one: &&Rollback| one.is_late || !one.is_noticed || one.runs.contains(&intent.0.run);
+        let unknown = |one: &&Rollback| one.is_late || one.noticed_at.is_none() || one.runs.contains(&intent.0.run);
         self.rollbacks.iter().filter(unknown).any(|one| self.was_granted_before(intent, one.returned_ms))
     }
 
@@ -306,6 +315,7 @@ impl StoreWorld {
         let older = log.replay();
         let newer = std::mem::replace(&mut self.model, older);
         let gone = self.rules.rewind(&newer, &self.model);
+        self.rules.lineage.cut(length);
         if !is_told {
             self.unheard.insert(self.lives, length);
         }
@@ -336,7 +346,7 @@ impl World {
         // The log of the masters says that what was submitted since must be submitted again.
         for number in 0..self.submissions.len() {
             let run = self.submissions[number].run.clone();
-            let is_gone = self.store().model.run(&run).is_none();
+            let is_gone = self.store().model.run(&run).is_none() && !self.is_forgotten(&run);
             if is_gone && std::mem::take(&mut self.submissions[number].is_acknowledged) {
                 let in_ms = self.random.below(2_000);
                 self.after(in_ms, Happening::Submit(number));

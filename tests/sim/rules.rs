@@ -2,6 +2,7 @@
 //! lease protocol, stated anew and not taken from the model.
 
 use crate::coverage::{Coverage, Point};
+use crate::forgotten::Forgotten;
 use crate::mix::Mix;
 use crate::rollback::{Gone, Lineage};
 use postrider_common::ids::{BatchId, LaneName, RequestId, RunId, WorkerId};
@@ -23,6 +24,8 @@ pub struct Shadow {
     pub recipients: Vec<Standing>,
     /// Intents granted, by recipient.
     grants: Vec<u32>,
+    /// Of those whose history is in a segment.
+    pub reasons: Vec<Option<UnknownReason>>,
 }
 
 /// What is frozen of a run.
@@ -41,6 +44,7 @@ pub struct Rules {
     pub batches: BTreeMap<BatchId, Shadow>,
     pub doubts_unrecorded: u64,
     pub lineage: Lineage,
+    pub forgotten: BTreeMap<RunId, Forgotten>,
     window: u32,
     hard_cap_ms: i64,
     limits: Limits,
@@ -80,6 +84,7 @@ impl Rules {
             batches: BTreeMap::new(),
             doubts_unrecorded: 0,
             lineage: Lineage::new(mix.rollbacks > 0),
+            forgotten: BTreeMap::new(),
             window: mix.window,
             hard_cap_ms: mix.hard_cap_ms as i64,
             limits: limits(mix),
@@ -112,7 +117,7 @@ impl Rules {
         self.owners.retain(|fence, _| held.contains(fence));
     }
 
-    pub fn compared(&mut self, compare: &Compare, compared: &Compared, own: &Marks) {
+    pub fn compared(&mut self, compare: &Compare, compared: &Compared, known: (&Marks, usize)) {
         match compared.found {
             // Its leases are stale, so whoever has them is free to have others.
             Found::WentBack { .. } => self.owners.clear(),
@@ -120,7 +125,7 @@ impl Rules {
             Found::Confirmed => self.buckets.clear(),
             Found::Same | Found::NewServer => (),
         }
-        if let Err(why) = self.lineage.compared(compare, compared, own, &mut self.coverage) {
+        if let Err(why) = self.lineage.compared(compare, compared, known, &mut self.coverage) {
             self.fail(&why);
         }
     }
@@ -136,8 +141,7 @@ impl Rules {
                 (was.state == RecipientState::Accepted && !is_accepted).then(|| (id.clone(), index))
             };
             gone.accepted.extend(shadow.recipients.iter().enumerate().filter_map(is_gone));
-            let grants = shadow.grants;
-            self.batches.insert(id.clone(), Shadow { fence, recipients: recipients.to_vec(), grants });
+            self.batches.insert(id.clone(), Shadow { fence, recipients: recipients.to_vec(), ..shadow });
         });
         if let Err(why) = audit {
             self.fail(&format!("P1: {why}"));
@@ -151,6 +155,7 @@ impl Rules {
         let runs: BTreeMap<RunId, RunRecord> = model.all_runs().map(|run| (run.id.clone(), run)).collect();
         let lost = newer.all_runs().map(|run| run.id).filter(|run| !runs.contains_key(run));
         gone.runs = lost.collect();
+        self.forgotten.retain(|run, _| !runs.contains_key(run));
         // The outage that it was for may be forgotten.
         self.hold_until = i64::MIN;
         let of = |is: fn(&RunRecord) -> bool| runs.values().filter(|run| is(run)).map(|run| run.id.clone()).collect();
@@ -223,6 +228,7 @@ impl Rules {
             self.claimed_at.entry(fence).or_insert(now);
         }
         shadow.grants.resize(recipients.len(), 0);
+        shadow.reasons.resize(recipients.len(), None);
         let was_new = shadow.recipients.is_empty();
         if !was_new && shadow.recipients.len() != recipients.len() {
             self.fail(&format!("P1: {id} had {} recipients and has {}", shadow.recipients.len(), recipients.len()));
@@ -234,6 +240,7 @@ impl Rules {
             }
             if before.is_retired != after.is_retired {
                 self.coverage.reach(Point::HistoryRetired);
+                shadow.reasons[index] = before.reason;
                 if before.state != after.state {
                     self.fail(&format!("P1: {id} {index} was {before:?} and retired as {after:?}"));
                 }
@@ -247,6 +254,10 @@ impl Rules {
                 self.granted((now, real_ms), (id, terms), fence, before);
             }
             self.moved(id, index, before, after);
+            if self.lineage.hears_lost() {
+                // It is not known whether that attempt was counted before.
+                shadow.grants[index] = shadow.grants[index].max(after.attempts);
+            }
             if !after.is_retired && after.attempts > shadow.grants[index] {
                 self.fail(&format!(
                     "P1: {id} {index} has {} attempts, {} intents",

@@ -359,8 +359,9 @@ impl Store for Line {
     async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
         let arguments = Model::comparison(&compare);
         let compared = self.carry(|world| {
+            let length = world.position().length;
             let compared = world.apply(&arguments, Command::Compare, Model::compare)?;
-            world.rules.compared(&compare, &compared, &self.marks());
+            world.rules.compared(&compare, &compared, (&self.marks(), length));
             Ok(compared)
         });
         let compared = compared.await?;
@@ -395,7 +396,13 @@ impl Store for Line {
     }
 
     async fn create_run(&self, run: NewRun) -> Result<CreatedRun> {
-        let created = self.write_and_wake(run, Command::CreateRun, Model::create_run).await?;
+        let created = self.carry(|world| match world.rules.forgotten.contains_key(&run.id) {
+            // Of a run that came to its end nobody repeats the submit; but a master that was stopped may.
+            true => Ok(CreatedRun::Existed),
+            false => world.apply(&run, Command::CreateRun, Model::create_run),
+        });
+        let created = created.await?;
+        self.world().hint();
         if created == CreatedRun::Existed {
             self.world().rules.coverage.reach(Point::SubmitRepeated);
         }
@@ -576,7 +583,16 @@ impl Store for Line {
     }
 
     async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {
-        self.write(forget, Command::ForgetRun, Model::forget_run).await
+        self.carry(|world| {
+            let before = world.model.run(&forget.run);
+            let answer = world.apply(&forget, Command::ForgetRun, Model::forget_run)?;
+            if let Some(run) = before.filter(|run| world.model.run(&run.id).is_none()) {
+                let (now, at_ms) = (world.now(), world.time.now_ms());
+                world.rules.forgot(now, at_ms, run, forget.keep_ms);
+            }
+            Ok(answer)
+        })
+        .await
     }
 
     async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>> {

@@ -275,7 +275,8 @@ impl World {
             };
             // What a journal lost with its host is told as less than it was.
             let is_whole = fact.outcome.kind == OutcomeKind::Accepted;
-            self.txs.iter_mut().filter(is_it).for_each(|tx| tx.is_told |= is_whole);
+            let told_ms = is_whole.then_some(self.now_ms);
+            self.txs.iter_mut().filter(is_it).for_each(|tx| tx.told_ms = tx.told_ms.or(told_ms));
         }
         self.tell_journal(worker);
     }
@@ -367,7 +368,8 @@ impl World {
             }
             Effect::Told { lease, indexes } => {
                 let is_it = |tx: &&mut Tx| tx.worker == worker && tx.lease == lease && indexes.contains(&tx.index);
-                self.txs.iter_mut().filter(is_it).for_each(|tx| tx.is_told = tx.verdict.is_some());
+                let told_ms = self.now_ms;
+                self.txs.iter_mut().filter(is_it).for_each(|tx| tx.told_ms = tx.verdict.map(|_| told_ms));
                 self.note(worker, |notes| notes.told(lease.0, indexes));
             }
             Effect::Exit { leases_held } => self.exits(worker, leases_held),
@@ -427,7 +429,7 @@ impl World {
             is_dot_written: false,
             is_accepted: false,
             verdict: None,
-            is_told: false,
+            told_ms: None,
         };
         if self.is_poison(&tx.key) {
             let (host, back_in_ms) = (self.workers[worker].host, 100 + self.random.below(3_000));

@@ -37,8 +37,8 @@ pub struct Tx {
     pub is_accepted: bool,
     /// What the worker made of it.
     pub verdict: Option<OutcomeKind>,
-    /// A master has taken the verdict.
-    pub is_told: bool,
+    /// When a master had taken the verdict.
+    pub told_ms: Option<u64>,
 }
 
 impl Tx {
@@ -422,7 +422,9 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let store = self.store();
-        self.submissions.iter().all(|one| !store.model.is_unsettled(&one.run))
+        self.submissions
+            .iter()
+            .all(|one| store.rules.forgotten.contains_key(&one.run) || !store.model.is_unsettled(&one.run))
     }
 
     /// Every run has ended, every worker has drained, all that may be retired is.
