@@ -18,7 +18,6 @@ use std::time::Duration;
 #[derive(Debug)]
 pub struct Forgotten {
     run: RunRecord,
-    at_ms: u64,
     recipients: Vec<(BatchId, u32, Standing)>,
 }
 
@@ -37,7 +36,8 @@ impl Rules {
         if now < ended_at_ms.saturating_add_unsigned(keep_ms) {
             self.fail(&format!("{} ended at {ended_at_ms} and was forgotten at {now}", run.id));
         }
-        self.forgotten.insert(run.id.clone(), Forgotten { run, at_ms, recipients });
+        self.forgotten_ms.entry(run.id.clone()).or_insert(at_ms);
+        self.forgotten.insert(run.id.clone(), Forgotten { run, recipients });
     }
 }
 
@@ -49,7 +49,7 @@ impl World {
     /// What is wrong with a run that is not there any more. None: it was not forgotten.
     pub fn judge_forgotten(&self, submission: &Submission, verdict: &mut Verdict) -> Option<Vec<String>> {
         let store = self.store();
-        let Forgotten { run, at_ms, recipients } = store.rules.forgotten.get(&submission.run)?;
+        let Forgotten { run, recipients } = store.rules.forgotten.get(&submission.run)?;
         let mut found: Vec<String> = check_run(run, submission).into_iter().collect();
         let mut truth: BTreeMap<(&BatchId, u32), Vec<&Tx>> = BTreeMap::new();
         for tx in self.txs.iter().filter(|tx| tx.batch.run == run.id) {
@@ -73,9 +73,7 @@ impl World {
                 message_id: String::new(),
                 settled_at_ms: None,
             };
-            let mut excuse = Excuse::of(&store.rules.lineage, txs);
-            // Nobody takes a report about what is forgotten.
-            excuse.no_acceptance |= txs.iter().any(|tx| tx.told_ms.is_some_and(|told_ms| told_ms >= *at_ms));
+            let excuse = Excuse::of(&store.rules, txs);
             found.extend(check_recipient(run, &known, txs, verdict, (&self.mix, excuse)));
         }
         if !run.cancelled && recipients.len() != submission.keys.len() {

@@ -3,7 +3,7 @@
 use crate::coverage::Point;
 use crate::mix::Mix;
 use crate::people::Submission;
-use crate::rollback::Lineage;
+use crate::rules::Rules;
 use crate::world::{Tx, TxId, World};
 use postrider_common::lease::OutcomeKind;
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -118,7 +118,7 @@ impl World {
                     }
                     let txs = truth.get(&(run.id.as_str(), one.key.as_str()));
                     let txs = txs.map_or(&[][..], Vec::as_slice);
-                    let excuse = Excuse::of(&self.store().rules.lineage, txs);
+                    let excuse = Excuse::of(&self.store().rules, txs);
                     found.extend(check_recipient(run, &one, txs, &mut verdict, (&self.mix, excuse)));
                 }
             }
@@ -182,7 +182,7 @@ fn check_pace(submission: &Submission, is_limited: bool) -> Option<String> {
         .then(|| format!("P5: {} had to wait: {took:?} ms", submission.run))
 }
 
-/// What a store that went back cannot be asked for.
+/// What a store that went back, or has forgotten a run, cannot be asked for.
 #[derive(Debug, Clone, Copy)]
 pub struct Excuse {
     pub no_reason: bool,
@@ -190,11 +190,17 @@ pub struct Excuse {
 }
 
 impl Excuse {
-    pub fn of(lineage: &Lineage, txs: &[&Tx]) -> Self {
+    pub fn of(rules: &Rules, txs: &[&Tx]) -> Self {
+        let lineage = &rules.lineage;
         let no_reason = txs.iter().any(|tx| lineage.excuses(tx.intent()));
         // Of what a store does not know it takes no reports.
         let is_lost = |tx: &&Tx| lineage.lost_acceptance(&tx.batch, tx.index as usize);
-        Self { no_reason, no_acceptance: no_reason || txs.iter().any(is_lost) }
+        // Nor of what it has forgotten.
+        let is_forgotten = |tx: &&Tx| {
+            let forgotten_ms = rules.forgotten_ms.get(&tx.batch.run);
+            tx.told_ms.zip(forgotten_ms).is_some_and(|(told_ms, forgotten_ms)| told_ms >= *forgotten_ms)
+        };
+        Self { no_reason, no_acceptance: no_reason || txs.iter().any(|tx| is_lost(tx) || is_forgotten(tx)) }
     }
 }
 

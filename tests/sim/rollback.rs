@@ -5,7 +5,8 @@
 //! * a dot under an intent from before the store returned, which it may not know of;
 //! * no reason, for somebody sent to before the store returned, if his run itself was lost, or if the store was confirmed
 //!   by a master that knew nothing of it, nor did the storage: then others prove it later, and until then it is unnoticed;
-//! * that somebody's acceptance is gone, if it was acknowledged in what was lost.
+//! * that somebody's acceptance is gone, if it was acknowledged in what was lost, or his batch was lost and not split again
+//!   when it was told.
 
 use crate::coverage::{Coverage, Point};
 use crate::store::StoreWorld;
@@ -175,8 +176,12 @@ impl Lineage {
     ) -> Result<(), String> {
         let is_proved = self.pending().any(|one| one.lost.is_known(&compare.marks));
         match compared.found {
-            Found::WentBack { .. } if !is_proved => {
-                return Err(format!("P9: nobody saw what the store is said to lack: {compared:?}"));
+            // Whoever noticed it first may not have known of all that was lost: then it is proved once more.
+            Found::WentBack { .. } if !self.rollbacks.iter().any(|one| one.lost.is_known(&compare.marks)) => {
+                return Err(format!(
+                    "P9: nobody saw what the store is said to lack: {compared:?} of {:?}",
+                    self.rollbacks
+                ));
             }
             Found::WentBack { .. } => {
                 for one in self.rollbacks.iter_mut().filter(|one| one.noticed_at.is_none()) {
@@ -215,10 +220,17 @@ impl Lineage {
 
     /// A master gave a sign of life. False: of a server that was not compared it is none.
     pub fn signed(&mut self, now: i64, hold_ms: i64) -> bool {
-        if self.stop == Stop::UntilSign && !self.is_uncompared {
-            self.stop = Stop::Until(now + hold_ms);
+        if self.is_uncompared {
+            return false;
         }
-        !self.is_uncompared
+        self.stop = match self.stop {
+            Stop::UntilSign => Stop::Until(now + hold_ms),
+            // Whatever becomes of the clock.
+            Stop::Until(until) if now >= until => Stop::None,
+            Stop::Until(until) => Stop::Until(until),
+            Stop::None => Stop::None,
+        };
+        true
     }
 
     pub fn granted(&mut self, id: &BatchId, index: usize, fence: u64, real_ms: u64) {
@@ -243,7 +255,7 @@ impl Lineage {
         self.rollbacks.iter().filter(unknown).any(|one| self.was_granted_before(intent, one.returned_ms))
     }
 
-    /// Its acceptance was acknowledged and lost.
+    /// Its acceptance was acknowledged and lost, or its batch was, so that nobody could take a report about it.
     pub fn lost_acceptance(&self, id: &BatchId, index: usize) -> bool {
         self.rollbacks.iter().any(|one| one.accepted.contains(&(id.clone(), index)))
     }

@@ -45,6 +45,8 @@ pub struct Rules {
     pub doubts_unrecorded: u64,
     pub lineage: Lineage,
     pub forgotten: BTreeMap<RunId, Forgotten>,
+    /// Since when they were at first: a store that goes back knows them again.
+    pub forgotten_ms: BTreeMap<RunId, u64>,
     window: u32,
     hard_cap_ms: i64,
     limits: Limits,
@@ -85,6 +87,7 @@ impl Rules {
             doubts_unrecorded: 0,
             lineage: Lineage::new(mix.rollbacks > 0),
             forgotten: BTreeMap::new(),
+            forgotten_ms: BTreeMap::new(),
             window: mix.window,
             hard_cap_ms: mix.hard_cap_ms as i64,
             limits: limits(mix),
@@ -147,9 +150,7 @@ impl Rules {
             self.fail(&format!("P1: {why}"));
         }
         for (id, shadow) in before {
-            let was_accepted = |(_, one): &(usize, &Standing)| one.state == RecipientState::Accepted;
-            let accepted = shadow.recipients.iter().enumerate().filter(was_accepted);
-            gone.accepted.extend(accepted.map(|(index, _)| (id.clone(), index)));
+            gone.accepted.extend((0..shadow.recipients.len()).map(|index| (id.clone(), index)));
             self.batches.insert(id, Shadow { grants: shadow.grants, ..Shadow::default() });
         }
         let runs: BTreeMap<RunId, RunRecord> = model.all_runs().map(|run| (run.id.clone(), run)).collect();

@@ -248,7 +248,7 @@ mod tests {
         assert!(new.lacks(&mark(7, 101)));
         new.confirm();
         new.grow();
-        assert_eq!((new.epoch, new.sequence), (7, 101));
+        assert_eq!((new.epoch, new.sequence), (8, 101));
     }
 
     #[test]
