@@ -59,7 +59,8 @@ impl World {
         for (batch, index, one) in recipients {
             let txs = truth.get(&(batch, *index)).map_or(&[][..], Vec::as_slice);
             let key = txs.first().map(|tx| tx.key.clone()).unwrap_or_default();
-            if !txs.is_empty() && !(submission.keys.contains(&key) && keys.insert(key.clone())) {
+            let is_new = submission.keys.contains(&key) && keys.insert(key.clone());
+            if !txs.is_empty() && !is_new {
                 found.push(format!("P1: {key} was there twice or was never submitted"));
             }
             let known = Known {

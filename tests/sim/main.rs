@@ -6,6 +6,7 @@
 
 mod coverage;
 mod forgotten;
+mod gate;
 mod judge;
 mod master;
 mod mix;
@@ -20,6 +21,7 @@ mod rules;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod store;
+mod time;
 mod worker;
 mod world;
 

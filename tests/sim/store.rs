@@ -1,10 +1,12 @@
 //! The store of the world: the model, virtual time, and a line from each master to it that loses, delays and repeats.
 
 use crate::coverage::Point;
+use crate::gate::Gate;
 use crate::mix::Mix;
 use crate::random::Random;
 use crate::rollback::Log;
 use crate::rules::Rules;
+use crate::time::{EPOCH_MS, Time};
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
@@ -21,32 +23,10 @@ use postrider_store::{
     ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
-
-/// The store's clock at the start of the world.
-pub const EPOCH_MS: i64 = 1_800_000_000_000;
-
-/// Virtual time, the same for all; everybody's clock is made from it.
-#[derive(Debug, Clone, Copy)]
-pub struct Time(Instant);
-
-impl Time {
-    pub fn begin() -> Self {
-        Self(Instant::now())
-    }
-
-    pub fn now_ms(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub fn at(self, ms: u64) -> Instant {
-        self.0 + Duration::from_millis(ms)
-    }
-}
+use tokio::sync::watch;
 
 /// A transition that waits until the server was compared.
 macro_rules! once_compared {
@@ -161,28 +141,6 @@ impl StoreWorld {
 
     fn was_never_told(&self, position: &Position) -> bool {
         self.unheard.get(&position.life).is_some_and(|left| position.length > *left)
-    }
-}
-
-/// What holds a line up.
-#[derive(Debug, Default)]
-pub struct Gate {
-    is_stopped: AtomicBool,
-    goes_on: Notify,
-    /// Nothing gets through.
-    pub is_cut: AtomicBool,
-}
-
-impl Gate {
-    pub fn is_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Relaxed)
-    }
-
-    pub fn stop(&self, is_stopped: bool) {
-        self.is_stopped.store(is_stopped, Ordering::Relaxed);
-        if !is_stopped {
-            self.goes_on.notify_waiters();
-        }
     }
 }
 
