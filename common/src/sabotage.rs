@@ -86,6 +86,10 @@ faults! {
     ErasedTextKept = "erased_text_kept",
     /// Who held the split of a run when an address was erased goes on with it.
     ErasedSplitGoesOn = "erased_split_goes_on",
+    /// A store that went back in time is taken for one that did not.
+    RollbackUnnoticed = "rollback_unnoticed",
+    /// A fact from before the store went back leaves no reason.
+    LostFactsHealWhole = "lost_facts_heal_whole",
 }
 
 #[cfg(not(feature = "sabotage"))]

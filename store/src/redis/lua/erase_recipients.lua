@@ -3,8 +3,9 @@
 -- ARGV     1 batch id, 2 indexes erased before, 3 those that are to be, 4 those after this call, 5 those whose reply
 --          texts go as well (lists with commas), 6 the payload's name, 7 the payload
 -- returns  status (done, changed, gone), how many were pending and ended
--- refuses  a batch that is not as it was looked at; one that cannot be read
+-- refuses  all, until the server was compared; a batch that is not as it was looked at; one that cannot be read
 
+await_comparison()
 local id, known, after, name, payload = ARGV[1], ARGV[2], ARGV[4], ARGV[6], ARGV[7]
 local b = load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3])
   and load_batch(id, KEYS[OWN + 1], KEYS[OWN + 2])
