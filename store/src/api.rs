@@ -1,5 +1,8 @@
 //! The trait, and the values that go in and come out.
 
+pub use crate::campaigns::{
+    AppliedCampaign, ApplyCampaign, CampaignRecord, DueSchedules, Fire, Fired, FiredRun, Scheduled, SkipReason, Skipped,
+};
 pub use crate::compared::{Compare, Compared, Found};
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
@@ -12,8 +15,7 @@ use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
-    SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, Fence, LaneName, RelayName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::mark::Marks;
@@ -52,6 +54,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// False: there is none of that name.
     async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool>;
     async fn delete_campaign(&self, name: &CampaignName) -> Result<bool>;
+    /// Decides about occurrences of a campaign's schedule, and creates the run of one of them, as one.
+    async fn fire(&self, fire: Fire) -> Result<Fired>;
+    /// Campaigns whose schedule is to be looked at now.
+    async fn due_schedules(&self, limit: usize) -> Result<DueSchedules>;
     /// The encoded message definition of that hash.
     async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>>;
 
@@ -149,44 +155,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>>;
     /// Forgets what nobody names, unless somebody was about to since; definitions are deleted. Those that are gone.
     async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>>;
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApplyCampaign {
-    pub name: CampaignName,
-    /// A repeat with a key that is still known answers what the first one answered, even when the
-    /// campaign was changed in between. None: the contents are the key.
-    pub key: Option<IdempotencyKey>,
-    /// Hash of the contents; another one under a known key is a conflict.
-    pub fingerprint: String,
-    /// The encoded campaign; opaque to the store.
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    pub definition: DefinitionHash,
-    /// The encoded message definition that the hash is of.
-    #[serde(with = "serde_bytes")]
-    pub definition_bytes: Vec<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AppliedCampaign {
-    Applied {
-        version: u64,
-        changed: bool,
-    },
-    /// The key is known with another fingerprint; nothing was changed.
-    Conflict,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CampaignRecord {
-    pub name: CampaignName,
-    pub version: u64,
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    pub definition: DefinitionHash,
-    pub paused: bool,
-    pub applied_at_ms: i64,
 }
 
 /// A run to create. Everything in it is frozen.

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot reach its store has failed")]
 
 pub mod doubt;
+pub mod fire;
 pub mod history;
 pub mod known_failures;
 pub mod lease;
@@ -15,6 +16,7 @@ pub mod poison;
 pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_fire;
 mod random_history;
 mod random_reconcile;
 mod random_retention;
@@ -229,6 +231,17 @@ macro_rules! conformance_tests {
             forget_run_does_not_wait_for_its_history,
             forget_segments_keeps_what_is_left_again,
             forget_kept_leaves_what_is_about_to_be_named
+        );
+        $crate::conformance_tests!(@$how $fixture, fire,
+            fire_begins_one_run_however_many_ask,
+            fire_repeated_answers_the_same,
+            fire_of_what_changed_is_stale,
+            fire_of_what_is_to_come_is_early,
+            fire_counts_what_was_passed_over,
+            fire_lets_the_run_before_give_way,
+            fire_begins_nothing_for_a_paused_or_deleted_campaign,
+            apply_campaign_with_another_schedule_begins_now,
+            due_schedules_are_listed_longest_due_first
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

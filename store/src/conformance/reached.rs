@@ -29,6 +29,8 @@ pub struct Reached {
     pub rollbacks: u64,
     /// Shares of a relay with connections and with sends refused.
     pub shared: u64,
+    /// Runs that a schedule began.
+    pub fired: u64,
     /// Runs that were forgotten.
     pub forgotten: u64,
 }
@@ -75,6 +77,7 @@ impl Reached {
             self.retried,
             self.rollbacks,
             self.shared,
+            self.fired,
             self.forgotten,
         ];
         all.iter().all(|count| *count > 0)

@@ -13,6 +13,8 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+/// Sorted set: campaigns with a schedule, by when to look at it.
+pub(super) const SCHEDULES: &str = "postrider:{g}:schedules";
 /// Effects that not every shard has yet, and the version of the newest.
 pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
 pub(super) const VERSION: &str = "postrider:{g}:version";

@@ -56,6 +56,7 @@ pub(super) enum Transition {
     TakeQuota,
     Reconcile,
     ReconcileIndex,
+    Fire,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -127,7 +128,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 41] = [
+    pub const ALL: [Self; 42] = [
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -169,6 +170,7 @@ impl Transition {
         Self::TakeQuota,
         Self::Reconcile,
         Self::ReconcileIndex,
+        Self::Fire,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -216,6 +218,7 @@ impl Transition {
             Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
             Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
             Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
+            Self::Fire => (Refusable, Effect, include_str!("lua/fire.lua")),
         }
     }
 

@@ -7,6 +7,7 @@
 #[cfg(feature = "conformance")]
 mod audit;
 mod batch;
+mod campaigns;
 mod cancel;
 mod claim;
 mod generation;
@@ -28,13 +29,14 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit, ReplayDead,
-    RetireBatches, RetryRun, ShareRelay, Shared,
+    ENDS_WORKERS, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit,
+    ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::Batch;
+use campaigns::Schedules;
 use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
@@ -42,7 +44,6 @@ use postrider_common::ids::{
     SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
-use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
@@ -90,6 +91,7 @@ pub enum Command {
     ForgetKept(Vec<Kept>),
     ShareLimit(ShareLimit),
     Reconcile(Reconcile),
+    Fire(Fire),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -211,6 +213,7 @@ struct Seen {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     campaigns: BTreeMap<CampaignName, CampaignRecord>,
+    schedules: Schedules,
     /// The newest keyed applies of each campaign, oldest first.
     apply_keys: BTreeMap<CampaignName, Vec<KnownApply>>,
     definitions: BTreeMap<DefinitionHash, Vec<u8>>,
@@ -289,53 +292,8 @@ impl Model {
             Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
             Command::ShareLimit(share) => drop(self.share_limit(now, share)),
             Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
+            Command::Fire(fire) => drop(self.fire(now, fire)),
         }
-    }
-
-    pub fn apply_campaign(&mut self, now: i64, apply: ApplyCampaign) -> AppliedCampaign {
-        let known = self.apply_keys.get(&apply.name).into_iter().flatten();
-        if let Some(known) = apply.key.as_ref().and_then(|key| known.into_iter().find(|known| known.key == *key)) {
-            let same = known.fingerprint == apply.fingerprint;
-            return if same { known.answer } else { AppliedCampaign::Conflict };
-        }
-        self.keep_definition(now, &apply.definition, apply.definition_bytes);
-        let before = self.campaigns.get(&apply.name);
-        let version = before.map_or(0, |before| before.version);
-        let answer = if before.is_some_and(|before| before.spec == apply.spec) {
-            AppliedCampaign::Applied { version, changed: false }
-        } else {
-            let record = CampaignRecord {
-                name: apply.name.clone(),
-                version: version + 1,
-                spec: apply.spec,
-                definition: apply.definition,
-                paused: before.is_some_and(|before| before.paused),
-                applied_at_ms: now,
-            };
-            self.campaigns.insert(apply.name.clone(), record);
-            AppliedCampaign::Applied { version: version + 1, changed: true }
-        };
-        if let Some(key) = apply.key {
-            let known = self.apply_keys.entry(apply.name).or_default();
-            known.push(KnownApply { key, fingerprint: apply.fingerprint, answer });
-            known.drain(..known.len().saturating_sub(APPLY_KEYS_KEPT_MAX));
-        }
-        answer
-    }
-
-    pub fn set_campaign_paused(&mut self, _now: i64, (name, paused): (CampaignName, bool)) -> bool {
-        match self.campaigns.get_mut(&name) {
-            Some(campaign) => {
-                campaign.paused = paused;
-                true
-            }
-            None => false,
-        }
-    }
-
-    pub fn delete_campaign(&mut self, _now: i64, name: CampaignName) -> bool {
-        self.apply_keys.remove(&name);
-        self.campaigns.remove(&name).is_some()
     }
 
     fn next_fence(&mut self, nonce: u32) -> Fence {
