@@ -7,7 +7,8 @@ use tonic::Code;
 #[tokio::test(flavor = "multi_thread")]
 async fn next_firings_explain_gaps_and_overlaps() {
     let world = World::new().await;
-    let schedule = Some(v1::Schedule { cron: "30 2 * * *".into(), time_zone: "Europe/Berlin".into() });
+    let schedule =
+        Some(v1::Schedule { cron: "30 2 * * *".into(), time_zone: "Europe/Berlin".into(), ..Default::default() });
     world.apply(v1::Campaign { schedule, ..campaign("digest", Some(inline(&["{}"]))) }).await;
     world.apply(campaign("at-will", Some(inline(&["{}"])))).await;
     let next = async |name: &str, limit: u32, from_ms: i64| {

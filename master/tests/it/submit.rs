@@ -9,7 +9,8 @@ async fn a_campaign_is_kept_versioned_and_listed() {
     let world = World::new().await;
     let mut client = world.campaigns();
     let mut digest = campaign("digest", Some(inline(&[r#"{"email":"a@example.com","name":"A"}"#])));
-    digest.schedule = Some(v1::Schedule { cron: "0 8 * * *".into(), time_zone: "Europe/Berlin".into() });
+    digest.schedule =
+        Some(v1::Schedule { cron: "0 8 * * *".into(), time_zone: "Europe/Berlin".into(), ..Default::default() });
     digest.notify_url = "https://acme.example/done".into();
     let first = world.apply(digest.clone()).await;
     assert_eq!((first.version, first.changed), (1, true));
