@@ -1,7 +1,8 @@
 //! Schedules: each occurrence is decided once.
 
 use super::Fixture;
-use super::scene::{new_run, request};
+use super::rollback::{go_back, wait_for_reports};
+use super::scene::{Scene, new_run, request};
 use super::split::campaign;
 use crate::api::{
     ApplyCampaign, CampaignRecord, Fire, Fired, FiredRun, NewRun, Scheduled, SkipReason, Skipped, Steered,
@@ -207,6 +208,34 @@ pub async fn fire_begins_nothing_for_a_paused_or_deleted_campaign(fixture: &impl
     assert_eq!((anew.fired, anew.last_fired.clone(), anew.due_at_ms), (0, None, None));
     store.delete_campaign(&name).await.unwrap();
     assert_eq!(due(fixture).await, Vec::<String>::new());
+}
+
+/// The store was restored from a copy of before it fired: it fires again.
+pub async fn fire_of_what_was_lost_marks_who_may_have_been_sent_to(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[1]).await;
+    let before = begin(fixture).await;
+    go_back(&scene).await;
+    fixture.pass(10).await;
+    let after = fixture.store().now_ms().await.unwrap();
+    for (name, nominal) in [("again", before), ("new", after)] {
+        let run = of_schedule(new_run(name), "digest", nominal);
+        let call = Fire { run: Some(run), ..plan(&record(fixture).await, nominal) };
+        assert_eq!(fire(fixture, call).await, Fired::Done);
+    }
+    for _ in 0..2 {
+        let lease = scene.claim_split().await.expect("a split is no lease to send");
+        fixture.store().add_batches(scene.add(&lease, &[1], 1, true)).await.unwrap();
+    }
+    wait_for_reports(&scene).await;
+    let mut held = scene.claim(1, 3).await;
+    assert_eq!(held.len(), 3);
+    for held in &mut held {
+        scene.intend(held, &[0]).await;
+    }
+    for (name, resent) in [("again", 1), ("new", 0)] {
+        let scene = Scene { fixture, run: new_run(name).id };
+        assert_eq!(scene.record().await.resent_outcome_not_recorded, resent, "{name}");
+    }
 }
 
 pub async fn apply_campaign_with_another_schedule_begins_now(fixture: &impl Fixture) {

@@ -240,6 +240,7 @@ macro_rules! conformance_tests {
             fire_counts_what_was_passed_over,
             fire_lets_the_run_before_give_way,
             fire_begins_nothing_for_a_paused_or_deleted_campaign,
+            fire_of_what_was_lost_marks_who_may_have_been_sent_to,
             apply_campaign_with_another_schedule_begins_now,
             due_schedules_are_listed_longest_due_first
         );

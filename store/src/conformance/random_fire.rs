@@ -2,7 +2,7 @@
 
 use super::Fixture;
 use super::fire::{of_schedule, plan, scheduled};
-use super::random::{Driver, FIRED, RUNS, both, counts, model_counts, numbered};
+use super::random::{Driver, FIRED, LONGEST_MS, RUNS, both, counts, model_counts, numbered};
 use super::split::campaign;
 use crate::api::{CampaignRecord, Fire, Fired, Scheduled, SkipReason, Skipped};
 use crate::embedded::model::Model;
@@ -66,6 +66,10 @@ pub(super) async fn step(fixture: &impl Fixture, model: &mut Model, driver: &mut
 async fn fire(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, name: &CampaignName) {
     let store = fixture.store();
     let (Some(ours), Some(theirs)) = (store.campaign(name).await.unwrap(), model.campaign(name)) else { return };
+    // When it was noticed that the store went back is not the same instant for both.
+    if driver.rollbacks > 0 {
+        fixture.pass(LONGEST_MS.load(std::sync::atomic::Ordering::Relaxed).unsigned_abs() + 1).await;
+    }
     let now = store.now_ms().await.unwrap();
     // Seldom of what is to come. Never so near to now that the instant decides.
     let until = if driver.random.u8(0..12) == 0 { now + 3_600_000 } else { now };

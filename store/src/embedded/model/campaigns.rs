@@ -2,7 +2,8 @@
 
 use super::{KnownApply, Model};
 use crate::api::{
-    AppliedCampaign, ApplyCampaign, CampaignRecord, DueSchedules, Fire, Fired, FiredRun, Scheduled, SkipReason,
+    AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, DueSchedules, Fire, Fired, FiredRun, Scheduled,
+    SkipReason,
 };
 use postrider_common::ids::CampaignName;
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
@@ -155,7 +156,15 @@ impl Model {
             self.cancel_run(now, run);
         }
         if let Some(run) = fire.run {
-            self.create_run(now, run);
+            let id = run.id.clone();
+            // What was due before the store went back may have been begun, and sent, in what was lost.
+            let is_again = self.went_back_at_ms.is_some_and(|at| nominal.is_some_and(|nominal| nominal <= at));
+            if self.create_run(now, run) == CreatedRun::Created
+                && is_again
+                && let Some(run) = self.runs.get_mut(&id)
+            {
+                run.epoch = 1;
+            }
         }
         Fired::Done
     }

@@ -249,6 +249,8 @@ pub struct Model {
     last_sign_ms: Option<i64>,
     hold_until_ms: i64,
     lineage: Lineage,
+    /// When it was noticed last that the store went back.
+    went_back_at_ms: Option<i64>,
     round: Round,
 }
 

@@ -19,13 +19,15 @@ if campaign == 'ok' and steered_at(ARGV[5]) > version then
 end
 if campaign == 'none' then return 'no_campaign' end
 if campaign == 'paused' then return 'campaign_paused' end
-local base = call('HGET', K.shard, 'base')
+local f = call('HMGET', K.shard, 'base', 'back_at')
 local nominal = ARGV[6] == '' and int(now) or ARGV[6]
+-- What was due before the shard went back may have been begun, and sent, in what was lost.
+local is_again = campaign == 'fired' and f[2] and num(nominal, 'nominal time') <= num(f[2], 'back_at')
 call('HSET', key, 'fingerprint', ARGV[2], 'nominal_at', nominal, 'created_at', int(now), 'cursor', '0', 'sequence', '0',
   'bad', '0', 'repeated', '0', 'complete', '0', 'open', '', 'sites', '', unpack(ARGV, 7))
 if campaign == 'fired' then call('HSET', K.steered, ARGV[5], int(version) .. ' fired') end
 -- It is not from before the shard went back.
-if base then call('HSET', key, 'epoch', base) end
+if f[1] and not is_again then call('HSET', key, 'epoch', f[1]) end
 grow()
 call('ZADD', K.runs, int(now), id)
 split_set_due(id, false, now)
