@@ -5,12 +5,12 @@ use super::Trouble;
 use crate::api::status::ApiError;
 use crate::campaign::{self, prepare, submit};
 use crate::core::Core;
-use crate::schedule::{self, Decision, LOOK_AGAIN, Occurrence, Position, Rules, Verdict};
+use crate::schedule::{self, Decision, Occurrence, Position, Rules, Verdict};
 use futures::{StreamExt as _, stream};
 use jiff::{SignedDuration, Timestamp};
 use postrider_common::campaign::Campaign;
 use postrider_common::ids::RunId;
-use postrider_common::limits::CLAIM_POLL_MS;
+use postrider_common::limits::{CLAIM_POLL_MS, DETAIL_BYTES_MAX};
 use postrider_store::{CampaignRecord, Fire, Fired, NewRun, RunRecord, Scheduled, SkipReason, Skipped, StoreError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,8 +21,10 @@ const CAMPAIGNS_PER_LOOK_MAX: usize = 100;
 const LOOKS_AT_ONCE: usize = 16;
 /// A campaign that cannot run here may run at another master; after this it is passed over.
 const CANNOT_RUN_FOR: SignedDuration = SignedDuration::from_mins(1);
-/// How soon a campaign that could not be decided about is looked at again.
+/// How soon it is tried again.
 const TRY_AGAIN: SignedDuration = SignedDuration::from_secs(5);
+/// How soon a campaign that this master cannot read is looked at again. Others may be able to.
+const UNREADABLE_FOR: SignedDuration = SignedDuration::from_mins(1);
 /// What is decided may be ahead of a clock that was set back by less without a word.
 const CLOCK_BACK: SignedDuration = SignedDuration::from_mins(1);
 /// Campaigns of one page, when the time zone database has changed.
@@ -92,8 +94,7 @@ impl FireDuty {
         }
         loop {
             let counts = trouble.note(self.run_once().await).unwrap_or_default();
-            let more = counts.fired + counts.skipped > 0 || counts.looked == CAMPAIGNS_PER_LOOK_MAX;
-            let tick = if more { Duration::ZERO } else { self.config.tick };
+            let tick = if counts.fired + counts.skipped > 0 { Duration::ZERO } else { self.config.tick };
             if !self.core.pause(tick).await {
                 return;
             }
@@ -125,7 +126,16 @@ impl FireDuty {
     }
 
     async fn look(&self, record: &CampaignRecord, now_ms: i64) -> Result<Counts, ApiError> {
-        match self.plan(record, now_ms).await? {
+        let plan = match self.plan(record, now_ms).await {
+            Ok(plan) => plan,
+            // The shard of its last run may be away, or the storage: the others do not wait for that.
+            Err(error) => {
+                noted(record.name.as_str(), &error);
+                let (Some(standing), now) = (&record.schedule, instant(now_ms)?) else { return Err(error) };
+                self.postponed(record, standing, later(now, TRY_AGAIN))
+            }
+        };
+        match plan {
             Some(plan) => Ok(self.perform(plan).await?),
             None => Ok(Counts::default()),
         }
@@ -161,16 +171,18 @@ impl FireDuty {
             Ok(campaign) => campaign,
             Err(error) => {
                 tracing::error!(campaign = %record.name, %error, "the stored campaign cannot be read: apply it again");
-                return Ok(self.postponed(record, standing, now));
+                return Ok(self.postponed(record, standing, later(now, UNREADABLE_FOR)));
             }
         };
-        let Some(schedule) = &campaign.schedule else { return Ok(self.postponed(record, standing, now)) };
+        let Some(schedule) = &campaign.schedule else {
+            return Ok(self.postponed(record, standing, later(now, UNREADABLE_FOR)));
+        };
         let rules = match schedule::read(schedule, campaign.name.as_str(), &self.core.zones) {
             Ok(rules) => rules,
             // Applied to a master that knows more zones than this one.
             Err(error) => {
                 tracing::error!(campaign = %record.name, %error, "the schedule cannot be followed by this master");
-                return Ok(self.postponed(record, standing, now));
+                return Ok(self.postponed(record, standing, later(now, UNREADABLE_FOR)));
             }
         };
         let (decided_until, active_since) = (instant(standing.decided_until_ms)?, instant(standing.active_since_ms)?);
@@ -185,10 +197,10 @@ impl FireDuty {
         self.carry_out(record, standing, &campaign, &rules, decision, now).await.map(Some)
     }
 
-    /// Looked at again in a moment, as it is.
-    fn postponed(&self, record: &CampaignRecord, standing: &Scheduled, now: Timestamp) -> Option<Plan> {
+    /// Looked at again then, as it is.
+    fn postponed(&self, record: &CampaignRecord, standing: &Scheduled, look_at_ms: i64) -> Option<Plan> {
         let mut fire = self.nothing(record, standing)?;
-        fire.look_at_ms = Some(later(now, LOOK_AGAIN.min(TRY_AGAIN)));
+        fire.look_at_ms = Some(look_at_ms);
         Some(Plan { fire, late: Duration::ZERO })
     }
 
@@ -251,7 +263,8 @@ impl FireDuty {
                         fire.look_at_ms = Some(later(now, TRY_AGAIN));
                     }
                     Err(error) => {
-                        fire.skipped.push(skipped(SkipReason::CannotRun, 1, occurrence.at, error.to_string()));
+                        let why = error.to_string().chars().take(DETAIL_BYTES_MAX).collect();
+                        fire.skipped.push(skipped(SkipReason::CannotRun, 1, occurrence.at, why));
                     }
                 }
             }

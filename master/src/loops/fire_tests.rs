@@ -407,8 +407,18 @@ fn of_name(name: &str) -> Schedule {
 /// occurrence is begun once or passed over once.
 #[tokio::test]
 async fn three_masters_begin_each_occurrence_once() {
-    let seed = std::env::var("POSTRIDER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(11);
-    println!("POSTRIDER_SEED={seed}");
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
+    let (first, count) = match number("POSTRIDER_SEED") {
+        Some(seed) => (seed, 1),
+        None => (11, number("POSTRIDER_SCHEDULE_SEEDS").unwrap_or(1)),
+    };
+    for seed in first..first + count {
+        println!("POSTRIDER_SEED={seed}");
+        three_masters(seed).await;
+    }
+}
+
+async fn three_masters(seed: u64) {
     let mut random = fastrand::Rng::with_seed(seed);
     // Over the end of daylight saving time in New York, on the first of November.
     let world = World::new("2026-11-01T05:30:00Z", seed);
