@@ -51,6 +51,8 @@ pub const CATCH_UP_WINDOW_MS: u64 = 7 * 86_400_000;
 pub const JITTER_MS_MAX: u64 = 86_400_000;
 /// Bytes of one uploaded audience.
 pub const AUDIENCE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes of an audience once it is inflated. Only the time it takes grows with them.
+pub const AUDIENCE_INFLATED_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
 /// Rows given inline in a request.
 pub const INLINE_ROWS_MAX: usize = 100;
 /// Bad rows kept for reading; all are counted.

@@ -108,11 +108,10 @@ impl World {
             on_unknown: OnUnknown::Resend,
             on_bad_row: OnBadRow::Skip,
             schedule,
-            audience: Some(Audience {
-                source: Source::Inline { rows: vec![r#"{"email": "ada@example.com"}"#.to_owned()] },
-                address_field: "email".to_owned(),
-                key_field: None,
-            }),
+            audience: Some(Audience::of(
+                Source::Inline { rows: vec![r#"{"email": "ada@example.com"}"#.to_owned()] },
+                "email",
+            )),
             message: MessageSpec {
                 from: "Acme <a@acme.example>".to_owned(),
                 subject: subject.to_owned(),
