@@ -409,7 +409,7 @@ async fn three_masters_begin_each_occurrence_once() {
     let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     let (first, count) = match number("POSTRIDER_SEED") {
         Some(seed) => (seed, 1),
-        None => (11, number("POSTRIDER_SCHEDULE_SEEDS").unwrap_or(1)),
+        None => (number("POSTRIDER_SEED_FIRST").unwrap_or(11), number("POSTRIDER_SEEDS").unwrap_or(1)),
     };
     for seed in first..first + count {
         println!("POSTRIDER_SEED={seed}");
