@@ -15,8 +15,8 @@ use postrider_store::{CampaignRecord, Fire, Fired, NewRun, RunRecord, Scheduled,
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Campaigns looked at in one step.
-const CAMPAIGNS_PER_LOOK_MAX: usize = 100;
+/// Campaigns looked at in one step; each is read with its templates, megabytes at worst.
+const CAMPAIGNS_PER_LOOK_MAX: usize = 32;
 /// Of these at the same time.
 const LOOKS_AT_ONCE: usize = 16;
 /// A campaign that cannot run here may run at another master; after this it is passed over.
@@ -28,7 +28,7 @@ const UNREADABLE_FOR: SignedDuration = SignedDuration::from_mins(1);
 /// What is decided may be ahead of a clock that was set back by less without a word.
 const CLOCK_BACK: SignedDuration = SignedDuration::from_mins(1);
 /// Campaigns of one page, when the time zone database has changed.
-const PAGE: usize = 200;
+const PAGE: usize = 20;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Config {
