@@ -181,7 +181,7 @@ end
 
 local draining = see_worker()
 local answer = { now, draining and 1 or 0 }
-if same_claim(answer) or draining or stopped then return answer end
+if stopped or same_claim(answer) or draining then return answer end
 promote()
 -- What is settled is not written to history: nothing new is begun until it is.
 if call('ZCARD', K.to_retire) >= HISTORY_BACKLOG_BATCHES_MAX then
