@@ -5,10 +5,11 @@
 mod redis_server;
 
 use postrider_common::ids::{CampaignName, DefinitionHash};
+use postrider_common::mark::Marks;
 use postrider_store::conformance::scene::{Scene, new_run};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, Fire, Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, Scheduled, Store, StoreError,
+    ApplyCampaign, Compare, Fire, Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, Scheduled, Store, StoreError,
 };
 use redis_server::{Served, Server};
 
@@ -27,6 +28,7 @@ fn outbox(server: &Server) -> Vec<String> {
 
 async fn scheduled() -> Served {
     let fixture = Served::of_shards(SHARDS).await;
+    fixture.store.compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
     let definition_bytes = b"definition".to_vec();
     let definition = DefinitionHash::of(&definition_bytes);
     let apply = ApplyCampaign {
