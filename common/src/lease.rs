@@ -116,6 +116,8 @@ pub enum FactStatus {
     Applied,
     Already,
     Refused,
+    /// The part of the store that has its batch is away.
+    Unanswered,
 }
 
 /// One recipient as it stands when its batch is leased.

@@ -9,13 +9,13 @@ mod redis_nodes;
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
 use postrider_common::ids::{BatchId, RunId};
-use postrider_common::lease::{LeaseReport, LeaseStatus};
+use postrider_common::lease::{Fact, FactStatus, LeaseReport, LeaseStatus};
 use postrider_common::pace::Limits;
 use postrider_common::state::RecipientState;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{Held, Scene, new_run, outcomes, worker};
 use postrider_store::redis::Redis;
-use postrider_store::{Checkpoint, Claim, Compare, Finish, Reclaim, Result, Store};
+use postrider_store::{Checkpoint, Claim, ClaimedBatch, Compare, Finish, Reclaim, Result, Store};
 use redis_nodes::{Cluster, wait_for};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -270,7 +270,7 @@ async fn while_a_node_is_away_the_others_go_on() {
     assert!(!away.is_empty() && away.len() < leases.len(), "{} of {}", away.len(), leases.len());
     cluster.nodes[node].kill();
 
-    let report = |lease: &postrider_store::ClaimedBatch| Held::of(lease).report(Vec::new(), vec![0]);
+    let report = |lease: &ClaimedBatch| Held::of(lease).report(Vec::new(), vec![0]);
     let checkpoint = Checkpoint {
         worker: worker(1),
         reports: leases.iter().map(report).collect(),
@@ -283,6 +283,16 @@ async fn while_a_node_is_away_the_others_go_on() {
         let expected = if away.contains(&answer.batch) { LeaseStatus::Unanswered } else { LeaseStatus::Held };
         assert_eq!(answer.status, expected, "{}", answer.batch);
         assert_eq!(answer.granted.is_empty(), expected == LeaseStatus::Unanswered);
+    }
+    let fact = |lease: &ClaimedBatch| Fact {
+        batch: lease.batch.clone(),
+        fence: lease.fence.clone(),
+        outcome: outcomes([1], OutcomeKind::Accepted).remove(0),
+    };
+    let facts: Vec<Fact> = leases.iter().map(fact).collect();
+    for (fact, status) in facts.iter().zip(fixture.store.facts(facts.clone(), 0).await.unwrap()) {
+        let expected = if away.contains(&fact.batch) { FactStatus::Unanswered } else { FactStatus::Applied };
+        assert_eq!(status, expected, "{}", fact.batch);
     }
     let begun = Instant::now();
     let mut claimed = 0;

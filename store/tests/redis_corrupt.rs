@@ -350,9 +350,12 @@ impl Trial {
 async fn no_script_leaves_a_partial_write_when_it_fails() {
     let server = Server::start_with(&["--appendonly", "no", "--enable-debug-command", "yes"]);
     let mut recorder = Recorder::start(&server);
+    let empty = State::of(&mut server.connection());
     let store = Arc::new(server.store_with(Durability::Relaxed).await.unwrap());
-    let mut names = scripts_loaded(&recorder.take(&server));
-    let life = Life { store, server, recorder: Mutex::new(recorder), sections: Mutex::default() };
+    let connecting = recorder.take(&server);
+    let mut names = scripts_loaded(&connecting);
+    let sections = Mutex::new(vec![(empty, connecting)]);
+    let life = Life { store, server, recorder: Mutex::new(recorder), sections };
     live(&life).await;
     life.begin_section();
     let Life { store, server, recorder, sections } = life;

@@ -162,6 +162,37 @@ async fn a_full_server_refuses_new_work_and_lets_work_drain() {
 }
 
 #[tokio::test]
+async fn a_master_that_starts_on_a_full_server_drains_it() {
+    let mut fixture = fault().await;
+    let (run, mut held) = {
+        let scene = Scene::of(&fixture, &[2]).await;
+        let mut held = scene.claim_one(1).await;
+        scene.intend(&mut held, &[0, 1]).await;
+        (scene.run, held)
+    };
+    let fill = |server: &Server| server.command::<()>(&["CONFIG", "SET", "maxmemory", "1mb"]);
+    fill(&fixture.server);
+    fixture.store = Arc::new(fixture.server.store_with(Durability::Always).await.unwrap());
+    let scene = Scene { fixture: &fixture, run: run.clone() };
+    scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Accepted), Vec::new()).await;
+    // The server itself starts again, and is full at once.
+    fixture.server.kill();
+    fixture.server.start_again();
+    fill(&fixture.server);
+    fixture.store = Arc::new(fixture.server.store_with(Durability::Always).await.unwrap());
+    let scene = Scene { fixture: &fixture, run };
+    assert_eq!(scene.confirm().await.found, Found::Confirmed);
+    scene.checkpoint(&mut held, outcomes([1], OutcomeKind::Accepted), Vec::new()).await;
+    assert_eq!(scene.finish(&mut held, Vec::new()).await.status, LeaseStatus::Settled);
+    let error = fixture.store.create_run(new_run("refused")).await.unwrap_err();
+    assert!(error.to_string().contains("OOM"), "{error}");
+    // Without the scripts it cannot work, and says why.
+    fixture.server.command::<()>(&["FUNCTION", "FLUSH"]);
+    let error = fixture.server.store_with(Durability::Always).await.unwrap_err();
+    assert!(error.to_string().contains("OOM") && error.to_string().contains("raise maxmemory"), "{error}");
+}
+
+#[tokio::test]
 async fn each_unsafe_server_is_refused_by_name() {
     for (arguments, named, relaxed) in [
         (vec!["--appendonly", "no"], "appendonly", true),

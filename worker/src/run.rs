@@ -16,8 +16,8 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::mpsc;
-use tokio::task::AbortHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::{AbortHandle, JoinSet};
 
 /// Answers of calls and words of pools waiting for the loop; whoever sends waits when it is full.
 const INBOX_MAX: usize = 1024;
@@ -60,12 +60,16 @@ pub async fn run_with(
     config.check()?;
     let mut stop = std::pin::pin!(stop);
     let mut journal = None;
+    // Ends with this worker: what is not told then is left for the next one.
+    let mut telling = JoinSet::new();
     if let Some(folder) = &config.journal {
         let opened = journal::open(folder, &instance.simple().to_string(), &journal::boot_id());
         let (ours, left) = opened.map_err(|why| WorkerError::Journal { folder: folder.clone(), why })?;
         journal = Some(Arc::new(ours));
+        let (reached, told) = oneshot::channel();
+        telling.spawn(journal::tell(left, dispatch.clone(), clock.clone(), reached));
         tokio::select! {
-            () = journal::tell(left, dispatch.as_ref(), clock.as_ref()) => {}
+            _ = told => {}
             () = &mut stop => return Ok(()),
         }
     }

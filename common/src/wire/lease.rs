@@ -112,6 +112,7 @@ impl From<FactStatus> for v1::FactStatus {
             FactStatus::Applied => Self::Applied,
             FactStatus::Already => Self::Already,
             FactStatus::Refused => Self::Refused,
+            FactStatus::Unanswered => Self::Unanswered,
         }
     }
 }
@@ -124,6 +125,7 @@ impl TryFrom<v1::FactStatus> for FactStatus {
             v1::FactStatus::Applied => Ok(Self::Applied),
             v1::FactStatus::Already => Ok(Self::Already),
             v1::FactStatus::Refused => Ok(Self::Refused),
+            v1::FactStatus::Unanswered => Ok(Self::Unanswered),
         }
     }
 }

@@ -7,7 +7,7 @@ use super::keys::Tags;
 use super::locate::Locator;
 use super::preflight::{self, Demands, Topology};
 use super::replicas::Replicas;
-use super::scripts::Scripts;
+use super::scripts::{Args, Scripts, Transition};
 use crate::error::StoreError;
 use crate::open::Durability;
 use postrider_common::Clock;
@@ -82,7 +82,7 @@ impl Link {
         let deadline = Instant::now() + CALL_DEADLINE;
         match self.acquire(deadline).await {
             Ok(_) => Ok(()),
-            Err(Failure::Wait { message, .. }) => Err(StoreError::Unavailable(message)),
+            Err(Failure::Wait { message, mend, .. }) => Err(StoreError::Unavailable(format!("{message}: {mend}"))),
             Err(failure) => Err(into_error(failure, false)),
         }
     }
@@ -231,8 +231,28 @@ impl Link {
         for weaker in accepted.warnings.iter().filter(|_| is_first) {
             tracing::warn!("store durability is relaxed: {weaker}");
         }
-        self.scripts.load(&mut connection).await?;
+        self.meet(&mut connection, &accepted.run_id).await?;
         Ok(Line { connection, generation, place: found.place.into(), history: accepted.history.into() })
+    }
+
+    /// Loads the scripts and tells each shard which server it is on. A server that is full refuses to load even what it has,
+    /// so only what is missing then is an error.
+    async fn meet(&self, connection: &mut MultiplexedConnection, run_id: &str) -> Result<(), Failure> {
+        let loaded = self.scripts.load(connection).await;
+        for keys in &self.tags.shards {
+            let call =
+                self.scripts.call(Transition::Meet, &[], &[keys.shard().to_owned()], &Args::default().text(run_id).0);
+            let met: redis::RedisResult<Value> = call.query_async(connection).await;
+            match met.map_err(|error| classify(&error)) {
+                Ok(_) => (),
+                Err(Failure::Reload) => return loaded.and(Err(Failure::Reload)),
+                Err(failure) => return Err(failure),
+            }
+        }
+        match loaded {
+            Err(Failure::Wait { reconnect: false, .. }) | Ok(()) => Ok(()),
+            Err(failure) => Err(failure),
+        }
     }
 }
 

@@ -52,7 +52,7 @@ use keys::{Keys, Tags};
 use link::Link;
 use locate::{Locator, Servers};
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
-use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
+use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
@@ -198,34 +198,31 @@ impl Redis {
         self.each(ask).await.into_iter().collect()
     }
 
-    /// As `by_run`, of leases: one shard that is away does not keep the holders of the others from an answer.
     async fn by_lease<'a, F: Future<Output = Result<Vec<LeaseAnswer>>>>(
         &'a self,
         reports: Vec<LeaseReport>,
         ask: impl Fn(&'a Shard, Vec<LeaseReport>) -> F,
     ) -> Result<Vec<LeaseAnswer>> {
-        let parts = route::split(reports, self.shards.len(), |report| &report.batch.run).into_iter().map(|part| {
-            let (shard, places, reports) = part.take();
-            let batches = reports.iter().map(|report| report.batch.clone()).collect();
-            let answer = ask(&self.shards[shard], reports);
-            async move { (places, batches, answer.await) }
-        });
-        route::join_leases(join_all(parts).await)
+        let unanswered = |report: &LeaseReport| LeaseAnswer::plain(report.batch.clone(), LeaseStatus::Unanswered);
+        self.by_run(reports, |report| &report.batch.run, unanswered, ask).await
     }
 
-    /// Takes a call about batches of several runs apart by shard, and puts the answers together.
+    /// Takes a call about batches of several runs apart by shard, and puts the answers together. A shard that is away
+    /// keeps nobody else from an answer.
     async fn by_run<'a, T, A, F: Future<Output = Result<Vec<A>>>>(
         &'a self,
         items: Vec<T>,
         run: impl Fn(&T) -> &RunId,
+        unanswered: impl Fn(&T) -> A,
         ask: impl Fn(&'a Shard, Vec<T>) -> F,
     ) -> Result<Vec<A>> {
         let parts = route::split(items, self.shards.len(), run).into_iter().map(|part| {
             let (shard, places, items) = part.take();
+            let unanswered = items.iter().map(&unanswered).collect();
             let answer = ask(&self.shards[shard], items);
-            async move { (places, answer.await) }
+            async move { (places, unanswered, answer.await) }
         });
-        route::join(join_all(parts).await)
+        route::join_those_that_answered(join_all(parts).await)
     }
 }
 
@@ -383,7 +380,9 @@ impl Store for Redis {
     }
 
     async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
-        self.by_run(facts, |fact| &fact.batch.run, |shard, facts| shard.report_facts(facts, retry_fraction)).await
+        let unanswered = |_: &Fact| FactStatus::Unanswered;
+        self.by_run(facts, |fact| &fact.batch.run, unanswered, |shard, facts| shard.report_facts(facts, retry_fraction))
+            .await
     }
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {

@@ -53,6 +53,8 @@ pub(super) struct Accepted {
     pub warnings: Vec<String>,
     /// Of its data; see `history`.
     pub history: String,
+    /// Of the process: drawn anew at each start.
+    pub run_id: String,
 }
 
 /// Reads what the server says and decides.
@@ -74,9 +76,9 @@ pub(super) async fn check(
         check_schema(connection, shards).await?;
     }
     for keys in &tags.shards {
-        check_shard(connection, keys, said.info("run_id")).await?;
+        check_shard(connection, keys).await?;
     }
-    Ok(Accepted { warnings, history: history(&said.info) })
+    Ok(Accepted { warnings, history: history(&said.info), run_id: said.info("run_id").to_owned() })
 }
 
 /// Names a sequence of writes without a break: a server that becomes primary draws a new one, and a replica has that of
@@ -247,13 +249,18 @@ fn too_few_replicas(said: &Said, wanted: u32) -> Option<Weaker> {
 
 /// The store is empty, or written by this program with as many shards.
 async fn check_schema(connection: &mut MultiplexedConnection, shards: NonZeroU16) -> Result<(), Failure> {
-    let mut pipe = redis::pipe();
-    pipe.cmd("SET").arg(keys::SCHEMA).arg(SCHEMA_VERSION).arg("NX").ignore();
-    pipe.cmd("GET").arg(keys::SCHEMA);
-    pipe.cmd("SET").arg(keys::SHARDS).arg(shards.get()).arg("NX").ignore();
-    pipe.cmd("GET").arg(keys::SHARDS);
-    let answer: redis::RedisResult<(String, String)> = pipe.query_async(connection).await;
-    let (version, kept) = answer.map_err(|error| super::failure::classify(&error))?;
+    let wanted = [(keys::SCHEMA, SCHEMA_VERSION.to_owned()), (keys::SHARDS, shards.to_string())];
+    let mut said = kept(connection).await?;
+    if said.iter().any(Option::is_none) {
+        let mut pipe = redis::pipe();
+        for (key, value) in &wanted {
+            pipe.cmd("SET").arg(key).arg(value).arg("NX").ignore();
+        }
+        let written: redis::RedisResult<()> = pipe.query_async(connection).await;
+        written.map_err(|error| super::failure::classify(&error))?;
+        said = kept(connection).await?;
+    }
+    let [version, kept] = said.map(Option::unwrap_or_default);
     if version != SCHEMA_VERSION {
         let message = format!("the store has schema version {version}, this program writes {SCHEMA_VERSION}");
         return Err(Failure::Fatal(unsafe_server(&message, "use the version of postrider that wrote it")));
@@ -266,11 +273,17 @@ async fn check_schema(connection: &mut MultiplexedConnection, shards: NonZeroU16
     Ok(())
 }
 
-/// Each key has the type that the scripts take for granted.
-async fn check_shard(connection: &mut MultiplexedConnection, keys: &Keys, server: &str) -> Result<(), Failure> {
+/// The schema version and the number of shards. Nothing is written where they are: a server that is full refuses that.
+async fn kept(connection: &mut MultiplexedConnection) -> Result<[Option<String>; 2], Failure> {
     let mut pipe = redis::pipe();
-    pipe.cmd("HSETNX").arg(keys.shard()).arg("epoch").arg("1").ignore();
-    pipe.cmd("HSET").arg(keys.shard()).arg("met").arg(server).ignore();
+    pipe.cmd("GET").arg(keys::SCHEMA).cmd("GET").arg(keys::SHARDS);
+    let answer: redis::RedisResult<[Option<String>; 2]> = pipe.query_async(connection).await;
+    answer.map_err(|error| super::failure::classify(&error))
+}
+
+/// Each key has the type that the scripts take for granted.
+async fn check_shard(connection: &mut MultiplexedConnection, keys: &Keys) -> Result<(), Failure> {
+    let mut pipe = redis::pipe();
     for key in keys.all() {
         pipe.cmd("TYPE").arg(key);
     }

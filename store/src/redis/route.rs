@@ -3,8 +3,7 @@
 use super::reply::corrupt;
 use crate::api::{LaneRecord, Reclaimed, Reconciled, Result, Room, RunRecord, WorkerRecord};
 use crate::error::StoreError;
-use postrider_common::ids::{BatchId, RunId};
-use postrider_common::lease::{LeaseAnswer, LeaseStatus};
+use postrider_common::ids::RunId;
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 
@@ -68,14 +67,16 @@ pub(super) fn join<A>(parts: Vec<(Places, Result<Vec<A>>)>) -> Result<Vec<A>> {
     Ok(placed.into_values().collect())
 }
 
-/// As `join`, of leases: those of a shard that did not answer are told so, unless none did.
-pub(super) fn join_leases(parts: Vec<(Places, Vec<BatchId>, Result<Vec<LeaseAnswer>>)>) -> Result<Vec<LeaseAnswer>> {
+/// A part of a call: where its answers belong, those when its shard is away, and those of the shard.
+pub(super) type Asked<A> = (Places, Vec<A>, Result<Vec<A>>);
+
+/// As `join`, but a shard that is away keeps no other from being answered, unless none answers.
+pub(super) fn join_those_that_answered<A>(parts: Vec<Asked<A>>) -> Result<Vec<A>> {
     let somebody_answered = parts.iter().any(|(_, _, answers)| answers.is_ok());
-    let told = |(places, batches, answers): (Places, Vec<BatchId>, Result<Vec<LeaseAnswer>>)| match answers {
+    let told = |(places, unanswered, answers): Asked<A>| match answers {
         Err(error) if error.is_retryable() && somebody_answered => {
-            tracing::debug!(%error, leases = batches.len(), "a shard did not answer for leases");
-            let unanswered = |batch| LeaseAnswer::plain(batch, LeaseStatus::Unanswered);
-            (places, Ok(batches.into_iter().map(unanswered).collect()))
+            tracing::debug!(%error, unanswered = unanswered.len(), "a shard did not answer");
+            (places, Ok(unanswered))
         }
         answers => (places, answers),
     };
@@ -183,6 +184,8 @@ pub(super) fn reconciled(shards: Vec<Reconciled>) -> Reconciled {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postrider_common::ids::BatchId;
+    use postrider_common::lease::{LeaseAnswer, LeaseStatus};
 
     fn run(number: u32) -> RunId {
         RunId::derive("test", &number.to_string())
@@ -234,14 +237,15 @@ mod tests {
         let batch = |sequence| BatchId { run: run(1), sequence };
         let held = || Ok(vec![LeaseAnswer::plain(batch(1), LeaseStatus::Held)]);
         let away = || Err(StoreError::Unavailable("away".into()));
+        let unanswered = |sequence| vec![LeaseAnswer::plain(batch(sequence), LeaseStatus::Unanswered)];
         let parts =
-            |first, second| vec![(Places(vec![1]), vec![batch(1)], first), (Places(vec![0]), vec![batch(2)], second)];
-        let statuses: Vec<LeaseStatus> =
-            join_leases(parts(held(), away())).unwrap().iter().map(|answer| answer.status).collect();
+            |first, second| vec![(Places(vec![1]), unanswered(1), first), (Places(vec![0]), unanswered(2), second)];
+        let joined = join_those_that_answered(parts(held(), away())).unwrap();
+        let statuses: Vec<LeaseStatus> = joined.iter().map(|answer| answer.status).collect();
         assert_eq!(statuses, [LeaseStatus::Unanswered, LeaseStatus::Held]);
-        assert!(join_leases(parts(away(), away())).is_err(), "nobody answered");
+        assert!(join_those_that_answered(parts(away(), away())).is_err(), "nobody answered");
         let wrong = Err(StoreError::Corrupt("x".into()));
-        assert!(matches!(join_leases(parts(held(), wrong)), Err(StoreError::Corrupt(_))));
+        assert!(matches!(join_those_that_answered(parts(held(), wrong)), Err(StoreError::Corrupt(_))));
     }
 
     #[test]

@@ -11,11 +11,12 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, Value};
 use std::fmt::Write as _;
 
-/// One name per transition: the method, the Lua file, the group of conformance tests. (`Quarantine`,
-/// `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others, `UsualCheckpoint` and
-/// `UsualFinish` short ways of them.)
+/// One name per transition: the method, the Lua file, the group of conformance tests. (`Meet` belongs to
+/// connecting; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
+/// `UsualCheckpoint` and `UsualFinish` short ways of them.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
+    Meet,
     ApplyCampaign,
     SetCampaignPaused,
     DeleteCampaign,
@@ -135,7 +136,8 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
+        Self::Meet,
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
         Self::DeleteCampaign,
@@ -185,6 +187,7 @@ impl Transition {
         use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Round, Shard, Steer, Usual};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
+            Self::Meet => (Allowed, Nothing, include_str!("lua/meet.lua")),
             Self::ApplyCampaign => (Refusable, Effect, include_str!("lua/apply_campaign.lua")),
             Self::SetCampaignPaused => (Allowed, Effect, include_str!("lua/set_campaign_paused.lua")),
             Self::DeleteCampaign => (Allowed, Effect, include_str!("lua/delete_campaign.lua")),
@@ -400,7 +403,7 @@ impl Scripts {
         Self { libraries, names }
     }
 
-    /// Loads what the server has not got, all in one round trip.
+    /// Loads what the server has not got, all in one round trip. Also what it has is refused while its memory is used up.
     pub async fn load(&self, connection: &mut MultiplexedConnection) -> Result<(), Failure> {
         let mut pipe = redis::pipe();
         pipe.ignore_errors();

@@ -103,6 +103,9 @@ pub struct State(Vec<(Vec<u8>, Vec<u8>)>);
 impl State {
     pub fn of(connection: &mut redis::Connection) -> Self {
         let keys: Vec<Vec<u8>> = redis::cmd("KEYS").arg("*").query(connection).unwrap();
+        if keys.is_empty() {
+            return Self(Vec::new());
+        }
         let mut pipe = redis::pipe();
         for key in &keys {
             pipe.cmd("DUMP").arg(key);

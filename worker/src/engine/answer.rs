@@ -3,11 +3,11 @@
 use super::event::{CallId, Effect, LeaseKey, Offer};
 use super::held::{End, Held, Stage};
 use super::{Carrier, Engine, SHELF_MS};
-use postrider_common::lease::{LeaseAnswer, LeaseStatus, RefusalReason};
+use postrider_common::lease::{FactStatus, LeaseAnswer, LeaseStatus, RefusalReason};
 
 /// After "the window is full" or "repeated", when no outcome comes first: ask again.
 const WINDOW_PAUSE_MS: u64 = 250;
-/// The part of the store that has a lease is away: ask again.
+/// The part of the store that has a lease, or the batch of a fact, is away: ask again.
 const AWAY_PAUSE_MS: u64 = 500;
 /// Finish and Release refused this often in a row with IN_INTENT: let the lease expire.
 const REFUSALS_MAX: u32 = 5;
@@ -148,15 +148,19 @@ impl Engine {
         }
     }
 
-    pub(super) fn facts_answered(&mut self, call: CallId) {
+    pub(super) fn facts_answered(&mut self, now_ms: u64, call: CallId, statuses: &[FactStatus]) {
         if self.facts_line.is(call) {
-            self.facts_line.answered();
-            self.facts_told();
+            if statuses.contains(&FactStatus::Unanswered) {
+                self.facts_line.answered_in_part(now_ms + AWAY_PAUSE_MS);
+            } else {
+                self.facts_line.answered();
+            }
+            self.facts_told(statuses);
         }
     }
 
-    fn facts_told(&mut self) {
-        let told = self.facts.answered().into_iter();
+    fn facts_told(&mut self, statuses: &[FactStatus]) {
+        let told = self.facts.answered(statuses).into_iter();
         self.effects.extend(told.map(|(lease, indexes)| Effect::Told { lease, indexes }));
     }
 
@@ -165,7 +169,7 @@ impl Engine {
             self.facts_line.failed(now_ms, refused, random);
             if refused {
                 tracing::error!("facts refused by the master; they are dropped");
-                self.facts_told();
+                self.facts_told(&[]);
             }
             self.facts.unanswered();
             return;

@@ -2,7 +2,7 @@
 
 use super::event::LeaseKey;
 use postrider_common::ids::{BatchId, Fence, LaneName};
-use postrider_common::lease::{Fact, Outcome};
+use postrider_common::lease::{Fact, FactStatus, Outcome};
 use postrider_common::limits::FACTS_PER_CALL_MAX;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -48,12 +48,21 @@ impl Facts {
         facts
     }
 
-    /// Whose facts these were, by lease.
-    pub(super) fn answered(&mut self) -> BTreeMap<LeaseKey, Vec<u32>> {
+    /// Whose facts were taken, by lease; those that a part of the store did not answer are told again after the others.
+    pub(super) fn answered(&mut self, statuses: &[FactStatus]) -> BTreeMap<LeaseKey, Vec<u32>> {
         let mut told: BTreeMap<LeaseKey, Vec<u32>> = BTreeMap::new();
-        for (lease, fact) in self.queue.drain(..self.carried.min(self.queue.len())) {
-            told.entry(lease).or_default().push(fact.outcome.index);
+        // When the oldest were dropped meanwhile, the last of the call are still there.
+        let carried = self.carried.min(self.queue.len());
+        let mut again = Vec::new();
+        for (at, (lease, fact)) in self.queue.drain(..carried).enumerate() {
+            let status = (at + statuses.len()).checked_sub(carried).and_then(|at| statuses.get(at));
+            if status == Some(&FactStatus::Unanswered) {
+                again.push((lease, fact));
+            } else {
+                told.entry(lease).or_default().push(fact.outcome.index);
+            }
         }
+        self.queue.extend(again);
         self.carried = 0;
         told
     }

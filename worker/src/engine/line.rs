@@ -58,6 +58,13 @@ impl Line {
         self.leases_max = (self.leases_max * 2).min(LEASES_PER_CALL_MAX);
     }
 
+    /// What is left is not to be said again before then.
+    pub(super) fn answered_in_part(&mut self, retry_at_ms: u64) {
+        self.answered();
+        self.failures = 1;
+        self.retry_at_ms = retry_at_ms;
+    }
+
     /// True: the contents were refused and there is nothing left to make smaller.
     pub(super) fn failed(&mut self, now_ms: u64, refused: bool, random: u64) -> bool {
         self.open = None;

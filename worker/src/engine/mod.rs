@@ -151,7 +151,7 @@ impl Engine {
                 self.answered(now_boot_ms, call, sent_at_ms, answers);
                 self.drain_if(drain, now_boot_ms);
             }
-            Event::FactsAnswered { call, statuses: _ } => self.facts_answered(call),
+            Event::FactsAnswered { call, statuses } => self.facts_answered(now_boot_ms, call, &statuses),
             Event::CallFailed { call, refused, random } => self.call_failed(now_boot_ms, call, refused, random),
             Event::Sent { lease, outcome } => self.sent(lease, outcome),
             Event::Progress { lease } => {

@@ -2,7 +2,9 @@
 
 use super::*;
 use postrider_common::ids::{BatchId, DefinitionHash, Fence, RunId, SiteName};
-use postrider_common::lease::{Lease, LeaseAnswer, LeaseReport, LeaseStatus, OutcomeKind, Progress, RefusalReason};
+use postrider_common::lease::{
+    FactStatus, Lease, LeaseAnswer, LeaseReport, LeaseStatus, OutcomeKind, Progress, RefusalReason,
+};
 use postrider_common::state::RecipientState;
 
 const TTL_MS: u64 = 10_000;
@@ -395,7 +397,14 @@ fn what_a_lost_lease_leaves_behind_is_told_as_facts_until_answered() {
     driver.pass(1_000);
     let (call, told) = driver.take("facts", facts);
     assert_eq!(told, [1, 2]);
-    driver.tell(Event::FactsAnswered { call, statuses: Vec::new() });
+    // The part of the store that has the first one's batch is away.
+    driver.tell(Event::FactsAnswered { call, statuses: vec![FactStatus::Unanswered, FactStatus::Applied] });
+    assert!(driver.has(|effect| *effect == Effect::Told { lease: LeaseKey(1), indexes: vec![2] }));
+    assert!(!driver.has(|effect| matches!(effect, Effect::Call { call: Call::Facts(_), .. })), "not at once");
+    driver.pass(1_000);
+    let (call, told) = driver.take("facts", facts);
+    assert_eq!(told, [1]);
+    driver.tell(Event::FactsAnswered { call, statuses: vec![FactStatus::Applied] });
     driver.pass(1_000);
     assert!(!driver.has(|effect| matches!(effect, Effect::Call { call: Call::Facts(_), .. })));
 }
