@@ -301,17 +301,6 @@ local function defer(b, index, r, delay)
   r.due_at = now + delay
 end
 
--- When it is tried again, or nil when the time to live is over: `backoff::retry_in_ms`.
-local function retry_in(attempts, fraction, elapsed, after)
-  local doublings = math.min(math.max(attempts - 1, 0), 30)
-  local bound = math.min(num(run.base, 'retry base') * 2 ^ doublings, num(run.cap, 'retry cap'))
-  local half = floor_div(bound, 2)
-  local jitter = floor_div((bound - half) * math.min(fraction, 1000000), 1000000)
-  local delay = math.max(half + jitter, after, 1)
-  if elapsed + delay <= num(run.ttl, 'retry ttl') then return delay end
-  return nil
-end
-
 local function count_resend(reason, by)
   add_count(run.id, reason == 'l' and 'resent_l' or 'resent_n', by)
 end
@@ -391,7 +380,7 @@ local function settle(b, index, r, _, o, fraction)
     end_as(b, index, r, R)
   else
     local elapsed = math.max(now - tonumber(r.first_at), 0)
-    local delay = retry_in(r.attempts + 1, fraction, elapsed, o.after)
+    local delay = retry_in(run, r.attempts + 1, fraction, elapsed, o.after)
     if o.kind == 'u' then return enter_doubt(b, index, r, 'l', delay) end
     if delay then defer(b, index, r, delay) else end_as(b, index, r, X) end
   end

@@ -93,6 +93,17 @@ local function fence_counter(fence)
   return counter, tonumber(epoch)
 end
 
+-- When it is tried again, or nil when the time to live is over: `backoff::retry_in_ms`.
+local function retry_in(run, attempts, fraction, elapsed, after)
+  local doublings = math.min(math.max(attempts - 1, 0), 30)
+  local bound = math.min(num(run.base, 'retry base') * 2 ^ doublings, num(run.cap, 'retry cap'))
+  local half = floor_div(bound, 2)
+  local jitter = floor_div((bound - half) * math.min(fraction, 1000000), 1000000)
+  local delay = math.max(half + jitter, after, 1)
+  if elapsed + delay <= num(run.ttl, 'retry ttl') then return delay end
+  return nil
+end
+
 -- A lease that goes on keeps in its batch what changes with each report (`kept`): counter of its fence, expiry, how far that is
 -- ahead of the index of leases, hard deadline, when there was progress, progress, last sequence, recipients in intent,
 -- whether there was an outcome. That of another fence is over.

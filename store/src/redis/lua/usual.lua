@@ -10,7 +10,7 @@
 
 local MORE = 'more'
 local P, I = 112, 105
-local FINAL = { a = 97, r = 114 }
+local BECOMES = { a = 97, d = 100, r = 114 }
 local GRANTED, UNTOUCHED, SYMBOL_FIRST, SYMBOLS = 33, 46, 34, 92
 local PIECE = 50
 local TRANSACTION_MS_MAX = 660000
@@ -18,12 +18,12 @@ local TRANSACTION_MS_MAX = 660000
 local byte, char, sub, find, rep
 
 -- Of this call: what was read of the shard, and whether any lane is paused; where the next report and its keys are.
-local BASE, STAMP, lanes_paused
+local BASE, STAMP, FRACTION, lanes_paused
 local AT, KEY_AT
 -- Of the report at hand: sequence, progress, reply texts, groups, key of the details.
 local sequence, progress, texts, groups, details
 -- The run at hand, how many of its recipients and batches ended, and how many reports were carried out.
-local RUN_KEY, RUN
+local RUN_KEY, RUN, POLICY
 local ended, carried_out
 -- Batches whose lease is over, and the same with their stamps.
 local over, stamped
@@ -51,8 +51,17 @@ local function take_run(id, key)
   if not run or call('SISMEMBER', K.parked, run) == 1 then return false end
   if BASE > 1 and num(call('HGET', key, 'epoch') or '1', 'the epoch of a run') < BASE then return false end
   count_ended()
-  RUN_KEY, RUN = key, run
+  RUN_KEY, RUN, POLICY = key, run, nil
   return true
+end
+
+-- When recipients of the run at hand are tried again.
+local function policy()
+  if not POLICY then
+    local f = call('HMGET', RUN_KEY, 'base', 'cap', 'ttl')
+    POLICY = { base = f[1], cap = f[2], ttl = f[3] }
+  end
+  return POLICY
 end
 
 -- Reads the head of the next report: batch, fence, key, where its reply texts begin, indexes of intents. Nil: something is
@@ -64,7 +73,7 @@ local function next_report()
   details = texts > 0 and KEYS[KEY_AT + 2]
   AT = at + (texts > 0 and texts + 1 or 0) + groups * 4
   KEY_AT = KEY_AT + (texts > 0 and 3 or 2)
-  if groups > 1 or math.max(sequence, progress) > KEPT_MAX or not take_run(id, run_key) then return nil end
+  if math.max(sequence, progress) > KEPT_MAX or not take_run(id, run_key) then return nil end
   return id, fence, key, at, intents
 end
 
@@ -95,7 +104,7 @@ end
 local function batch_of(s0, s1, m0, m1)
   s1 = s1 or ''
   if m0 and (#m0 ~= #s0 or #(m1 or '') ~= #s1) then return nil end
-  return { is_new = not m0, s0 = s0, s1 = s1, m0 = m0 or rep('.', #s0), m1 = m1 or rep('.', #s1), letters = {}, set = {} }
+  return { is_new = not m0, s0 = s0, s1 = s1, m0 = m0 or rep('.', #s0), m1 = m1 or rep('.', #s1), letters = {}, set = {}, a = 0, d = 0, r = 0 }
 end
 
 -- Changes those at these indexes, who all have this state and symbol. False: somebody has not.
@@ -132,31 +141,42 @@ local function put(set, field, value)
   set[at + 1], set[at + 2] = field, value
 end
 
--- The outcomes of the report, if all of them are accepted or rejected and nothing happened to these recipients before.
--- `granted`: what is stored of those that got an intent. False: something is special.
+-- Reply texts, by their places among the outcomes.
+local function take_replies(b, at, group)
+  local indexes, places = '', { byte(ARGV[at], 1, -1) }
+  for n = group, group + groups * 4 - 1, 4 do indexes = indexes .. ARGV[n + 3] end
+  b.replies = {}
+  for n = 1, texts do put(b.replies, field_of(byte(indexes, places[n])), ARGV[at + n]) end
+  call('HLEN', details)
+end
+
+-- The outcomes of the report, if nothing happened to these recipients before and each is accepted, rejected or to be tried
+-- again. `granted`: what is stored of those that got an intent. False: something is special.
 local function take_outcomes(b, h, at, granted)
   if sequence <= h.sequence then return false end
   h.fresh, h.sequence = '0|0|||' .. h.counter .. '||||', sequence
   if progress > h.progress then h.progress, h.progress_at = progress, now end
   if groups == 0 then return true end
   if granted ~= h.fresh then return false end
-  local group = texts > 0 and at + 1 + texts or at
-  local kind, code, indexes = ARGV[group], ARGV[group + 1], { byte(ARGV[group + 3], 1, -1) }
-  if not FINAL[kind] then return false end
-  local known, symbol, tried = b.m0 .. b.m1, nil, 0
-  repeat
-    symbol, tried = SYMBOL_FIRST + (sequence + tried) % SYMBOLS, tried + 1
-    if tried > SYMBOLS then return false end
-  until symbol ~= UNTOUCHED and not find(known, char(symbol), 1, true)
-  if not turn(b, indexes, I, GRANTED, FINAL[kind], symbol) then return false end
-  b.set = { 'g' .. char(symbol), '1|0|' .. NOW .. '||' .. h.counter .. '|||' .. NOW .. '|' .. code }
-  b.kind, b.ended = kind, #indexes
-  if texts > 0 then
-    b.replies = {}
-    for n, place in ipairs({ byte(ARGV[at], 1, -1) }) do put(b.replies, field_of(indexes[place]), ARGV[at + n]) end
-    call('HLEN', details)
+  local known, symbol, tried, group = b.m0 .. b.m1, nil, 0, texts > 0 and at + 1 + texts or at
+  local left, ended_now = 0, '1|0|' .. NOW .. '||' .. h.counter .. '|||' .. NOW .. '|'
+  for n = group, group + groups * 4 - 1, 4 do
+    local kind, indexes = ARGV[n], { byte(ARGV[n + 3], 1, -1) }
+    repeat
+      symbol, tried = SYMBOL_FIRST + (sequence + tried) % SYMBOLS, tried + 1
+      if tried > SYMBOLS then return false end
+    until symbol ~= UNTOUCHED and not find(known, char(symbol), 1, true)
+    local record = ended_now
+    if kind == 'd' then
+      local delay = retry_in(policy(), 1, FRACTION, 0, num(ARGV[n + 2], 'retry after'))
+      record = delay and '1|0|' .. NOW .. '|' .. int(now + delay) .. '|' .. h.counter .. '||||'
+    end
+    if not (record and BECOMES[kind] and turn(b, indexes, I, GRANTED, BECOMES[kind], symbol)) then return false end
+    put(b.set, 'g' .. char(symbol), record .. ARGV[n + 1])
+    b[kind], left = b[kind] + #indexes, left + #indexes
   end
-  h.open, h.outcome, h.progress_at = h.open - b.ended, 'o', now
+  h.open, h.outcome, h.progress_at = h.open - left, 'o', now
+  if texts > 0 then take_replies(b, at, group) end
   return true
 end
 
@@ -183,7 +203,7 @@ local function write_batch(b, key)
   end
   call('HSET', key, unpack(set))
   if b.replies then call('HSET', details, unpack(b.replies)) end
-  if b.kind then ended[b.kind] = ended[b.kind] + b.ended end
+  ended.a, ended.r = ended.a + b.a, ended.r + b.r
   carried_out = carried_out + 1
 end
 
@@ -206,7 +226,8 @@ local function each_usual(names, act)
   call('HLEN', K.count)
   lanes_paused = K.lanes and call('SCARD', K.lanes) > 0
   local answers = { epoch, false }
-  local number, _, first, second = struct.unpack(HEAD, ARGV[1])
+  local number, first, second
+  number, FRACTION, first, second = struct.unpack(HEAD, ARGV[1])
   for n = 1, number do
     local ok, answer = true, nil
     if number == 1 then answer = act(first, second) else ok, answer = pcall(act, first, second) end

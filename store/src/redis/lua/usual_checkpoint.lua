@@ -1,5 +1,5 @@
--- usual_checkpoint: checkpoint, where nothing is special (see usual.lua): no limits, the run and its lane go on, accepted and
--- rejected recipients to whom nothing happened before, intents of those to whom nothing happened.
+-- usual_checkpoint: checkpoint, where nothing is special (see usual.lua): no limits, the run and its lane go on, and nothing
+-- happened before to those who have an outcome or an intent.
 -- KEYS     shard, count, holder, parked, lease, lanes, then see usual.lua
 -- ARGV     as checkpoint
 -- returns  see usual.lua; of each report status (held), ttl left ms, granted indexes, and none refused
