@@ -6,6 +6,7 @@ use postrider_common::run::RunState;
 use postrider_common::state::RecipientState;
 use postrider_proto::v1;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// RFC 3339 in UTC with milliseconds; `None` for "not yet".
 pub fn instant(ms: i64) -> Option<String> {
@@ -258,6 +259,10 @@ pub struct Audience {
     pub id: Option<String>,
     pub address: String,
     pub key: Option<String>,
+    pub encoding: Option<String>,
+    pub delimiter: Option<String>,
+    /// Names in the source, and those that they are given.
+    pub columns: BTreeMap<String, String>,
 }
 
 impl Campaign {
@@ -289,6 +294,9 @@ impl Campaign {
                 id: some(a.audience_id),
                 address: a.address_field,
                 key: some(a.key_field),
+                encoding: some(a.encoding),
+                delimiter: some(a.delimiter),
+                columns: a.columns.into_iter().collect(),
             }),
             subject: message.subject,
             reply_to: message.reply_to,

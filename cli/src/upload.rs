@@ -3,7 +3,7 @@
 use crate::campaign_file::AudienceFile;
 use crate::client::{self, Client};
 use crate::failure::{Failure, Result};
-use postrider_common::campaign::{Audience, AudienceFormat, Source};
+use postrider_common::campaign::{Audience, AudienceFormat};
 use postrider_common::ids::to_hex;
 use postrider_common::limits::UPLOAD_CHUNK_BYTES_MAX;
 use postrider_proto::v1;
@@ -50,8 +50,7 @@ pub async fn upload(client: &mut Client, file: &AudienceFile, bytes_max: u64) ->
     if answer.audience_id != sha256 {
         return Err(Failure::failed(format!("audience {shown}: it changed while it was uploaded; try again")));
     }
-    let source = Source::Stored { sha256, format: file.format };
-    Ok(Audience { source, address_field: file.address_field.clone(), key_field: file.key_field.clone() })
+    Ok(file.stored(sha256))
 }
 
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {

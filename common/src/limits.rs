@@ -44,6 +44,8 @@ pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
 pub const APPLY_KEYS_KEPT_MAX: usize = 32;
 /// Bytes of one uploaded audience.
 pub const AUDIENCE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// Bytes of an audience once it is inflated. Only the time it takes grows with them.
+pub const AUDIENCE_INFLATED_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
 /// Rows given inline in a request.
 pub const INLINE_ROWS_MAX: usize = 100;
 /// Bad rows kept for reading; all are counted.

@@ -93,7 +93,7 @@ impl World {
             text: "Hello".into(),
             ..MessageSpec::default()
         };
-        let audience = Audience { source: Source::Inline { rows }, address_field: "email".into(), key_field: None };
+        let audience = Audience::of(Source::Inline { rows }, "email");
         let wish = Wish {
             id: id.clone(),
             fingerprint: fingerprint(&[name.as_bytes()]),

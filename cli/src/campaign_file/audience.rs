@@ -2,19 +2,24 @@
 
 use super::fields::{Complaints, Fields};
 use crate::failure::{Failure, Result};
-use crate::toml_text::{Table, nearest};
-use postrider_common::campaign::AudienceFormat;
+use crate::toml_text::Table;
+use postrider_common::campaign::{Audience, AudienceFormat, Source, TextForm};
+use postrider_master::audience::ReadError;
+use postrider_master::audience::read::csv;
+use postrider_master::audience::row::Roles;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const KEYS: &[&str] = &["csv", "ndjson", "sql", "http", "address", "key", "on_bad_row"];
-/// A header row longer than this is not one.
-const HEADER_BYTES_MAX: u64 = 1024 * 1024;
+const KEYS: &[&str] =
+    &["csv", "ndjson", "sql", "http", "address", "key", "on_bad_row", "encoding", "delimiter", "columns"];
 
 /// A local file to upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AudienceFile {
     pub path: PathBuf,
     pub format: AudienceFormat,
+    pub text: TextForm,
+    pub columns: BTreeMap<String, String>,
     pub address_field: String,
     pub key_field: Option<String>,
 }
@@ -36,6 +41,8 @@ pub fn read(
     }
     let address = fields.text("address", complaints).map(|(name, _)| name);
     let key_field = fields.text("key", complaints).map(|(name, _)| name).filter(|name| !name.is_empty());
+    let text = text_form(&fields, complaints);
+    let columns = fields.text_table("columns", complaints);
     let source = match (fields.text("csv", complaints), fields.text("ndjson", complaints)) {
         (Some(_), Some((_, line))) => {
             complaints.at(line, "audience.csv and audience.ndjson are both there: keep one");
@@ -55,13 +62,26 @@ pub fn read(
         return (None, on_bad_row);
     };
     let file = source.map(|(name, line, format)| {
-        let file = AudienceFile { path: folder.join(name), format, address_field, key_field };
+        let file = AudienceFile { path: folder.join(name), format, text, columns, address_field, key_field };
         if let Err(why) = file.check_columns() {
             complaints.at(line, why);
         }
         file
     });
     (file, on_bad_row)
+}
+
+fn text_form(fields: &Fields<'_>, complaints: &mut Complaints) -> TextForm {
+    let encoding = fields.text("encoding", complaints).map(|(label, _)| label).filter(|label| !label.is_empty());
+    let mut delimiter = None;
+    if let Some((text, line)) = fields.text("delimiter", complaints) {
+        let mut letters = text.chars();
+        match (letters.next(), letters.next()) {
+            (letter, None) => delimiter = letter,
+            (_, Some(_)) => complaints.at(line, "audience.delimiter must be one character, such as \";\""),
+        }
+    }
+    TextForm { encoding, delimiter }
 }
 
 impl AudienceFile {
@@ -73,58 +93,51 @@ impl AudienceFile {
         }
     }
 
-    /// For `--audience FILE`: the format is told by the ending.
-    pub fn of_path(path: &Path, address_field: &str, key_field: Option<String>) -> Result<Self> {
-        let ending = path.extension().map(|ending| ending.to_string_lossy().to_lowercase()).unwrap_or_default();
-        let format = match ending.as_str() {
-            "csv" => AudienceFormat::Csv,
-            "ndjson" | "jsonl" => AudienceFormat::Ndjson,
+    /// For `--audience FILE`, read as the campaign's `own` audience is: the format is told by the ending.
+    pub fn of_path(path: &Path, own: Audience) -> Result<Self> {
+        let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
+        let name = [".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+        let format = match name.rsplit_once('.').map(|(_, ending)| ending) {
+            Some("csv") => AudienceFormat::Csv,
+            Some("ndjson" | "jsonl") => AudienceFormat::Ndjson,
             _ => {
-                let why = "its name must end in .csv, .ndjson or .jsonl";
+                let why = "its name must end in .csv, .ndjson or .jsonl, compressed or not (.gz, .zst)";
                 return Err(Failure::usage(format!("cannot read the audience {}: {why}", path.display())));
             }
         };
-        let address_field = address_field.to_owned();
-        let file = Self { path: path.to_owned(), format, address_field, key_field };
+        let Audience { source: _, text, columns, address_field, key_field } = own;
+        let file = Self { path: path.to_owned(), format, text, columns, address_field, key_field };
         file.check_columns().map_err(Failure::usage)?;
         Ok(file)
     }
 
-    /// Opens the file and finds the columns in its header row (CSV); rows are checked by the split.
-    pub fn check_columns(&self) -> std::result::Result<(), String> {
-        let path = self.path.display();
-        let file = std::fs::File::open(&self.path).map_err(|error| format!("audience {path}: {error}"))?;
-        if file.metadata().map_err(|error| format!("audience {path}: {error}"))?.is_dir() {
-            return Err(format!("audience {path}: it is a folder"));
-        }
-        match self.format {
-            AudienceFormat::Ndjson => Ok(()),
-            AudienceFormat::Csv => self.check_header(file),
+    /// What is to be read once it is uploaded under that name.
+    pub fn stored(&self, sha256: String) -> Audience {
+        Audience {
+            source: Source::Stored { sha256, format: self.format },
+            text: self.text.clone(),
+            columns: self.columns.clone(),
+            address_field: self.address_field.clone(),
+            key_field: self.key_field.clone(),
         }
     }
 
-    fn check_header(&self, file: std::fs::File) -> std::result::Result<(), String> {
-        let path = self.path.display();
-        let head = std::io::Read::take(file, HEADER_BYTES_MAX);
-        let mut reader = csv::ReaderBuilder::new().has_headers(true).from_reader(head);
-        let header = reader.headers().map_err(|error| format!("audience {path}: its header row is wrong: {error}"))?;
-        let name = |name: &str| name.trim_start_matches('\u{feff}').to_owned();
-        let columns: Vec<String> = header.iter().map(name).collect();
-        if columns.iter().all(String::is_empty) {
-            return Err(format!("audience {path}: it is empty: its first line must name the columns"));
+    /// Opens the file and finds the columns in its header row (CSV), as the split will; rows are checked by that.
+    pub fn check_columns(&self) -> std::result::Result<(), String> {
+        let told = |why: &dyn std::fmt::Display| format!("audience {}: {why}", self.path.display());
+        let file = std::fs::File::open(&self.path).map_err(|error| told(&error))?;
+        if file.metadata().map_err(|error| told(&error))?.is_dir() {
+            return Err(told(&"it is a folder"));
         }
-        let wanted = [("address", Some(&self.address_field)), ("key", self.key_field.as_ref())];
-        for (key, column) in wanted {
-            let Some(column) = column else { continue };
-            if !columns.contains(column) {
-                let near = nearest(column, columns.iter().map(String::as_str)).unwrap_or_default();
-                let all = columns.join(", ");
-                return Err(format!(
-                    "audience {path}: there is no column '{column}' (audience.{key}); the nearest is '{near}'; \
-                     the columns are {all}"
-                ));
-            }
+        let roles = Roles::of(&self.stored(String::new()));
+        match self.format {
+            AudienceFormat::Ndjson => Ok(()),
+            AudienceFormat::Csv => match csv(file, &self.text, roles) {
+                Ok(Some(_)) => Ok(()),
+                Ok(None) => Err(told(&"it is empty: its first line must name the columns")),
+                Err(ReadError::Run(error)) => Err(told(&format!("{}; {}", error.message, error.mend))),
+                Err(ReadError::Storage(error)) => Err(told(&error)),
+            },
         }
-        Ok(())
     }
 }

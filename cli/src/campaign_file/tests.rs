@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::failure::Exit;
-use postrider_common::campaign::AudienceFormat;
+use postrider_common::campaign::{Audience, AudienceFormat, Source};
 
 const GOOD: &str = r#"
 name = "daily-digest"
@@ -103,9 +103,17 @@ fn wrong_files_say_what_to_write() {
         (
             "address = \"email\"",
             "address = \"mail\"",
-            "there is no column 'mail' (audience.address); the nearest is 'email'",
+            "the audience has no column 'mail' (audience.address); it has 'email', 'name'; did you mean 'email'?",
         ),
-        ("address = \"email\"", "address = \"email\"\nkey = \"id\"", "there is no column 'id' (audience.key)"),
+        ("address = \"email\"", "address = \"email\"\nkey = \"id\"", "the audience has no column 'id' (audience.key)"),
+        ("address = \"email\"", "address = \"email\"\nencoding = \"latin-x\"", "there is no encoding 'latin-x'"),
+        ("address = \"email\"", "address = \"email\"\ndelimiter = \";;\"", "audience.delimiter must be one character"),
+        ("address = \"email\"", "address = \"email\"\ncolumns = \"x\"", "audience.columns must be a table"),
+        (
+            "address = \"email\"",
+            "address = \"email\"\ncolumns = { Vorname = \"first\" }",
+            "the audience has no column 'Vorname' (audience.columns)",
+        ),
         ("address = \"email\"", "", "audience.address is missing"),
         ("html = \"digest.html\"", "html = \"latin1.txt\"", "template.html: latin1.txt: it is not UTF-8 at byte 3"),
         ("html = \"digest.html\"", "html = \"big.html\"", "more than template_bytes_max (1048576)"),
@@ -147,7 +155,8 @@ fn a_message_file_is_short_or_a_campaign() {
 #[test]
 fn an_audience_given_apart_is_told_by_its_ending() {
     let folder = folder();
-    let of = |name: &str| AudienceFile::of_path(&folder.path().join(name), "email", None);
+    let own = || Audience::of(Source::Inline { rows: Vec::new() }, "email");
+    let of = |name: &str| AudienceFile::of_path(&folder.path().join(name), own());
     assert_eq!(of("recipients.csv").expect("good").format, AudienceFormat::Csv);
     assert!(of("digest.html").expect_err("no ending").message.contains("must end in .csv, .ndjson or .jsonl"));
     assert!(of("none.csv").expect_err("none").message.contains("No such file"));

@@ -3,12 +3,13 @@
 use crate::campaign_file::{self, AudienceFile};
 use crate::client::{self, Client};
 use crate::context::Context;
-use crate::failure::Result;
+use crate::failure::{Failure, Result};
 use crate::follow;
 use crate::output;
 use crate::shapes::{Applied, Campaign, Started};
 use crate::upload::upload;
 use clap::Subcommand;
+use postrider_common::campaign::{Audience, Source};
 use postrider_proto::v1;
 use std::path::PathBuf;
 
@@ -213,10 +214,10 @@ async fn run(context: &Context, args: RunArgs) -> Result<()> {
             // Wrong files are told before anything is asked of a master.
             AudienceFile::exists(path)?;
             let own = get(&mut client, &args.name).await?.campaign.and_then(|c| c.audience);
-            let (address, key) = own.map_or((ADDRESS_FIELD.to_owned(), String::new()), |audience| {
-                (audience.address_field, audience.key_field)
-            });
-            let file = AudienceFile::of_path(path, &address, Some(key).filter(|key| !key.is_empty()))?;
+            let none = || Ok(Audience::of(Source::Inline { rows: Vec::new() }, ADDRESS_FIELD));
+            let own = own.map_or_else(none, Audience::try_from);
+            let own = own.map_err(|error| Failure::failed(format!("the campaign cannot be read: {error}")))?;
+            let file = AudienceFile::of_path(path, own)?;
             Some(v1::AudienceSource::from(upload(&mut client, &file, bytes_max).await?))
         }
     };

@@ -1,7 +1,7 @@
 //! Campaigns, audiences and message definitions.
 
 use super::{InvalidField, at};
-use crate::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Schedule, Source};
+use crate::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Schedule, Source, TextForm};
 use crate::ids::LaneName;
 use crate::limits::INLINE_ROWS_MAX;
 use crate::message::MessageSpec;
@@ -68,8 +68,16 @@ impl TryFrom<v1::AudienceSource> for Audience {
             }
             Source::Stored { sha256: wire.audience_id, format }
         };
+        let mut delimiter = wire.delimiter.chars();
+        let text =
+            TextForm { encoding: Some(wire.encoding).filter(|label| !label.is_empty()), delimiter: delimiter.next() };
+        if delimiter.next().is_some() {
+            return Err(InvalidField::new("audience.delimiter", "it has more than one character"));
+        }
         Ok(Self {
             source,
+            text,
+            columns: wire.columns.into_iter().collect(),
             address_field: wire.address_field,
             key_field: Some(wire.key_field).filter(|k| !k.is_empty()),
         })
@@ -91,6 +99,9 @@ impl From<Audience> for v1::AudienceSource {
             address_field: audience.address_field,
             key_field: audience.key_field.unwrap_or_default(),
             inline,
+            encoding: audience.text.encoding.unwrap_or_default(),
+            delimiter: audience.text.delimiter.map(String::from).unwrap_or_default(),
+            columns: audience.columns.into_iter().collect(),
         }
     }
 }

@@ -1,11 +1,12 @@
-//! Cuts CSV (RFC 4180, header row, UTF-8, byte order mark tolerated) into rows.
+//! Cuts CSV (RFC 4180, header row) into rows.
 
 use super::row::{Roles, Row, RowReason, admit};
-use super::{ReadError, column_missing};
+use super::{ReadError, column_missing, text};
 use postrider_common::Recipient;
 use postrider_common::limits::{FIELDS_MAX, RECIPIENT_BYTES_MAX};
 use serde_json::{Map, Value};
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::rc::Rc;
 
@@ -13,7 +14,9 @@ use std::rc::Rc;
 const RECORD_BYTES_MAX: usize = 4 * RECIPIENT_BYTES_MAX;
 /// Bytes the parser reads ahead of the record it is at.
 const BUFFER_BYTES: usize = 64 * 1024;
-const BOM: &[u8] = b"\xef\xbb\xbf";
+
+/// What a field must be, for people.
+const UTF_8: &str = "UTF-8 (if the file is something else, name it in audience.encoding)";
 
 /// Counts what the parser took since the record began, and stops it at the limit.
 struct Bounded<R> {
@@ -50,11 +53,12 @@ pub struct CsvRows<R: Read> {
 
 impl<R: Read> CsvRows<R> {
     /// Reads and checks the header. None: the text is empty, not even a header.
-    pub fn open(source: R, roles: Roles) -> Result<Option<Self>, ReadError> {
+    pub fn open(source: R, delimiter: u8, roles: Roles) -> Result<Option<Self>, ReadError> {
         let taken = Rc::new(Cell::new(0));
         let bounded = Bounded { inner: source, taken: Rc::clone(&taken) };
         let mut reader = csv::ReaderBuilder::new()
             .has_headers(false)
+            .delimiter(delimiter)
             .flexible(true)
             .buffer_capacity(BUFFER_BYTES)
             .from_reader(bounded);
@@ -62,12 +66,7 @@ impl<R: Read> CsvRows<R> {
         if !reader.read_byte_record(&mut record).map_err(|error| broken(error, 0))? {
             return Ok(None);
         }
-        let columns = header(&record)?;
-        for (what, name) in [("address", Some(&roles.address_field)), ("key", roles.key_field.as_ref())] {
-            if let Some(name) = name.filter(|name| !columns.contains(name)) {
-                return Err(column_missing(what, name, &columns));
-            }
-        }
+        let columns = header(&record, &roles)?;
         Ok(Some(Self { reader, taken, columns, roles, record, number: 0 }))
     }
 
@@ -83,7 +82,7 @@ impl<R: Read> CsvRows<R> {
             }
             let name_shown = || super::shorten(name);
             let text = std::str::from_utf8(bytes)
-                .map_err(|_| RowReason::new(format!("the field '{}' is not UTF-8", name_shown())))?;
+                .map_err(|_| RowReason::new(format!("the field '{}' is not {UTF_8}", name_shown())))?;
             fields.insert(name.clone(), Value::String(text.to_owned()));
         }
         admit(fields, &self.roles)
@@ -106,7 +105,8 @@ impl<R: Read> Iterator for CsvRows<R> {
     }
 }
 
-fn header(record: &csv::ByteRecord) -> Result<Vec<String>, ReadError> {
+/// The names that the columns have from here on; all that the roles want are there.
+fn header(record: &csv::ByteRecord, roles: &Roles) -> Result<Vec<String>, ReadError> {
     let wrong = |message: String, mend: &str| ReadError::run("audience_header", message, mend);
     if record.len() > FIELDS_MAX {
         let message = format!("the header has {} columns, at most {FIELDS_MAX} (fields_max) are read", record.len());
@@ -114,28 +114,26 @@ fn header(record: &csv::ByteRecord) -> Result<Vec<String>, ReadError> {
     }
     let mut columns: Vec<String> = Vec::with_capacity(record.len());
     for (index, bytes) in record.iter().enumerate() {
-        let bytes = if index == 0 { bytes.strip_prefix(BOM).unwrap_or(bytes) } else { bytes };
-        let name = std::str::from_utf8(bytes).ok().filter(|name| !name.contains('\0'));
-        let Some(name) = name.map(unquote_after_bom) else {
-            return Err(wrong(
-                format!("column {} of the header is not UTF-8", index + 1),
-                "save the audience as UTF-8",
-            ));
+        let Some(name) = std::str::from_utf8(bytes).ok().filter(|name| !name.contains('\0')) else {
+            let message = format!("column {} of the header is not UTF-8", index + 1);
+            return Err(wrong(message, "save the audience as UTF-8, or name what it is in audience.encoding"));
         };
-        if !name.is_empty() && columns.contains(&name) {
-            let message = format!("the header names the column '{}' twice", super::shorten(&name));
-            return Err(wrong(message, "rename or remove one of the two"));
+        columns.push(name.trim().to_owned());
+    }
+    for (setting, name) in roles.wanted() {
+        if !columns.iter().any(|column| column == name) {
+            return Err(column_missing(setting, name, &columns));
         }
-        columns.push(name);
+    }
+    let mut named = BTreeSet::new();
+    for column in &mut columns {
+        *column = roles.name_of(column).to_owned();
+        if !column.is_empty() && !named.insert(column.clone()) {
+            let message = format!("two columns have the name '{}'", super::shorten(column));
+            return Err(wrong(message, "rename or remove one of the two, or name one otherwise in audience.columns"));
+        }
     }
     Ok(columns)
-}
-
-/// Behind a byte order mark the parser does not see an opening quote as one.
-fn unquote_after_bom(name: &str) -> String {
-    let name = name.trim();
-    let inner = name.strip_prefix('"').and_then(|rest| rest.strip_suffix('"'));
-    inner.unwrap_or(name).trim().to_owned()
 }
 
 fn broken(error: csv::Error, number: u64) -> ReadError {
@@ -150,7 +148,11 @@ fn broken(error: csv::Error, number: u64) -> ReadError {
             "look for a quote that is not closed near that row",
         );
     }
-    ReadError::Storage(error.to_string())
+    match error.into_kind() {
+        csv::ErrorKind::Io(io) => text::unreadable(&io),
+        // The reader is told to take records of any length, in bytes.
+        other => ReadError::Storage(format!("{other:?}")),
+    }
 }
 
 #[cfg(test)]
@@ -158,8 +160,8 @@ mod tests {
     use super::*;
 
     fn rows(text: &[u8], address: &str, key: Option<&str>) -> Result<Vec<Row>, ReadError> {
-        let roles = Roles { address_field: address.into(), key_field: key.map(Into::into) };
-        match CsvRows::open(text, roles)? {
+        let roles = Roles { address_field: address.into(), key_field: key.map(Into::into), ..Roles::default() };
+        match CsvRows::open(text, b',', roles)? {
             None => Ok(Vec::new()),
             Some(rows) => rows.collect(),
         }
@@ -186,8 +188,7 @@ mod tests {
         check(b"", &[]);
         check(b"email,name\n", &[]);
         check(b"email,name\na@x.io,Ada\n", &[Ok("a@x.io|Ada")]);
-        check(b"\xef\xbb\xbfemail,name\r\na@x.io,Ada\r\n", &[Ok("a@x.io|Ada")]);
-        check(b"\xef\xbb\xbf\"email\",name\na@x.io,Ada", &[Ok("a@x.io|Ada")]);
+        check(b"email,name\r\na@x.io,Ada\r\n", &[Ok("a@x.io|Ada")]);
         check(b" email , name \na@x.io,Ada", &[Ok("a@x.io|Ada")]);
         check(b"email,name\na@x.io,\"A\nda, \"\"x\"\"\"\n\n\nb@x.io,B\n", &[Ok("a@x.io|A\nda, \"x\""), Ok("b@x.io|B")]);
         check(b"email,name\na@x.io\nb@x.io,B,C\nc@x.io,C\n", &[Err("1 fields"), Err("3 fields"), Ok("c@x.io|C")]);
@@ -211,9 +212,9 @@ mod tests {
     #[test]
     fn a_wrong_header_names_the_mend() {
         fails(b"e-mail,id\n", "audience_column_missing", "'email'", "did you mean 'e-mail'?");
-        fails(b"email,ID\n", "audience_column_missing", "for the key", "did you mean 'ID'?");
-        fails(b"zzz;qqq\n", "audience_column_missing", "it has 'zzz;qqq'", "separated by ';'");
-        fails(b"email,id,id\n", "audience_header", "'id' twice", "rename");
+        fails(b"email,ID\n", "audience_column_missing", "(audience.key)", "did you mean 'ID'?");
+        fails(b"zzz;qqq\n", "audience_column_missing", "it has 'zzz;qqq'", "audience.delimiter = ';'");
+        fails(b"email,id,id\n", "audience_header", "name 'id'", "rename");
         fails(b"\xff\xfee\0m\0a\0i\0l\0\n", "audience_header", "column 1", "UTF-8");
     }
 

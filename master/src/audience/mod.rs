@@ -1,6 +1,6 @@
 //! An audience, row by row: where recipients come from before they are in a run.
 //!
-//! `csv` and `ndjson` cut a source into records, `row` decides whether a record is a recipient, `read`
+//! `text` makes UTF-8 of a source, `csv` and `ndjson` cut that into records, `row` decides whether a record is a recipient, `read`
 //! does the input and output. Rows come in the order of the source and are the same at each reading:
 //! the position of a split is a number of rows.
 
@@ -8,6 +8,7 @@ pub mod csv;
 pub mod ndjson;
 pub mod read;
 pub mod row;
+pub mod text;
 
 pub use row::{Row, RowReason};
 
@@ -34,18 +35,18 @@ const COLUMNS_SHOWN_MAX: usize = 30;
 const COLUMN_CHARS_SHOWN_MAX: usize = 60;
 
 /// The error for a column that is not there: names it, what there is, and the nearest.
-pub fn column_missing(what: &str, wanted: &str, columns: &[String]) -> ReadError {
+pub fn column_missing(setting: &str, wanted: &str, columns: &[String]) -> ReadError {
     let shown: Vec<String> = columns.iter().take(COLUMNS_SHOWN_MAX).map(|c| format!("'{}'", shorten(c))).collect();
     let more = if columns.len() > COLUMNS_SHOWN_MAX { ", …" } else { "" };
-    let message =
-        format!("the audience has no column '{}' for the {what}; it has {}{more}", shorten(wanted), shown.join(", "));
+    let (wanted_shown, shown) = (shorten(wanted), shown.join(", "));
+    let message = format!("the audience has no column '{wanted_shown}' (audience.{setting}); it has {shown}{more}");
     let separator = columns.iter().find_map(|c| [';', '\t', '|'].into_iter().find(|s| c.contains(*s)));
     let mend = match (nearest(wanted, columns), separator) {
-        (Some(near), _) => format!("did you mean '{}'? set audience.{what} to a column that is there", shorten(near)),
-        (None, Some(separator)) => {
-            format!("the columns seem to be separated by {separator:?}: separate them by commas")
+        (Some(near), _) => {
+            format!("did you mean '{}'? name a column that is there in audience.{setting}", shorten(near))
         }
-        (None, None) => format!("set audience.{what} to a column that is there"),
+        (None, Some(separator)) => format!("the columns seem to be separated so: audience.delimiter = {separator:?}"),
+        (None, None) => format!("name a column that is there in audience.{setting}"),
     };
     ReadError::run("audience_column_missing", message, mend)
 }

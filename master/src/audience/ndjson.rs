@@ -1,7 +1,7 @@
-//! Cuts NDJSON (one JSON object a line, UTF-8) into rows. Also the rows given inline.
+//! Cuts NDJSON (one JSON object a line) into rows. Also the rows given inline.
 
-use super::row::{Roles, Row, RowReason, admit};
-use super::{ReadError, column_missing};
+use super::row::{Roles, Row, RowReason, admit, renamed};
+use super::{ReadError, column_missing, text};
 use postrider_common::Recipient;
 use postrider_common::limits::RECIPIENT_BYTES_MAX;
 use serde_json::{Map, Value};
@@ -9,45 +9,39 @@ use std::io::{self, BufRead};
 
 /// Bytes of one line; escapes can make a line several times as long as what it says.
 const LINE_BYTES_MAX: usize = 4 * RECIPIENT_BYTES_MAX;
-const BOM: &[u8] = b"\xef\xbb\xbf";
 
 /// The rows of an NDJSON text. Blank lines are not rows.
 pub struct NdjsonRows<R: BufRead> {
     source: R,
     roles: Roles,
-    seen: Seen,
+    unseen: Unseen,
     number: u64,
     line: Vec<u8>,
-    first_line: bool,
     ended: bool,
 }
 
-/// Which members were seen in any object, to tell a wrong column from a bad row.
-#[derive(Debug, Default)]
-struct Seen {
-    address: bool,
-    key: bool,
+/// Which of the wanted members no object had so far, to tell a wrong column from a bad row.
+#[derive(Debug)]
+struct Unseen {
+    wanted: Vec<(&'static str, String)>,
     /// Members of the first object.
     members: Option<Vec<String>>,
 }
 
-impl Seen {
-    fn note(&mut self, object: &Map<String, Value>, roles: &Roles) {
-        self.address |= object.contains_key(&roles.address_field);
-        self.key |= roles.key_field.as_ref().is_none_or(|key| object.contains_key(key));
+impl Unseen {
+    fn of(roles: &Roles) -> Self {
+        Self { wanted: roles.wanted().map(|(setting, name)| (setting, name.to_owned())).collect(), members: None }
+    }
+
+    fn note(&mut self, object: &Map<String, Value>) {
+        self.wanted.retain(|(_, name)| !object.contains_key(name));
         self.members.get_or_insert_with(|| object.keys().cloned().collect());
     }
 
     /// At the end: a member that no object had is a wrong definition, not as many bad rows.
-    fn missing(&self, roles: &Roles) -> Option<ReadError> {
+    fn missing(&self) -> Option<ReadError> {
         let members = self.members.as_ref()?;
-        if !self.address {
-            return Some(column_missing("address", &roles.address_field, members));
-        }
-        match &roles.key_field {
-            Some(key) if !self.key => Some(column_missing("key", key, members)),
-            Some(_) | None => None,
-        }
+        self.wanted.first().map(|(setting, name)| column_missing(setting, name, members))
     }
 }
 
@@ -60,8 +54,8 @@ enum Line {
 
 impl<R: BufRead> NdjsonRows<R> {
     pub fn new(source: R, roles: Roles) -> Self {
-        let seen = Seen::default();
-        Self { source, roles, seen, number: 0, line: Vec::new(), first_line: true, ended: false }
+        let unseen = Unseen::of(&roles);
+        Self { source, roles, unseen, number: 0, line: Vec::new(), ended: false }
     }
 
     /// Reads one line into `line` without its end; the rest of one that is too long is skipped.
@@ -99,8 +93,8 @@ impl<R: BufRead> NdjsonRows<R> {
 
     fn admit_line(&mut self) -> Result<Recipient, RowReason> {
         let object = parse_object(&self.line)?;
-        self.seen.note(&object, &self.roles);
-        admit(object, &self.roles)
+        self.unseen.note(&object);
+        admit(renamed(object, &self.roles)?, &self.roles)
     }
 }
 
@@ -129,15 +123,12 @@ impl<R: BufRead> Iterator for NdjsonRows<R> {
         loop {
             let line = match self.read_line() {
                 Ok(line) => line,
-                Err(error) => return Some(Err(ReadError::Storage(error.to_string()))),
+                Err(error) => return Some(Err(text::unreadable(&error))),
             };
-            if std::mem::take(&mut self.first_line) && self.line.starts_with(BOM) {
-                self.line.drain(..BOM.len());
-            }
             let admitted = match line {
                 Line::End => {
                     self.ended = true;
-                    return self.seen.missing(&self.roles).map(Err);
+                    return self.unseen.missing().map(Err);
                 }
                 Line::Text if self.line.iter().all(u8::is_ascii_whitespace) => continue,
                 Line::Text => self.admit_line(),
@@ -156,7 +147,7 @@ mod tests {
     use super::*;
 
     fn rows(text: &[u8], key: Option<&str>) -> Vec<Result<Row, ReadError>> {
-        let roles = Roles { address_field: "email".into(), key_field: key.map(Into::into) };
+        let roles = Roles { address_field: "email".into(), key_field: key.map(Into::into), ..Roles::default() };
         // A small buffer, so that lines cross its border.
         NdjsonRows::new(io::BufReader::with_capacity(7, text), roles).collect()
     }
@@ -180,7 +171,7 @@ mod tests {
         check(b"", &[]);
         check(b"\n \n\r\n", &[]);
         check(b"{\"email\":\"a@x.io\"}", &[Ok("a@x.io")]);
-        check(b"\xef\xbb\xbf{\"email\":\"a@x.io\"}\r\n\n{\"email\":\"b@x.io\"}\n", &[Ok("a@x.io"), Ok("b@x.io")]);
+        check(b"{\"email\":\"a@x.io\"}\r\n\n{\"email\":\"b@x.io\"}\n", &[Ok("a@x.io"), Ok("b@x.io")]);
         check(
             b"{\"email\":\"a@x.io\"}\nnot json\n[1]\n7\n{\"email\":\n{\"email\":\"b@x.io\"} trailing\n",
             &[
@@ -210,6 +201,8 @@ mod tests {
         assert_eq!(error.code, "audience_column_missing");
         assert!(error.mend.contains("did you mean 'mail'?"), "{}", error.mend);
         let got = rows(b"{\"email\":\"a@x.io\"}\n", Some("id"));
-        assert!(matches!(got.last(), Some(Err(ReadError::Run(error))) if error.message.contains("'id' for the key")));
+        assert!(
+            matches!(got.last(), Some(Err(ReadError::Run(error))) if error.message.contains("'id' (audience.key)"))
+        );
     }
 }

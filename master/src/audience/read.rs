@@ -2,13 +2,13 @@
 
 use super::csv::CsvRows;
 use super::ndjson::{NdjsonRows, parse_object};
-use super::row::{Roles, Row, admit, weight};
-use super::{ReadError, column_missing};
+use super::row::{Roles, Row, admit, renamed, weight};
+use super::{ReadError, column_missing, text};
 use crate::storage::{Storage, StorageError};
 use futures::TryStreamExt as _;
-use postrider_common::campaign::{Audience, AudienceFormat, Source};
+use postrider_common::campaign::{Audience, AudienceFormat, Source, TextForm};
 use serde_json::{Map, Value};
-use std::io::BufReader;
+use std::io::{BufReader, Read};
 use tokio::sync::mpsc;
 use tokio_util::io::{StreamReader, SyncIoBridge};
 
@@ -49,7 +49,7 @@ impl Rows {
 
 /// Begins to read. The thread ends when the rows are dropped.
 pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadError> {
-    let roles = Roles { address_field: audience.address_field.clone(), key_field: audience.key_field.clone() };
+    let roles = Roles::of(audience);
     let (sender, chunks) = mpsc::channel(CHUNKS_AHEAD_MAX);
     match &audience.source {
         Source::Inline { rows } => {
@@ -64,11 +64,10 @@ pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadEr
                 return Err(ReadError::run("audience_missing", message, MISSING_MEND));
             };
             let bytes = StreamReader::new(stream.map_err(std::io::Error::other));
-            let format = *format;
+            let (format, form) = (*format, audience.text.clone());
             let source = SyncIoBridge::new(bytes);
             tokio::task::spawn_blocking(move || {
-                let source = BufReader::with_capacity(READ_BUFFER_BYTES, source);
-                let last = match read(source, format, roles, &sender) {
+                let last = match read(source, format, &form, roles, &sender) {
                     Ok(()) => Chunk::End,
                     Err(error) => Chunk::Failed(error),
                 };
@@ -101,18 +100,36 @@ const MISSING_MEND: &str =
     "point every master's [storage] url at the same place, or run the campaign again with its audience uploaded anew";
 
 fn read(
-    source: BufReader<impl std::io::Read>,
+    source: impl Read,
     format: AudienceFormat,
+    form: &TextForm,
     roles: Roles,
     sender: &mpsc::Sender<Chunk>,
 ) -> Result<(), ReadError> {
+    let source = BufReader::with_capacity(READ_BUFFER_BYTES, source);
     match format {
-        AudienceFormat::Ndjson => hand_over(NdjsonRows::new(source, roles), sender),
-        AudienceFormat::Csv => match CsvRows::open(source, roles)? {
+        AudienceFormat::Ndjson => {
+            let text = BufReader::with_capacity(READ_BUFFER_BYTES, text::open(source, form.encoding.as_deref())?);
+            hand_over(NdjsonRows::new(text, roles), sender)
+        }
+        AudienceFormat::Csv => match csv(source, form, roles)? {
             Some(rows) => hand_over(rows, sender),
             None => Ok(()),
         },
     }
+}
+
+/// The rows of a CSV source, its header read and checked. None: it is empty, not even a header.
+pub fn csv<'a>(
+    source: impl Read + 'a,
+    form: &TextForm,
+    roles: Roles,
+) -> Result<Option<CsvRows<Box<dyn Read + 'a>>>, ReadError> {
+    let delimiter = form.delimiter.map_or(Ok(b','), |c| u8::try_from(c).map_err(|_| c)).map_err(|c| {
+        let message = format!("the character {c:?} cannot separate columns (audience.delimiter)");
+        ReadError::run("audience_delimiter", message, "give one ASCII character, such as \";\"")
+    })?;
+    CsvRows::open(text::open(source, form.encoding.as_deref())?, delimiter, roles)
 }
 
 fn hand_over(
@@ -147,15 +164,14 @@ fn inline(rows: &[String], roles: &Roles) -> Result<Vec<Row>, ReadError> {
     let good = || objects.iter().filter_map(|object| object.as_ref().ok());
     if let Some(first) = good().next() {
         let columns = |object: &Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
-        for (what, name) in [("address", Some(&roles.address_field)), ("key", roles.key_field.as_ref())] {
-            if let Some(name) = name.filter(|name| !good().any(|object| object.contains_key(*name))) {
-                return Err(column_missing(what, name, &columns(first)));
-            }
+        if let Some((setting, name)) = roles.wanted().find(|(_, name)| !good().any(|object| object.contains_key(*name)))
+        {
+            return Err(column_missing(setting, name, &columns(first)));
         }
     }
     let row = |(index, object): (usize, Result<Map<String, Value>, _>)| Row {
         number: index as u64 + 1,
-        recipient: object.and_then(|object| admit(object, roles)),
+        recipient: object.and_then(|object| renamed(object, roles)).and_then(|object| admit(object, roles)),
     };
     Ok(objects.into_iter().enumerate().map(row).collect())
 }
@@ -167,7 +183,7 @@ mod tests {
     async fn all(source: Source) -> Result<Vec<Row>, ReadError> {
         let folder = tempfile::tempdir().expect("a folder");
         let storage = Storage::open(&folder.path().display().to_string(), Default::default()).expect("opens");
-        let audience = Audience { source, address_field: "email".into(), key_field: None };
+        let audience = Audience::of(source, "email");
         let mut rows = open(&storage, &audience).await?;
         let mut read = Vec::new();
         while let Some(mut chunk) = rows.next().await? {

@@ -1,9 +1,11 @@
 //! Decides whether a record is a recipient. Pure; reasons never carry the address or a value.
 
 use postrider_common::Address;
+use postrider_common::campaign::Audience;
 use postrider_common::limits::{FIELD_BYTES_MAX, FIELDS_MAX, KEY_BYTES_MAX, RECIPIENT_BYTES_MAX};
 use postrider_common::message::Recipient;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// One record of an audience.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,12 +26,49 @@ impl RowReason {
     }
 }
 
-/// Which members of a record are its address and its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// Which members of a record are its address and its key, and which have another name in the source.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Roles {
     pub address_field: String,
     /// None: the normalised address.
     pub key_field: Option<String>,
+    /// By their name in the source.
+    pub columns: BTreeMap<String, String>,
+}
+
+impl Roles {
+    pub fn of(audience: &Audience) -> Self {
+        Self {
+            address_field: audience.address_field.clone(),
+            key_field: audience.key_field.clone(),
+            columns: audience.columns.clone(),
+        }
+    }
+
+    /// The columns that must be there, under the names of the source, with the setting that names each.
+    pub fn wanted(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let renamed = self.columns.keys().map(|source| ("columns", source.as_str()));
+        let named = [("address", Some(&self.address_field)), ("key", self.key_field.as_ref())];
+        let named = named.into_iter().filter_map(|(setting, name)| Some((setting, name?.as_str())));
+        renamed.chain(named.filter(|(_, name)| !self.columns.values().any(|column| column == name)))
+    }
+
+    /// The name that a column of the source has from here on.
+    pub fn name_of<'a>(&'a self, column: &'a str) -> &'a str {
+        self.columns.get(column).map_or(column, String::as_str)
+    }
+}
+
+/// Gives the members of a record the names they are to have.
+pub fn renamed(mut fields: Map<String, Value>, roles: &Roles) -> Result<Map<String, Value>, RowReason> {
+    let moved: Vec<_> =
+        roles.columns.iter().filter_map(|(source, name)| Some((name, fields.remove(source)?))).collect();
+    for (name, value) in moved {
+        if fields.insert(name.clone(), value).is_some() {
+            return Err(RowReason::new(format!("two members have the name '{}'", super::shorten(name))));
+        }
+    }
+    Ok(fields)
 }
 
 /// Checks a record and takes it apart: the address leaves the fields, the rest are merge fields.
@@ -138,7 +177,11 @@ mod tests {
 
     fn check(record: Value, expected: Result<(&str, &str), &str>) {
         let Value::Object(fields) = record.clone() else { panic!("an object") };
-        let roles = Roles { address_field: "email".into(), key_field: record.get("id").map(|_| "id".into()) };
+        let roles = Roles {
+            address_field: "email".into(),
+            key_field: record.get("id").map(|_| "id".into()),
+            ..Roles::default()
+        };
         match (admit(fields, &roles), expected) {
             (Ok(recipient), Ok((address, key))) => {
                 assert_eq!((recipient.address.as_str(), recipient.key.as_str()), (address, key));
@@ -175,7 +218,7 @@ mod tests {
     fn a_reason_never_carries_the_address() {
         for wrong in ["secret.person", "secret.person@", "secret person@example.com", "<secret.person@example.com>"] {
             let Value::Object(fields) = json!({"email": wrong}) else { panic!("an object") };
-            let roles = Roles { address_field: "email".into(), key_field: None };
+            let roles = Roles { address_field: "email".into(), ..Roles::default() };
             let reason = admit(fields, &roles).expect_err("bad").0;
             assert!(!reason.contains("secret"), "{reason}");
         }

@@ -2,6 +2,7 @@
 
 use super::Invalid;
 use super::validate;
+use crate::audience::row;
 use crate::split::Plan;
 use postrider_common::campaign::{Audience, Campaign, OnBadRow, OnUnknown, Source};
 use postrider_common::ids::{IdempotencyKey, RunId, to_hex};
@@ -103,14 +104,10 @@ pub fn single_recipient(to: &str, fields_json: &str) -> Result<Audience, Invalid
         address_field.push('_');
     }
     fields.insert(address_field.clone(), Value::String(to.to_string()));
-    let roles = crate::audience::row::Roles { address_field: address_field.clone(), key_field: None };
-    crate::audience::row::admit(fields.clone(), &roles)
+    let audience =
+        Audience::of(Source::Inline { rows: vec![Value::Object(fields.clone()).to_string()] }, &address_field);
+    row::admit(fields, &row::Roles::of(&audience))
         .map_err(|reason| Invalid::field("fields_json", reason.to_string()))?;
-    let audience = Audience {
-        source: Source::Inline { rows: vec![Value::Object(fields).to_string()] },
-        address_field,
-        key_field: None,
-    };
     validate::audience(&audience)?;
     Ok(audience)
 }

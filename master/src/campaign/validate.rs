@@ -1,13 +1,15 @@
 //! Checks a campaign or a single message before it is kept. Pure; every error names field and mend.
 
+use crate::audience::text;
 use crate::schedule::{self, Zones};
 use postrider_common::campaign::{Audience, Campaign, Source};
 use postrider_common::lane::Lane;
-use postrider_common::limits::{FIELD_BYTES_MAX, TEMPLATE_BYTES_MAX};
+use postrider_common::limits::{FIELD_BYTES_MAX, FIELDS_MAX, TEMPLATE_BYTES_MAX};
 use postrider_common::message::MessageSpec;
 use postrider_common::wire::InvalidField;
 use postrider_common::{LaneName, ids::InvalidId};
 use postrider_mail::Template;
+use std::collections::BTreeSet;
 
 /// Extra header fields of one message.
 pub const HEADERS_MAX: usize = 50;
@@ -95,6 +97,33 @@ pub fn audience(audience: &Audience) -> Result<(), Invalid> {
         let Some(name) = name else { continue };
         within(field, name, "column_bytes_max", COLUMN_BYTES_MAX)?;
         no_controls(field, name)?;
+    }
+    counted("audience.columns", audience.columns.len(), "fields_max", FIELDS_MAX)?;
+    let mut names = BTreeSet::new();
+    for (source, name) in &audience.columns {
+        let field = format!("audience.columns.{}", shown(source));
+        within(&field, source, "column_bytes_max", COLUMN_BYTES_MAX)?;
+        within(&field, name, "column_bytes_max", COLUMN_BYTES_MAX)?;
+        no_controls(&field, source)?;
+        no_controls(&field, name)?;
+        if source.is_empty() || name.is_empty() {
+            return Err(Invalid::field(
+                field,
+                "a name is empty: give the column of the source and the name it is to have",
+            ));
+        }
+        if !names.insert(name) {
+            return Err(Invalid::field(field, format!("another column has the name '{}' as well", shown(name))));
+        }
+    }
+    if let Some(label) = audience.text.encoding.as_ref().filter(|label| text::encoding(label).is_none()) {
+        let why = format!("there is no encoding '{}'; {}", shown(label), text::ENCODING_MEND);
+        return Err(Invalid::field("audience.encoding", why));
+    }
+    if let Some(delimiter) = audience.text.delimiter.filter(|c| !c.is_ascii() || matches!(c, '"' | '\r' | '\n' | '\0'))
+    {
+        let why = format!("{delimiter:?} cannot separate columns: give one ASCII character, such as \";\"");
+        return Err(Invalid::field("audience.delimiter", why));
     }
     if let Source::Inline { rows } = &audience.source {
         for (index, row) in rows.iter().enumerate() {
@@ -186,11 +215,7 @@ mod tests {
             on_unknown: OnUnknown::Resend,
             on_bad_row: OnBadRow::Skip,
             schedule: Some(Schedule { cron: "0 8 * * *".into(), time_zone: "Europe/Berlin".into() }),
-            audience: Some(Audience {
-                source: Source::Inline { rows: vec!["{}".into()] },
-                address_field: "email".into(),
-                key_field: None,
-            }),
+            audience: Some(Audience::of(Source::Inline { rows: vec!["{}".into()] }, "email")),
             message: MessageSpec {
                 from: "Acme Digest <digest@acme.example>".into(),
                 subject: "Hello {{ name }}".into(),

@@ -187,7 +187,7 @@ async fn a_segment_that_another_run_names_stays() {
 
 fn stored(sha256: &str) -> Audience {
     let source = Source::Stored { sha256: sha256.into(), format: AudienceFormat::Csv };
-    Audience { source, address_field: "email".into(), key_field: None }
+    Audience::of(source, "email")
 }
 
 /// A run of that audience, with a definition of its own.

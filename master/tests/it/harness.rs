@@ -91,10 +91,11 @@ impl World {
         DispatchClient::new(self.channel.clone())
     }
 
-    pub async fn upload(&self, text: &str, format: v1::AudienceFormat) -> String {
+    pub async fn upload(&self, text: impl AsRef<[u8]>, format: v1::AudienceFormat) -> String {
+        let text = text.as_ref();
         let sha256 = to_hex(&Sha256::digest(text));
         let mut parts = vec![header(format, &sha256)];
-        parts.extend(text.as_bytes().chunks(300_000).map(|bytes| chunk(bytes.to_vec())));
+        parts.extend(text.chunks(300_000).map(|bytes| chunk(bytes.to_vec())));
         let answer = self.campaigns().upload_audience(tokio_stream::iter(parts)).await.unwrap().into_inner();
         assert_eq!((answer.audience_id.as_str(), answer.size_bytes), (sha256.as_str(), text.len() as u64));
         answer.audience_id

@@ -2,6 +2,7 @@
 
 use crate::harness::{SOON, Worker, World, campaign, csv, inline, stored};
 use postrider_common::limits::{SPLIT_AHEAD_BATCHES_MAX, SPLIT_STEP_BATCHES_MAX};
+use postrider_common::payload;
 use postrider_proto::v1;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -22,6 +23,48 @@ async fn bad_and_repeated_rows_are_counted_and_shown() {
     let rows: Vec<u64> = bad.rows.iter().map(|row| row.row).collect();
     assert_eq!((rows, bad.total), (vec![2, 4], 2));
     assert!(bad.rows.iter().all(|row| !row.reason.contains("not an address")), "{bad:?}");
+    world.master.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_audience_of_another_encoding_has_the_columns_it_is_given() {
+    let world = World::new().await;
+    let text = b"E-Mail;Vorname\na@example.com;J\xf6rg\nb@example.com;\x80\n";
+    let id = world.upload(zstd::encode_all(&text[..], 1).unwrap(), v1::AudienceFormat::Csv).await;
+    let columns = [("E-Mail", "email"), ("Vorname", "name")];
+    let audience = v1::AudienceSource {
+        encoding: "windows-1252".into(),
+        delimiter: ";".into(),
+        columns: columns.map(|(source, name)| (source.to_owned(), name.to_owned())).into(),
+        ..stored(&id, v1::AudienceFormat::Csv)
+    };
+    world.apply(campaign("foreign", Some(audience.clone()))).await;
+    let run = world.run("foreign", "").await;
+    world.until(&run, "split", |run| run.split_complete).await;
+    let leases = Worker::new(&world, "w").lease(1, 5_000).await.leases;
+    let recipients = payload::decode(&leases[0].payload).unwrap();
+    let names: Vec<_> = recipients.iter().map(|one| (one.address.as_str(), one.fields["name"].as_str())).collect();
+    assert_eq!(names, [("a@example.com", Some("J\u{f6}rg")), ("b@example.com", Some("\u{20ac}"))]);
+
+    let wrong = |audience| v1::ApplyCampaignRequest {
+        campaign: Some(campaign("foreign", Some(audience))),
+        idempotency_key: String::new(),
+    };
+    for (audience, field) in [
+        (v1::AudienceSource { encoding: "latin-x".into(), ..audience.clone() }, "audience.encoding"),
+        (v1::AudienceSource { delimiter: "\u{a7}".into(), ..audience.clone() }, "audience.delimiter"),
+        (v1::AudienceSource { delimiter: ";;".into(), ..audience.clone() }, "audience.delimiter"),
+    ] {
+        let status = world.campaigns().apply_campaign(wrong(audience)).await.unwrap_err();
+        assert_eq!(status.code(), tonic::Code::InvalidArgument);
+        assert!(status.message().contains(field), "{status:?}");
+    }
+    // Overnight somebody renamed a column.
+    let id = world.upload("E-Mail;Name\na@example.com;A\n", v1::AudienceFormat::Csv).await;
+    world.apply(campaign("foreign", Some(v1::AudienceSource { audience_id: id, ..audience }))).await;
+    let error = ended(&world, &world.run("foreign", "").await).await.error.unwrap();
+    assert_eq!(error.code, "audience_column_missing");
+    assert!(error.message.contains("'Vorname'"), "{error:?}");
     world.master.stop().await;
 }
 

@@ -19,6 +19,8 @@ mod slots;
 mod wish;
 
 #[cfg(test)]
+mod drain_tests;
+#[cfg(test)]
 mod part_tests;
 #[cfg(test)]
 mod relay_tests;
