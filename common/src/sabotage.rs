@@ -80,6 +80,10 @@ faults! {
     JournalDenies = "journal_denies",
     /// A batch that comes back from a lease is put nowhere.
     BatchForgotten = "batch_forgotten",
+    /// A store that went back in time is taken for one that did not.
+    RollbackUnnoticed = "rollback_unnoticed",
+    /// A fact from before the store went back leaves no reason.
+    LostFactsHealWhole = "lost_facts_heal_whole",
 }
 
 #[cfg(not(feature = "sabotage"))]

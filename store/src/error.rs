@@ -23,7 +23,15 @@ pub enum StoreError {
     Url(String),
 }
 
+const UNCOMPARED: &str = "the server was not compared with what was acknowledged yet";
+pub(crate) const UNCOMPARED_MEND: &str = "a master does so as soon as it reaches the storage: see its log";
+
 impl StoreError {
+    /// A server that is new to us: see `Store::compare`.
+    pub(crate) fn uncompared() -> Self {
+        Self::Refusing { message: UNCOMPARED.to_owned(), mend: UNCOMPARED_MEND }
+    }
+
     /// The same call later may succeed; every call may be repeated.
     pub fn is_retryable(&self) -> bool {
         match self {

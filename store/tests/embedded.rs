@@ -3,14 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a fixture that cannot be made fails its test")]
 
 use async_trait::async_trait;
-use postrider_common::lease::LeaseReport;
+use postrider_common::ids::RequestId;
+use postrider_common::lease::{Fact, FactStatus, LeaseReport, OutcomeKind};
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::mark::Marks;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::memory::{InMemory, TestClock};
-use postrider_store::conformance::scene::{Held, Scene, new_run, outcomes};
+use postrider_store::conformance::scene::{GRACE_MS, Held, Scene, new_run, outcome, outcomes, worker};
 use postrider_store::embedded::Embedded;
-use postrider_store::{Checkpoint, Claim, Compare, Found, Store, StoreError};
+use postrider_store::{
+    Checkpoint, Claim, ClaimHistory, Compare, Finish, Found, Release, RetireBatches, RetryRun, Store, StoreError,
+};
 use std::sync::Arc;
 
 struct EmbeddedFixture {
@@ -69,14 +72,65 @@ async fn a_reopened_store_knows_everything_it_answered() {
     let scene = Scene::of(&fixture, &[5, 5]).await;
     let mut held = scene.claim_one(1).await;
     scene.intend(&mut held, &[0, 1]).await;
-    scene.checkpoint(&mut held, outcomes([0], postrider_common::OutcomeKind::Accepted), Vec::new()).await;
+    scene.checkpoint(&mut held, outcomes([0], OutcomeKind::Accepted), Vec::new()).await;
     let (record, batches, run) = (scene.record().await, scene.batches().await, scene.run.clone());
     let fixture = reopen(fixture).await;
     let scene = Scene { fixture: &fixture, run };
     assert_eq!((scene.record().await, scene.batches().await), (record, batches));
+    scene.confirm().await;
     let answer = scene.checkpoint(&mut held, Vec::new(), vec![2]).await;
     assert_eq!(answer.granted, [2], "the lease goes on");
     assert_ne!(scene.claim_one(2).await.fence, held.fence);
+}
+
+#[tokio::test]
+async fn nothing_is_taken_nor_retired_before_the_comparison() {
+    let fixture = file().await;
+    let scene = Scene::of(&fixture, &[1, 2]).await;
+    let mut settled = scene.claim_one(1).await;
+    scene.intend(&mut settled, &[0]).await;
+    scene.finish(&mut settled, outcomes([0], OutcomeKind::Accepted)).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    let request: RequestId = "history".parse().unwrap();
+    let claim = ClaimHistory { request: request.clone(), ttl_ms: 1000, limit: 10 };
+    let claimed = fixture.store.claim_history(claim).await.unwrap().batches;
+    let batches = claimed.iter().map(|batch| (batch.record.id.clone(), batch.stamp)).collect();
+    let retire = RetireBatches { request, segment: "segment".to_owned(), batches };
+    let run = scene.run.clone();
+
+    let fixture = reopen(fixture).await;
+    let scene = Scene { fixture: &fixture, run: run.clone() };
+    let before = scene.batches().await;
+    assert_eq!(fixture.store.retire_batches(retire.clone()).await.unwrap(), 0);
+    let said = outcome(0, OutcomeKind::Accepted);
+    let report = || vec![held.same_report(vec![said.clone()], Vec::new())];
+    let fact = Fact { batch: held.batch.clone(), fence: held.fence.clone(), outcome: said.clone() };
+    let finish = Finish { worker: worker(1), reports: report(), retry_fraction: 0 };
+    let release =
+        Release { worker: worker(1), reports: report(), retry_fraction: 0, abandon: true, doubt_grace_ms: GRACE_MS };
+    let store = &fixture.store;
+    for answer in [
+        store.facts(vec![fact.clone()], 0).await.map(drop),
+        store.finish(finish).await.map(drop),
+        store.release(release).await.map(drop),
+        store.cancel_batches(&run, 0, 10).await.map(drop),
+        store
+            .retry_run(RetryRun { run: run.clone(), key: "again".parse().unwrap(), unknown: true, after: 0, limit: 10 })
+            .await
+            .map(drop),
+    ] {
+        assert!(matches!(answer, Err(StoreError::Refusing { .. })), "{answer:?}");
+    }
+    assert_eq!(scene.batches().await, before);
+
+    // What was refused is refused again when the log is read.
+    let fixture = reopen(fixture).await;
+    let scene = Scene { fixture: &fixture, run };
+    assert_eq!(scene.batches().await, before);
+    scene.confirm().await;
+    assert_eq!(fixture.store.facts(vec![fact], 0).await.unwrap(), [FactStatus::Applied]);
+    assert_eq!(fixture.store.retire_batches(retire).await.unwrap(), 1, "what was claimed is as it was");
 }
 
 #[tokio::test]

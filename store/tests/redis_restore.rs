@@ -5,13 +5,14 @@
 mod redis_server;
 
 use async_trait::async_trait;
+use postrider_common::ids::RequestId;
 use postrider_common::lease::{FactStatus, LeaseStatus, OutcomeKind};
 use postrider_common::mark::{Mark, Marks};
 use postrider_common::state::{RecipientState, UnknownReason};
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{GRACE_MS, Held, Scene, TTL_MS, outcome, outcomes};
 use postrider_store::redis::Redis;
-use postrider_store::{Compare, Compared, Found, Store};
+use postrider_store::{ClaimHistory, ClaimedHistory, Compare, Compared, Found, RetireBatches, Store};
 use redis_server::Server;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,18 +130,58 @@ async fn a_master_that_lives_through_it_needs_no_mark() {
 }
 
 #[tokio::test]
-async fn reports_before_the_comparison_hide_nothing() {
+async fn reports_wait_for_the_comparison_and_then_carry_a_reason() {
     let mut server = Server::start();
     let master = master(&server).await;
     let scene = Scene::of(&master, &[4, 4]).await;
-    let Lost { copy, marks, mut survivor, .. } = lose(&server, &master, &scene).await;
+    let Lost { copy, marks, mut survivor, other } = lose(&server, &master, &scene).await;
     put_back(&mut server, &copy);
-    // More of them than what was lost.
-    for _ in 0..20 {
-        assert_eq!(scene.checkpoint(&mut survivor, Vec::new(), Vec::new()).await.status, LeaseStatus::Held);
-    }
-    let compared = compare(&master, marks.iter(), false).await;
+    let said = outcomes([0], OutcomeKind::Accepted);
+    let report = scene.checkpoint(&mut survivor, said, Vec::new());
+    let fact = scene.fact(&other, outcome(1, OutcomeKind::Accepted));
+    let (answer, status, compared) = tokio::join!(report, fact, compare(&master, marks.iter(), false));
     assert!(matches!(compared.found, Found::WentBack { .. }), "{compared:?}");
+    assert_eq!((answer.status, status), (LeaseStatus::Lost, FactStatus::Applied));
+    for (held, index) in [(&survivor, 0), (&other, 1)] {
+        let known = scene.delivery(held, index).await;
+        // Its lease may have been lost to another one, and somebody else sent it.
+        assert_eq!((known.state, known.reason), (RecipientState::Accepted, Some(UnknownReason::OutcomeNotRecorded)));
+    }
+}
+
+#[tokio::test]
+async fn history_of_what_was_lost_is_not_taken_for_that_of_what_is() {
+    let mut server = Server::start();
+    let master = master(&server).await;
+    let scene = Scene::of(&master, &[1]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    let copy = server.copy_files();
+    let claim = |request: &RequestId| ClaimHistory { request: request.clone(), ttl_ms: 60_000, limit: 10 };
+    let retire = async |request: &RequestId, claimed: &ClaimedHistory| {
+        let batches = claimed.batches.iter().map(|batch| (batch.record.id.clone(), batch.stamp)).collect();
+        let retire = RetireBatches { request: request.clone(), segment: request.to_string(), batches };
+        master.store.retire_batches(retire).await.unwrap()
+    };
+    let finish = async |held: &mut Held, kind| {
+        assert_eq!(scene.finish(held, outcomes([0], kind)).await.status, LeaseStatus::Settled);
+    };
+    finish(&mut held.clone(), OutcomeKind::Rejected).await;
+    let lost: RequestId = "lost".parse().unwrap();
+    let of_lost = master.store.claim_history(claim(&lost)).await.unwrap();
+    put_back(&mut server, &copy);
+
+    // Another master knows nothing of it, and is the first to compare.
+    assert_eq!(compare(&master, Vec::new(), true).await.found, Found::Confirmed);
+    finish(&mut held, OutcomeKind::Accepted).await;
+    assert_eq!(retire(&lost, &of_lost).await, 0, "its stamp is given only once");
+    let next: RequestId = "next".parse().unwrap();
+    let known = master.store.claim_history(claim(&next)).await.unwrap();
+    let copy = server.copy_files();
+    put_back(&mut server, &copy);
+    assert_eq!(retire(&next, &known).await, 0, "not while it is not known what this server lacks");
+    compare(&master, Vec::new(), true).await;
+    assert_eq!(retire(&next, &known).await, 1);
 }
 
 #[tokio::test]

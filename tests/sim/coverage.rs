@@ -59,6 +59,14 @@ points! {
     PartLeased = "a part of a suspect batch was leased",
     DeadLetter = "one that ends workers was set aside",
     AcceptedAfterDoubt = "an accepted recipient keeps its reason",
+    LossUnseen = "the store lost what nobody had been told",
+    RollbackNoticed = "a store that went back was noticed before anything was leased",
+    RollbackNoticedLate = "a store that went back was noticed after another master had confirmed it",
+    RollbackHealed = "a fact from before the store went back settled somebody",
+    RollbackDoubted = "a recipient came in doubt because the store went back",
+    RunRecreated = "a run that was lost was submitted again",
+    RunForgotten = "a run was forgotten",
+    SegmentSwept = "a segment that nobody names was removed",
     ReconcilerRound = "the reconciler went round everything",
 }
 

@@ -3,6 +3,7 @@
 use crate::coverage::Point;
 use crate::mix::Mix;
 use crate::people::Submission;
+use crate::rules::Rules;
 use crate::world::{Tx, TxId, World};
 use postrider_common::lease::OutcomeKind;
 use postrider_common::state::{RecipientState, UnknownReason};
@@ -36,6 +37,10 @@ impl World {
         let mut wrong = None;
         {
             let store = self.store();
+            // What the store forgot since was allowed by it; the end shows whether it has its reason.
+            if store.rules.lineage.is_stale(tx.intent()) {
+                return;
+            }
             let shadow = store.rules.batches.get(&tx.batch);
             let Some((shadow, standing)) = shadow.and_then(|s| Some((s, s.recipients.get(tx.index as usize)?))) else {
                 drop(store);
@@ -55,7 +60,8 @@ impl World {
             });
             for (_, earlier) in before {
                 let is_refused = matches!(earlier.verdict, Some(OutcomeKind::Deferred | OutcomeKind::NotWritten));
-                if !is_refused && standing.reason.is_none() && !standing.is_retired {
+                let is_unknown = is_refused || store.rules.lineage.excuses(earlier.intent());
+                if !is_unknown && standing.reason.is_none() && !standing.is_retired {
                     wrong = Some(format!("P2: {} {} is sent again without a reason: {earlier:?}", tx.batch, tx.index));
                 }
             }
@@ -67,6 +73,8 @@ impl World {
 
     /// The end: everybody has one final state, and it is the true one.
     pub async fn judge(&mut self) -> Verdict {
+        self.check_proofs();
+        self.sweep().await;
         let mut verdict = Verdict::default();
         let model = self.store().model.clone();
         if let Err(why) = model.audit(|_, _, _| {}) {
@@ -74,7 +82,7 @@ impl World {
         }
         let runs: BTreeMap<_, RunRecord> = model.all_runs().map(|run| (run.id.clone(), run)).collect();
         let submissions = std::mem::take(&mut self.submissions);
-        if runs.len() != submissions.len() {
+        if runs.len() + self.store().rules.forgotten.len() != submissions.len() {
             self.fail(format!("P4: {} submits made {} runs", submissions.len(), runs.len()));
         }
         let mut truth: BTreeMap<(&str, &str), Vec<&Tx>> = BTreeMap::new();
@@ -85,9 +93,16 @@ impl World {
         let mut reader = Reader::new(self.storage.clone());
         for submission in &submissions {
             let Some(run) = runs.get(&submission.run) else {
+                if let Some(wrong) = self.judge_forgotten(submission, &mut verdict) {
+                    found.extend(wrong);
+                    continue;
+                }
                 found.push(format!("P9: the submit of {} was acknowledged and it is gone", submission.run));
                 continue;
             };
+            if model.definition(&run.definition).is_none() {
+                found.push(format!("P8: the message of {} is gone", run.id));
+            }
             let mut keys = submission.keys.clone();
             for batch in model.batches(&run.id, 0, 10_000) {
                 let known = match reader.batch(run, &batch).await {
@@ -103,7 +118,8 @@ impl World {
                     }
                     let txs = truth.get(&(run.id.as_str(), one.key.as_str()));
                     let txs = txs.map_or(&[][..], Vec::as_slice);
-                    found.extend(check_recipient(run, &one, txs, &mut verdict, &self.mix));
+                    let excuse = Excuse::of(&self.store().rules, txs);
+                    found.extend(check_recipient(run, &one, txs, &mut verdict, (&self.mix, excuse)));
                 }
             }
             if !run.cancelled && !keys.is_empty() {
@@ -145,7 +161,7 @@ impl World {
     }
 }
 
-fn check_run(run: &RunRecord, submission: &Submission) -> Option<String> {
+pub fn check_run(run: &RunRecord, submission: &Submission) -> Option<String> {
     if run.recipients.pending > 0 || run.batches.leased + run.batches.ready + run.batches.delayed > 0 {
         return Some(format!("P1: {} has not ended: {:?} {:?}", run.id, run.recipients, run.batches));
     }
@@ -166,8 +182,36 @@ fn check_pace(submission: &Submission, is_limited: bool) -> Option<String> {
         .then(|| format!("P5: {} had to wait: {took:?} ms", submission.run))
 }
 
+/// What a store that went back, or has forgotten a run, cannot be asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Excuse {
+    pub no_reason: bool,
+    pub no_acceptance: bool,
+}
+
+impl Excuse {
+    pub fn of(rules: &Rules, txs: &[&Tx]) -> Self {
+        let lineage = &rules.lineage;
+        let no_reason = txs.iter().any(|tx| lineage.excuses(tx.intent()));
+        // Of what a store does not know it takes no reports.
+        let is_lost = |tx: &&Tx| lineage.lost_acceptance(&tx.batch, tx.index as usize);
+        // Nor of what it has forgotten.
+        let is_forgotten = |tx: &&Tx| {
+            let forgotten_ms = rules.forgotten_ms.get(&tx.batch.run);
+            tx.told_ms.zip(forgotten_ms).is_some_and(|(told_ms, forgotten_ms)| told_ms >= *forgotten_ms)
+        };
+        Self { no_reason, no_acceptance: no_reason || txs.iter().any(|tx| is_lost(tx) || is_forgotten(tx)) }
+    }
+}
+
 /// One recipient: what the store says, and the transmissions there were.
-fn check_recipient(run: &RunRecord, known: &Known, txs: &[&Tx], verdict: &mut Verdict, mix: &Mix) -> Option<String> {
+pub fn check_recipient(
+    run: &RunRecord,
+    known: &Known,
+    txs: &[&Tx],
+    verdict: &mut Verdict,
+    (mix, excuse): (&Mix, Excuse),
+) -> Option<String> {
     let accepted = txs.iter().filter(|tx| tx.is_accepted).count() as u64;
     verdict.recipients += 1;
     verdict.messages += accepted;
@@ -184,13 +228,15 @@ fn check_recipient(run: &RunRecord, known: &Known, txs: &[&Tx], verdict: &mut Ve
     if is_accepted && accepted == 0 {
         return wrong("P1: lost: accepted, and the relay has nothing");
     }
-    if accepted > 1 && known.reason.is_none() {
+    let has_reason = known.reason.is_some() || excuse.no_reason;
+    if accepted > 1 && !has_reason {
         return wrong("P2: a duplicate without a reason");
     }
-    if accepted > 0 && !is_accepted && known.reason.is_none() {
+    if accepted > 0 && !is_accepted && !has_reason {
         return wrong("P1: the relay has it, and the store says that it does not");
     }
-    if !is_accepted && txs.iter().any(|tx| tx.is_told && tx.verdict == Some(OutcomeKind::Accepted)) {
+    let is_told = txs.iter().any(|tx| tx.told_ms.is_some() && tx.verdict == Some(OutcomeKind::Accepted));
+    if !is_accepted && is_told && !excuse.no_acceptance {
         return wrong("P9: an acceptance that was acknowledged is gone");
     }
     if known.state == RecipientState::Unknown && known.reason.is_none() {
@@ -201,7 +247,8 @@ fn check_recipient(run: &RunRecord, known: &Known, txs: &[&Tx], verdict: &mut Ve
     }
     // One whose process died has no verdict, and its journal says that the reply was lost; so does one whose end went
     // with its host.
-    let is_unread = |tx: &Tx| matches!(tx.verdict, Some(OutcomeKind::Unknown) | None) || (mix.reboots && !tx.is_told);
+    let is_unread =
+        |tx: &Tx| matches!(tx.verdict, Some(OutcomeKind::Unknown) | None) || (mix.reboots && tx.told_ms.is_none());
     let may_be_lost = |tx: &&&Tx| tx.is_dot_written && is_unread(tx);
     if known.reason == Some(UnknownReason::ReplyLost) && !txs.iter().any(|tx| may_be_lost(&tx)) {
         return wrong("P2: a lost reply that was not lost");

@@ -5,6 +5,8 @@
 //! from `POSTRIDER_SEED_FIRST` on.
 
 mod coverage;
+mod forgotten;
+mod gate;
 mod judge;
 mod master;
 mod mix;
@@ -14,10 +16,12 @@ mod pool;
 mod random;
 mod relay;
 mod report;
+mod rollback;
 mod rules;
 #[cfg(feature = "sabotage")]
 mod sabotage;
 mod store;
+mod time;
 mod worker;
 mod world;
 

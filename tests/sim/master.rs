@@ -1,10 +1,11 @@
 //! Masters: the real ones, from the calls they serve to the duties they have, as tasks in virtual time.
 
-use crate::network::{Answer, Envelope};
+use crate::network::{Envelope, Reply};
 use crate::people::{lanes, sites};
 use crate::random::Random;
 use crate::rules::limits;
-use crate::store::{EPOCH_MS, Line, Time};
+use crate::store::Line;
+use crate::time::{EPOCH_MS, Time};
 use crate::world::{Happening, Steer, World};
 use postrider_common::clock::Clock;
 use postrider_master::schedule::Zones;
@@ -46,7 +47,7 @@ impl Clock for MasterClock {
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "few are on their way at once, and most are the large one")]
 pub enum Inbound {
-    Answered { master: usize, envelope: Envelope, answer: Option<Answer> },
+    Answered { master: usize, envelope: Envelope, answer: Option<Reply> },
     Submitted { submission: usize, created: Option<CreatedRun> },
     Steered { steer: Steer, is_done: bool },
 }
@@ -75,7 +76,7 @@ impl MasterNode {
 
 impl World {
     pub fn add_master(&mut self) {
-        let line = Line { world: Arc::clone(&self.store), gate: Arc::default() };
+        let line = Line::new(Arc::clone(&self.store));
         self.masters.push(MasterNode {
             line,
             master: None,
@@ -91,7 +92,15 @@ impl World {
         if self.masters[index].master.is_some() {
             return;
         }
+        let master = self.assemble_master(index);
+        let node = &mut self.masters[index];
+        node.duties = master.begin_duties();
+        node.master = Some(master);
+    }
+
+    pub fn assemble_master(&mut self, index: usize) -> Master {
         let mix = &self.mix;
+        let keep = mix.keep_ms.map(Duration::from_millis);
         let config = MasterConfig {
             grpc_listen: ([127, 0, 0, 1], 0).into(),
             http_listen: None,
@@ -107,22 +116,19 @@ impl World {
             sites: sites(),
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
-            retention: Retention::default(),
+            retention: Retention { runs: keep, messages: keep, dead_letters: keep },
         };
         let random = Mutex::new(Random::new(self.random.next()));
         let clock = Arc::new(MasterClock { time: self.time, random });
-        let node = &mut self.masters[index];
-        let store: Arc<dyn Store> = Arc::new(node.line.clone());
-        let master =
-            assemble(&config, store, self.storage.clone(), clock, Zones::bundled()).expect("the settings are good");
-        node.duties = master.begin_duties();
-        node.master = Some(master);
+        let store: Arc<dyn Store> = Arc::new(self.masters[index].line.clone());
+        assemble(&config, store, self.storage.clone(), clock, Zones::bundled()).expect("the settings are good")
     }
 
     pub fn crash_master(&mut self, index: usize, back_in_ms: u64) {
         self.fault("master crash");
         let node = &mut self.masters[index];
         node.end();
+        node.line.forget();
         node.held_requests.clear();
         node.held_answers.clear();
         self.after(back_in_ms, Happening::StartMaster(index));
@@ -219,12 +225,13 @@ impl World {
                 }
             }
             Inbound::Submitted { submission, created } => match created {
-                Some(CreatedRun::Created | CreatedRun::Existed) => self.submissions[submission].is_acknowledged = true,
+                Some(CreatedRun::Created | CreatedRun::Existed) => self.submitted(submission),
                 Some(other) => self.fail(format!("P4: a submit was answered {other:?}")),
                 None => {}
             },
             Inbound::Steered { steer, is_done } => {
                 let is_over = match &steer {
+                    Steer::Resume(run) if self.is_forgotten(run) => true,
                     Steer::Resume(run) => self
                         .store()
                         .model

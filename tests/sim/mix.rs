@@ -46,7 +46,11 @@ pub struct Mix {
     pub master_stops: u64,
     pub partitions: u64,
     pub store_restarts: u64,
+    /// The store comes back older than it was.
+    pub rollbacks: u64,
     pub clock_steps: u64,
+    /// Runs are forgotten so long after they ended; None: they are not.
+    pub keep_ms: Option<u64>,
     pub drains: u64,
     pub relay_falls: u64,
     pub run_pauses: u64,
@@ -126,6 +130,8 @@ impl Mix {
         self.is_drifting = some(1) > 0;
         self.reboots = some(1) > 0;
         self.has_poison = some(1) > 0;
+        self.keep_ms = (random.below(6) == 0).then(|| random.one_of(&[1_000, 2_000, 5_000]));
+        self.rollbacks = if random.below(5) == 0 { random.between(1, 2) } else { 0 };
     }
 
     fn draw_relay(&mut self, random: &mut Random) {
@@ -148,6 +154,7 @@ impl Mix {
             self.master_stops,
             self.partitions,
             self.store_restarts,
+            self.rollbacks,
             self.clock_steps,
         ];
         processes.iter().any(|count| *count > 0)

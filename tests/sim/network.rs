@@ -34,6 +34,13 @@ pub struct Envelope {
     pub is_echo: bool,
 }
 
+/// What a master says, and how far it knows the store to be.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    pub answer: Answer,
+    pub seen: Vec<v1::StoreMark>,
+}
+
 #[derive(Debug, Clone)]
 pub enum Answer {
     Leased {
@@ -102,23 +109,25 @@ impl World {
             let answer = match envelope.body.clone() {
                 Body::Lease(request) => dispatch.lease(Request::new(request)).await.map(leased),
                 Body::Checkpoint(request) => dispatch.checkpoint(Request::new(request)).await.map(|answer| {
-                    let answer = answer.into_inner();
-                    reported(answer.leases, answer.drain)
+                    let v1::CheckpointResponse { leases, drain, seen } = answer.into_inner();
+                    reported(leases, drain, seen)
                 }),
-                Body::Finish(request) => dispatch
-                    .finish(Request::new(request))
-                    .await
-                    .map(|answer| reported(answer.into_inner().leases, false)),
-                Body::Release(request) => dispatch
-                    .release(Request::new(request))
-                    .await
-                    .map(|answer| reported(answer.into_inner().leases, false)),
+                Body::Finish(request) => dispatch.finish(Request::new(request)).await.map(|answer| {
+                    let v1::FinishResponse { leases, seen } = answer.into_inner();
+                    reported(leases, false, seen)
+                }),
+                Body::Release(request) => dispatch.release(Request::new(request)).await.map(|answer| {
+                    let v1::ReleaseResponse { leases, seen } = answer.into_inner();
+                    reported(leases, false, seen)
+                }),
                 Body::Share(request) => dispatch.share_relays(Request::new(request)).await.map(|answer| {
-                    Answer::Shared(answer.into_inner().relays.into_iter().map(RelayShare::from).collect())
+                    let relays = answer.into_inner().relays.into_iter().map(RelayShare::from).collect();
+                    Reply { answer: Answer::Shared(relays), seen: Vec::new() }
                 }),
                 Body::Facts(request) => dispatch.facts(Request::new(request)).await.map(|answer| {
                     let statuses = answer.get_ref().facts().map(FactStatus::try_from).collect::<Result<_, _>>();
-                    Answer::Facts(statuses.expect("a master's answer can be read"))
+                    let answered = Answer::Facts(statuses.expect("a master's answer can be read"));
+                    Reply { answer: answered, seen: answer.into_inner().seen }
                 }),
             };
             let answer = answer.map_or_else(|status| refusal(&status), Some);
@@ -127,7 +136,7 @@ impl World {
     }
 
     /// Leaves the master. `answer`: None, it could not be served there.
-    pub fn answer_leaves(&mut self, envelope: Envelope, answer: Option<Answer>) {
+    pub fn answer_leaves(&mut self, envelope: Envelope, answer: Option<Reply>) {
         let host = self.workers[envelope.worker].host;
         let lose = if self.is_healed { 0 } else { self.mix.lose };
         if envelope.is_echo || self.hosts[host].is_cut[1] {
@@ -150,7 +159,7 @@ impl World {
     /// A call as the wire has it.
     pub fn body(&self, worker: usize, call: Call) -> Body {
         let state = &self.workers[worker];
-        let id = Some((&state.id).into());
+        let id = Some(v1::Worker { seen: (&state.seen).into(), ..(&state.id).into() });
         let wire = |reports: Vec<postrider_common::lease::LeaseReport>| reports.into_iter().map(Into::into).collect();
         match call {
             Call::Lease(wish) => Body::Lease(v1::LeaseRequest {
@@ -178,20 +187,22 @@ impl World {
     }
 }
 
-fn leased(answer: tonic::Response<v1::LeaseResponse>) -> Answer {
-    let v1::LeaseResponse { leases, definitions: _, held_ms, drain, seen: _ } = answer.into_inner();
+fn leased(answer: tonic::Response<v1::LeaseResponse>) -> Reply {
+    let v1::LeaseResponse { leases, definitions: _, held_ms, drain, seen } = answer.into_inner();
     let leases = leases.into_iter().map(Lease::try_from).collect::<Result<_, _>>();
-    Answer::Leased { leases: leases.expect("a master's answer can be read"), held_ms, drain }
+    Reply { answer: Answer::Leased { leases: leases.expect("a master's answer can be read"), held_ms, drain }, seen }
 }
 
-fn reported(answers: Vec<v1::LeaseAnswer>, drain: bool) -> Answer {
+fn reported(answers: Vec<v1::LeaseAnswer>, drain: bool, seen: Vec<v1::StoreMark>) -> Reply {
     let answers = answers.into_iter().map(LeaseAnswer::try_from).collect::<Result<_, _>>();
-    Answer::Reported { answers: answers.expect("a master's answer can be read"), drain }
+    Reply { answer: Answer::Reported { answers: answers.expect("a master's answer can be read"), drain }, seen }
 }
 
-fn refusal(status: &Status) -> Option<Answer> {
+fn refusal(status: &Status) -> Option<Reply> {
     match status.code() {
-        Code::InvalidArgument | Code::ResourceExhausted | Code::OutOfRange => Some(Answer::Refused),
+        Code::InvalidArgument | Code::ResourceExhausted | Code::OutOfRange => {
+            Some(Reply { answer: Answer::Refused, seen: Vec::new() })
+        }
         _ => None,
     }
 }

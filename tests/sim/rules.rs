@@ -2,14 +2,19 @@
 //! lease protocol, stated anew and not taken from the model.
 
 use crate::coverage::{Coverage, Point};
+use crate::forgotten::Forgotten;
 use crate::mix::Mix;
+use crate::rollback::{Gone, Lineage};
 use postrider_common::ids::{BatchId, LaneName, RequestId, RunId, WorkerId};
 use postrider_common::lease::{LeaseAnswer, LeaseStatus, RefusalReason};
 use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::mark::Marks;
 use postrider_common::pace::{COST, Limit, Limits};
 use postrider_common::state::{RecipientState, UnknownReason};
 use postrider_store::embedded::model::{Command, Model, Standing};
-use postrider_store::{Claim, Claimed, ClaimedHistory, Reclaim, Reclaimed, Reconciled};
+use postrider_store::{
+    Claim, Claimed, ClaimedHistory, Compare, Compared, Found, Reclaim, Reclaimed, Reconciled, RunRecord,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What was true of a batch after the last call.
@@ -19,6 +24,8 @@ pub struct Shadow {
     pub recipients: Vec<Standing>,
     /// Intents granted, by recipient.
     grants: Vec<u32>,
+    /// Of those whose history is in a segment.
+    pub reasons: Vec<Option<UnknownReason>>,
 }
 
 /// What is frozen of a run.
@@ -36,6 +43,10 @@ pub struct Rules {
     pub runs: BTreeMap<RunId, Terms>,
     pub batches: BTreeMap<BatchId, Shadow>,
     pub doubts_unrecorded: u64,
+    pub lineage: Lineage,
+    pub forgotten: BTreeMap<RunId, Forgotten>,
+    /// Since when they were at first: a store that goes back knows them again.
+    pub forgotten_ms: BTreeMap<RunId, u64>,
     window: u32,
     hard_cap_ms: i64,
     limits: Limits,
@@ -74,6 +85,9 @@ impl Rules {
             runs: BTreeMap::new(),
             batches: BTreeMap::new(),
             doubts_unrecorded: 0,
+            lineage: Lineage::new(mix.rollbacks > 0),
+            forgotten: BTreeMap::new(),
+            forgotten_ms: BTreeMap::new(),
             window: mix.window,
             hard_cap_ms: mix.hard_cap_ms as i64,
             limits: limits(mix),
@@ -95,6 +109,64 @@ impl Rules {
         self.broken.get_or_insert_with(|| why.to_owned());
     }
 
+    /// Another server has the store.
+    pub fn returned(&mut self) {
+        self.lineage.returned();
+        // What was given out and not told to anybody may be given out again.
+        self.claims.clear();
+        self.last_sign = None;
+        let held: BTreeSet<u64> = self.batches.values().filter_map(|shadow| shadow.fence).collect();
+        self.claimed_at.retain(|fence, _| held.contains(fence));
+        self.owners.retain(|fence, _| held.contains(fence));
+    }
+
+    pub fn compared(&mut self, compare: &Compare, compared: &Compared, known: (&Marks, usize)) {
+        match compared.found {
+            // Its leases are stale, so whoever has them is free to have others.
+            Found::WentBack { .. } => self.owners.clear(),
+            // What was granted and lost is forgotten by the meters as well.
+            Found::Confirmed => self.buckets.clear(),
+            Found::Same | Found::NewServer => (),
+        }
+        if let Err(why) = self.lineage.compared(compare, compared, known, &mut self.coverage) {
+            self.fail(&why);
+        }
+    }
+
+    /// The store is this older one. Intents that were granted and forgotten stay counted: somebody may have used them.
+    pub fn rewind(&mut self, newer: &Model, model: &Model) -> Gone {
+        let mut before = std::mem::take(&mut self.batches);
+        let mut gone = Gone::default();
+        let audit = model.audit(|id, fence, recipients| {
+            let shadow = before.remove(id).unwrap_or_default();
+            let is_gone = |(index, was): (usize, &Standing)| {
+                let is_accepted = recipients.get(index).is_some_and(|one| one.state == RecipientState::Accepted);
+                (was.state == RecipientState::Accepted && !is_accepted).then(|| (id.clone(), index))
+            };
+            gone.accepted.extend(shadow.recipients.iter().enumerate().filter_map(is_gone));
+            self.batches.insert(id.clone(), Shadow { fence, recipients: recipients.to_vec(), ..shadow });
+        });
+        if let Err(why) = audit {
+            self.fail(&format!("P1: {why}"));
+        }
+        for (id, shadow) in before {
+            gone.accepted.extend((0..shadow.recipients.len()).map(|index| (id.clone(), index)));
+            self.batches.insert(id, Shadow { grants: shadow.grants, ..Shadow::default() });
+        }
+        let runs: BTreeMap<RunId, RunRecord> = model.all_runs().map(|run| (run.id.clone(), run)).collect();
+        let lost = newer.all_runs().map(|run| run.id).filter(|run| !runs.contains_key(run));
+        gone.runs = lost.collect();
+        self.forgotten.retain(|run, _| !runs.contains_key(run));
+        // The outage that it was for may be forgotten.
+        self.hold_until = i64::MIN;
+        let of = |is: fn(&RunRecord) -> bool| runs.values().filter(|run| is(run)).map(|run| run.id.clone()).collect();
+        self.paused = of(|run| run.paused);
+        self.cancelled = of(|run| run.cancelled);
+        let lanes = model.lanes(&[LaneName::bulk(), LaneName::transactional()]);
+        self.lanes_paused = lanes.into_iter().filter(|lane| lane.paused).map(|lane| lane.name).collect();
+        gone
+    }
+
     /// After every call that may change something.
     pub fn applied(&mut self, model: &Model, now: i64, real_ms: u64, command: &Command) {
         match command {
@@ -107,6 +179,7 @@ impl Rules {
             Command::SetLanePaused((lane, false)) => drop(self.lanes_paused.remove(lane)),
             _ => {}
         }
+        self.lineage.hears(command);
         let mut batches = std::mem::take(&mut self.batches);
         let mut in_intent: BTreeMap<&LaneName, u32> = BTreeMap::new();
         let mut by_worker: BTreeMap<(WorkerId, u32), u32> = BTreeMap::new();
@@ -156,6 +229,7 @@ impl Rules {
             self.claimed_at.entry(fence).or_insert(now);
         }
         shadow.grants.resize(recipients.len(), 0);
+        shadow.reasons.resize(recipients.len(), None);
         let was_new = shadow.recipients.is_empty();
         if !was_new && shadow.recipients.len() != recipients.len() {
             self.fail(&format!("P1: {id} had {} recipients and has {}", shadow.recipients.len(), recipients.len()));
@@ -167,6 +241,7 @@ impl Rules {
             }
             if before.is_retired != after.is_retired {
                 self.coverage.reach(Point::HistoryRetired);
+                shadow.reasons[index] = before.reason;
                 if before.state != after.state {
                     self.fail(&format!("P1: {id} {index} was {before:?} and retired as {after:?}"));
                 }
@@ -176,9 +251,14 @@ impl Rules {
                 && (before.state != RecipientState::Intent || before.intent != after.intent);
             if granted {
                 shadow.grants[index] += 1;
+                self.lineage.granted(id, index, after.intent, real_ms);
                 self.granted((now, real_ms), (id, terms), fence, before);
             }
             self.moved(id, index, before, after);
+            if self.lineage.hears_lost() {
+                // It is not known whether that attempt was counted before.
+                shadow.grants[index] = shadow.grants[index].max(after.attempts);
+            }
             if !after.is_retired && after.attempts > shadow.grants[index] {
                 self.fail(&format!(
                     "P1: {id} {index} has {} attempts, {} intents",
@@ -205,6 +285,14 @@ impl Rules {
         if after.reason == Some(UnknownReason::OutcomeNotRecorded) && before.state == RecipientState::Intent {
             self.doubts_unrecorded += 1;
         }
+        let was_waiting = matches!(before.state, RecipientState::Pending | RecipientState::Deferred);
+        if was_waiting && before.reason.is_none() && after.reason == Some(UnknownReason::OutcomeNotRecorded) {
+            self.coverage.reach(Point::RollbackDoubted);
+        }
+        let is_settled = matches!(after.state, RecipientState::Accepted | RecipientState::Rejected);
+        if is_settled && before.state != after.state && self.lineage.hears_lost() {
+            self.coverage.reach(Point::RollbackHealed);
+        }
         match after.state {
             RecipientState::Exhausted => self.coverage.reach(Point::Exhausted),
             RecipientState::Rejected => self.coverage.reach(Point::Rejected),
@@ -222,6 +310,9 @@ impl Rules {
         fence: Option<u64>,
         before: &Standing,
     ) {
+        if self.lineage.is_stopped(now) {
+            self.fail(&format!("P9: {id} got an intent from a server that was not compared, or went back"));
+        }
         if before.state.is_final() {
             self.fail(&format!("P2: {id} granted to one that had ended: {before:?}"));
         }
@@ -254,10 +345,16 @@ impl Rules {
 
     /// Nothing is reclaimed until ttl + grace after service returned.
     pub fn reclaimed(&mut self, now: i64, reclaim: &Reclaim, reclaimed: &Reclaimed) {
-        let gap = reclaim.outage_gap_ms as i64;
+        let (gap, hold_ms) = (reclaim.outage_gap_ms as i64, (reclaim.ttl_ms + reclaim.doubt_grace_ms) as i64);
+        if !self.lineage.signed(now, hold_ms) {
+            if reclaimed.leases > 0 {
+                self.fail("P9: a lease was taken back by a server that was not compared");
+            }
+            return;
+        }
         let was_away = self.last_sign.is_some_and(|last| now < last || now - last > gap);
         if was_away {
-            self.hold_until = now + (reclaim.ttl_ms + reclaim.doubt_grace_ms) as i64;
+            self.hold_until = now + hold_ms;
         }
         self.last_sign = Some(now);
         if reclaimed.held_ms > 0 && was_away {
@@ -281,7 +378,10 @@ impl Rules {
         }
     }
 
-    pub fn claimed(&mut self, claim: &Claim, claimed: &Claimed) {
+    pub fn claimed(&mut self, now: i64, claim: &Claim, claimed: &Claimed) {
+        if !claimed.leases.is_empty() && self.lineage.is_stopped(now) {
+            self.fail("P9: a lease of a server that was not compared, or went back");
+        }
         if claimed.leases.iter().any(|lease| lease.only.is_some()) {
             self.coverage.reach(Point::PartLeased);
         }

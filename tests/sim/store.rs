@@ -1,59 +1,54 @@
 //! The store of the world: the model, virtual time, and a line from each master to it that loses, delays and repeats.
 
 use crate::coverage::Point;
+use crate::gate::Gate;
 use crate::mix::Mix;
 use crate::random::Random;
+use crate::rollback::Log;
 use crate::rules::Rules;
+use crate::time::{EPOCH_MS, Time};
 use async_trait::async_trait;
 use bytes::Bytes;
 use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
-use postrider_common::mark::Marks;
+use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    Finish, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
-    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
-    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    Finish, ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
 };
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
-use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::sync::watch;
 
-/// The store's clock at the start of the world.
-pub const EPOCH_MS: i64 = 1_800_000_000_000;
-
-/// Virtual time, the same for all; everybody's clock is made from it.
-#[derive(Debug, Clone, Copy)]
-pub struct Time(Instant);
-
-impl Time {
-    pub fn begin() -> Self {
-        Self(Instant::now())
-    }
-
-    pub fn now_ms(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
-    }
-
-    pub fn at(self, ms: u64) -> Instant {
-        self.0 + Duration::from_millis(ms)
-    }
+/// A transition that waits until the server was compared.
+macro_rules! once_compared {
+    ($transition:ident) => {
+        |model, now, arguments| model.once_compared(|model| model.$transition(now, arguments))
+    };
 }
 
 #[derive(Debug)]
 pub struct StoreWorld {
     pub time: Time,
     pub model: Model,
-    /// Every call that was applied, with its instant, since the last restart; kept when the store may restart.
-    log: Option<(Model, Vec<(i64, Command)>)>,
+    /// Every call that was applied; kept when the store may restart.
+    pub log: Option<Log>,
+    /// Of servers that had the store.
+    pub lives: u64,
+    /// Of those that lost what nobody was told: how much of the log is left. No answer of what is not comes any more.
+    pub unheard: BTreeMap<u64, usize>,
     pub offset_ms: i64,
     pub is_down: bool,
+    /// Since when, or was last.
+    pub down_ms: u64,
     pub random: Random,
     pub mix: Mix,
     pub is_healed: bool,
@@ -66,12 +61,15 @@ pub struct StoreWorld {
 
 impl StoreWorld {
     pub fn new(time: Time, mix: &Mix, random: Random) -> Arc<Mutex<Self>> {
-        Arc::new(Mutex::new(Self {
+        let mut world = Self {
             time,
             model: Model::default(),
-            log: (mix.store_restarts > 0).then(Default::default),
+            log: (mix.store_restarts + mix.rollbacks > 0).then(Log::default),
+            lives: 0,
+            unheard: BTreeMap::new(),
             offset_ms: 0,
             is_down: false,
+            down_ms: 0,
             random,
             mix: mix.clone(),
             is_healed: false,
@@ -79,36 +77,35 @@ impl StoreWorld {
             calls: 0,
             faults: 0,
             wakes: Vec::new(),
-        }))
+        };
+        world.meet_server();
+        Arc::new(Mutex::new(world))
+    }
+
+    pub fn falls(&mut self) {
+        self.is_down = true;
+        self.down_ms = self.time.now_ms();
     }
 
     pub fn now(&self) -> i64 {
         EPOCH_MS + self.time.now_ms() as i64 + self.offset_ms
     }
 
-    /// The process ends and another one reads what the first one had made durable: all it answered.
-    ///
-    /// A store that comes back older than that (a rollback) belongs here: the log is cut before it is read.
-    pub fn restart(&mut self) {
-        self.is_down = false;
-        let Some((mut model, log)) = self.log.take() else { return };
-        log.into_iter().for_each(|(at, command)| model.replay(at, command));
-        if model != self.model {
-            self.rules.fail("P9: the store came back with something else than it had answered");
-        }
-        self.rules.coverage.reach(Point::StoreRestarted);
-        self.log = Some((model.clone(), Vec::new()));
-        self.model = model;
-    }
-
     /// What a person does about batches that were set aside whole: gives up what is left of them.
     pub fn purge_whole_batches(&mut self) {
         let letters = self.model.dead_letters(None, None, usize::MAX);
         for id in letters.into_iter().map(|letter| letter.id).filter(|id| id.index.is_none()) {
-            if self.apply(&id, Command::PurgeDead, Model::purge_dead).is_err() {
+            if self.apply(&id, Command::PurgeDead, once_compared!(purge_dead)).is_err() {
                 // The store is down: at the next look.
                 return;
             }
+        }
+    }
+
+    /// Somebody knows what was in the log when it had this length.
+    fn tell(&mut self, length: usize) {
+        if let Some(log) = &mut self.log {
+            log.tell(length);
         }
     }
 
@@ -131,32 +128,19 @@ impl StoreWorld {
         let record = command(arguments.clone());
         let answer = act(&mut self.model, now, arguments.clone());
         self.rules.applied(&self.model, now, self.time.now_ms(), &record);
-        if let Some((_, log)) = &mut self.log {
-            log.push((now, record));
+        if let Some(log) = &mut self.log {
+            log.add(now, self.time.now_ms(), record, self.model.mark());
         }
         Ok(answer)
     }
-}
 
-/// What holds a line up.
-#[derive(Debug, Default)]
-pub struct Gate {
-    is_stopped: AtomicBool,
-    goes_on: Notify,
-    /// Nothing gets through.
-    pub is_cut: AtomicBool,
-}
-
-impl Gate {
-    pub fn is_stopped(&self) -> bool {
-        self.is_stopped.load(Ordering::Relaxed)
+    fn position(&self) -> Position {
+        let length = self.log.as_ref().map_or(0, Log::length);
+        Position { life: self.lives, length, mark: self.model.mark() }
     }
 
-    pub fn stop(&self, is_stopped: bool) {
-        self.is_stopped.store(is_stopped, Ordering::Relaxed);
-        if !is_stopped {
-            self.goes_on.notify_waiters();
-        }
+    fn was_never_told(&self, position: &Position) -> bool {
+        self.unheard.get(&position.life).is_some_and(|left| position.length > *left)
     }
 }
 
@@ -166,6 +150,16 @@ pub struct Line {
     pub world: Arc<Mutex<StoreWorld>>,
     /// The master does not run (SIGSTOP): nothing of it leaves or arrives.
     pub gate: Arc<Gate>,
+    /// How far the process knows the store to be, by the answers it got.
+    seen: Arc<Mutex<Marks>>,
+}
+
+/// How far the store was when it answered: its server, its log, its own mark.
+#[derive(Debug)]
+struct Position {
+    life: u64,
+    length: usize,
+    mark: Mark,
 }
 
 /// What happens to one call.
@@ -181,6 +175,19 @@ struct Fate {
 const LOST_AFTER_MS: u64 = 300;
 
 impl Line {
+    pub fn new(world: Arc<Mutex<StoreWorld>>) -> Self {
+        Self { world, gate: Arc::default(), seen: Arc::default() }
+    }
+
+    pub fn marks(&self) -> Marks {
+        self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
+    }
+
+    /// Another process makes the calls from now on.
+    pub fn forget(&self) {
+        *self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Marks::default();
+    }
+
     pub fn world(&self) -> MutexGuard<'_, StoreWorld> {
         // After a panic the seed has failed already.
         self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
@@ -237,7 +244,10 @@ impl Line {
             drop(first);
             tokio::time::sleep(Duration::from_millis(1 + fate.delay_back_ms)).await;
         }
-        let answer = apply(&mut self.world());
+        let (answer, position) = {
+            let mut world = self.world();
+            (apply(&mut world), world.position())
+        };
         if fate.delay_back_ms > 0 {
             tokio::time::sleep(Duration::from_millis(fate.delay_back_ms)).await;
         }
@@ -245,6 +255,13 @@ impl Line {
             return Err(self.lost("the answer was lost").await);
         }
         self.runs().await;
+        if self.world().was_never_told(&position) {
+            return Err(self.lost("the server ended").await);
+        }
+        if answer.is_ok() {
+            self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(position.mark);
+            self.world().tell(position.length);
+        }
         answer
     }
 
@@ -293,13 +310,23 @@ impl Store for Line {
         Ok(self.world().now())
     }
 
-    /// Nobody remembers: the simulated store never goes back.
     fn seen(&self) -> Marks {
-        Marks::default()
+        self.marks()
     }
 
     async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
-        Ok(vec![self.write(Model::comparison(&compare), Command::Compare, Model::compare).await?])
+        let arguments = Model::comparison(&compare);
+        let compared = self.carry(|world| {
+            let length = world.position().length;
+            let compared = world.apply(&arguments, Command::Compare, Model::compare)?;
+            world.rules.compared(&compare, &compared, (&self.marks(), length));
+            Ok(compared)
+        });
+        let compared = compared.await?;
+        if compared.found == Found::Confirmed {
+            self.world().hint();
+        }
+        Ok(vec![compared])
     }
 
     async fn apply_campaign(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
@@ -327,7 +354,13 @@ impl Store for Line {
     }
 
     async fn create_run(&self, run: NewRun) -> Result<CreatedRun> {
-        let created = self.write_and_wake(run, Command::CreateRun, Model::create_run).await?;
+        let created = self.carry(|world| match world.rules.forgotten.contains_key(&run.id) {
+            // Of a run that came to its end nobody repeats the submit; but a master that was stopped may.
+            true => Ok(CreatedRun::Existed),
+            false => world.apply(&run, Command::CreateRun, Model::create_run),
+        });
+        let created = created.await?;
+        self.world().hint();
         if created == CreatedRun::Existed {
             self.world().rules.coverage.reach(Point::SubmitRepeated);
         }
@@ -355,7 +388,7 @@ impl Store for Line {
     }
 
     async fn cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
-        self.write((run.clone(), after, limit), Command::CancelBatches, Model::cancel_batches).await
+        self.write((run.clone(), after, limit), Command::CancelBatches, once_compared!(cancel_batches)).await?
     }
 
     async fn runs_to_cancel(&self, limit: usize) -> Result<Vec<RunId>> {
@@ -389,30 +422,31 @@ impl Store for Line {
     async fn claim(&self, claim: Claim) -> Result<Claimed> {
         self.carry(|world| {
             let claimed = world.apply(&claim, Command::Claim, Model::claim)?;
-            world.rules.claimed(&claim, &claimed);
+            let now = world.now();
+            world.rules.claimed(now, &claim, &claimed);
             Ok(claimed)
         })
         .await
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
-        let answers = self.write(checkpoint, Command::Checkpoint, Model::checkpoint).await?;
+        let answers = self.write(checkpoint, Command::Checkpoint, once_compared!(checkpoint)).await??;
         self.world().rules.answered(&answers);
         Ok(answers)
     }
 
     async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
-        let answers = self.write_and_wake(finish, Command::Finish, Model::finish).await?;
+        let answers = self.write_and_wake(finish, Command::Finish, once_compared!(finish)).await??;
         self.world().rules.answered(&answers);
         Ok(answers)
     }
 
     async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
-        self.write_and_wake(release, Command::Release, Model::release).await
+        self.write_and_wake(release, Command::Release, once_compared!(release)).await?
     }
 
     async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
-        let statuses = self.write((facts, retry_fraction), Command::Facts, Model::facts).await?;
+        let statuses = self.write((facts, retry_fraction), Command::Facts, once_compared!(facts)).await??;
         if statuses.contains(&FactStatus::Applied) {
             self.world().rules.coverage.reach(Point::FactCorrected);
         }
@@ -491,7 +525,7 @@ impl Store for Line {
     }
 
     async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
-        self.write_and_wake(retry, Command::RetryRun, Model::retry_run).await
+        self.write_and_wake(retry, Command::RetryRun, once_compared!(retry_run)).await?
     }
 
     async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
@@ -499,15 +533,24 @@ impl Store for Line {
     }
 
     async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
-        self.write_and_wake(replay, Command::ReplayDead, Model::replay_dead).await
+        self.write_and_wake(replay, Command::ReplayDead, once_compared!(replay_dead)).await?
     }
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
-        self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
+        self.write(id.clone(), Command::PurgeDead, once_compared!(purge_dead)).await?
     }
 
     async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {
-        self.write(forget, Command::ForgetRun, Model::forget_run).await
+        self.carry(|world| {
+            let before = world.model.run(&forget.run);
+            let answer = world.apply(&forget, Command::ForgetRun, Model::forget_run)?;
+            if let Some(run) = before.filter(|run| world.model.run(&run.id).is_none()) {
+                let (now, at_ms) = (world.now(), world.time.now_ms());
+                world.rules.forgot(now, at_ms, run, forget.keep_ms);
+            }
+            Ok(answer)
+        })
+        .await
     }
 
     async fn runs_to_forget(&self, limit: usize) -> Result<Vec<RunId>> {

@@ -1,13 +1,15 @@
 //! Workers: the real engine and the real notes of the crash journal; processes that live on hosts, die and come back.
 
 use crate::coverage::Point;
-use crate::network::{Answer, Body, Envelope};
+use crate::network::{Answer, Body, Envelope, Reply};
 use crate::world::{Happening, Steer, Tx, TxId, World};
 use postrider_common::ids::{BatchId, Fence, LaneName, WorkerId};
 use postrider_common::lease::{Fact, LeaseStatus, Outcome, OutcomeKind};
 use postrider_common::limits::FACTS_PER_CALL_MAX;
+use postrider_common::mark::Marks;
 use postrider_common::message::Recipient;
 use postrider_common::payload;
+use postrider_common::wire;
 use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer, RelayPlan};
 use postrider_worker::journal::{self, Notes, Record};
 use postrider_worker::trust::Trust;
@@ -40,7 +42,7 @@ pub struct Host {
 pub enum WorkerEvent {
     Wake,
     CallTimeout(CallId),
-    Answer(Box<Envelope>, Option<Answer>),
+    Answer(Box<Envelope>, Option<Reply>),
     Sent(LeaseKey, Outcome),
     Probe,
     Tell,
@@ -71,6 +73,9 @@ pub struct Worker {
     wake_at_ms: u64,
     /// The master it calls.
     pub master: usize,
+    /// How far it knows the store to be, and when it last told so and was answered.
+    pub seen: Marks,
+    pub told_ms: u64,
     pub is_gone: bool,
     telling: Option<Vec<Fact>>,
     tell_call: u64,
@@ -127,6 +132,8 @@ impl World {
             last_key: 0,
             wake_at_ms: u64::MAX,
             master: self.random.below(self.masters.len() as u64) as usize,
+            seen: Marks::default(),
+            told_ms: 0,
             is_gone: false,
             telling: Some(facts),
             tell_call: TELL_CALLS,
@@ -268,7 +275,8 @@ impl World {
             };
             // What a journal lost with its host is told as less than it was.
             let is_whole = fact.outcome.kind == OutcomeKind::Accepted;
-            self.txs.iter_mut().filter(is_it).for_each(|tx| tx.is_told |= is_whole);
+            let told_ms = is_whole.then_some(self.now_ms);
+            self.txs.iter_mut().filter(is_it).for_each(|tx| tx.told_ms = tx.told_ms.or(told_ms));
         }
         self.tell_journal(worker);
     }
@@ -286,9 +294,9 @@ impl World {
         self.tell(worker, Event::CallFailed { call, refused, random });
     }
 
-    fn answer_arrives(&mut self, envelope: Envelope, answer: Option<Answer>) {
+    fn answer_arrives(&mut self, envelope: Envelope, reply: Option<Reply>) {
         let Envelope { worker, call, sent_at_boot_ms: sent_at_ms, .. } = envelope;
-        let Some(answer) = answer else { return self.call_failed(worker, call, false) };
+        let Some(Reply { answer, seen }) = reply else { return self.call_failed(worker, call, false) };
         if let Answer::Refused = answer {
             self.fail("a call of a worker was refused for its contents".to_owned());
             return self.call_failed(worker, call, true);
@@ -296,6 +304,9 @@ impl World {
         if !self.workers[worker].calls_open.remove(&call) {
             return;
         }
+        let state = &mut self.workers[worker];
+        state.told_ms = (sent_at_ms - state.boot_base) * 1_000 / state.pace;
+        state.seen.merge(&wire::marks(&seen).expect("a master's answer can be read"));
         if call.0 >= TELL_CALLS {
             return self.journal_told(worker);
         }
@@ -357,7 +368,8 @@ impl World {
             }
             Effect::Told { lease, indexes } => {
                 let is_it = |tx: &&mut Tx| tx.worker == worker && tx.lease == lease && indexes.contains(&tx.index);
-                self.txs.iter_mut().filter(is_it).for_each(|tx| tx.is_told = tx.verdict.is_some());
+                let told_ms = self.now_ms;
+                self.txs.iter_mut().filter(is_it).for_each(|tx| tx.told_ms = tx.verdict.map(|_| told_ms));
                 self.note(worker, |notes| notes.told(lease.0, indexes));
             }
             Effect::Exit { leases_held } => self.exits(worker, leases_held),
@@ -417,7 +429,7 @@ impl World {
             is_dot_written: false,
             is_accepted: false,
             verdict: None,
-            is_told: false,
+            told_ms: None,
         };
         if self.is_poison(&tx.key) {
             let (host, back_in_ms) = (self.workers[worker].host, 100 + self.random.below(3_000));

@@ -7,7 +7,8 @@ use crate::network::Envelope;
 use crate::people::Submission;
 use crate::random::{Print, Random};
 use crate::relay::{Bytes, Conn};
-use crate::store::{StoreWorld, Time};
+use crate::store::StoreWorld;
+use crate::time::Time;
 use crate::worker::{Host, Worker, WorkerEvent};
 use postrider_common::ids::{BatchId, RunId};
 use postrider_common::lease::OutcomeKind;
@@ -37,8 +38,15 @@ pub struct Tx {
     pub is_accepted: bool,
     /// What the worker made of it.
     pub verdict: Option<OutcomeKind>,
-    /// A master has taken the verdict.
-    pub is_told: bool,
+    /// When a master had taken the verdict.
+    pub told_ms: Option<u64>,
+}
+
+impl Tx {
+    /// What it was started under.
+    pub fn intent(&self) -> (&BatchId, usize, u64) {
+        (&self.batch, self.index as usize, self.fence)
+    }
 }
 
 #[derive(Debug)]
@@ -61,6 +69,7 @@ pub enum Happening {
     Partition { host: usize, towards: bool, is_cut: bool },
     Relay(bool),
     Store(bool),
+    RollBack,
     ClockStep(i64),
     Heal,
     Look,
@@ -251,11 +260,12 @@ impl World {
             Happening::Store(is_down) => {
                 if is_down {
                     self.fault("store restart");
-                    self.store().is_down = true;
+                    self.store().falls();
                 } else {
                     self.store().restart();
                 }
             }
+            Happening::RollBack => self.roll_back(),
             Happening::ClockStep(ms) => {
                 self.fault("clock step");
                 self.store().offset_ms += ms;
@@ -318,6 +328,11 @@ impl World {
             let (at, until) = self.span(lease_ms);
             self.after(at, Happening::Store(true));
             self.after(until, Happening::Store(false));
+        }
+        for _ in 0..mix.rollbacks {
+            let (at, until) = self.span(lease_ms);
+            self.after(at, Happening::Store(true));
+            self.after(until, Happening::RollBack);
         }
         for _ in 0..mix.clock_steps {
             let (at, _) = self.span(1);
@@ -408,7 +423,9 @@ impl World {
 
     fn is_settled(&self) -> bool {
         let store = self.store();
-        self.submissions.iter().all(|one| !store.model.is_unsettled(&one.run))
+        self.submissions
+            .iter()
+            .all(|one| store.rules.forgotten.contains_key(&one.run) || !store.model.is_unsettled(&one.run))
     }
 
     /// Every run has ended, every worker has drained, all that may be retired is.

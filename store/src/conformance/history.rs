@@ -83,6 +83,7 @@ pub async fn claim_stops_while_the_backlog_is_full(fixture: &impl Fixture) {
     let most = HISTORY_BACKLOG_BATCHES_MAX as usize;
     store.create_run(new_run("one")).await.unwrap();
     let scene = Scene { fixture, run: new_run("one").id };
+    scene.confirm().await;
     let mut lease = scene.claim_split().await.expect("the split is due");
     for _ in 0..10 {
         let add = scene.add(&lease, &vec![1; most / 10], 1, false);

@@ -274,14 +274,15 @@ pub async fn finish_is_refused_while_in_intent(fixture: &impl Fixture) {
 }
 
 pub async fn finish_delays_the_deferred_rest(fixture: &impl Fixture) {
-    let scene = Scene::of(fixture, &[3]).await;
+    let retry = RetryPolicy { base_ms: 1_000, cap_ms: 1_000, ttl_ms: 3_600_000 };
+    let scene = Scene::with(fixture, crate::NewRun { retry, ..new_run("one") }, &[3]).await;
     let mut held = scene.claim_one(1).await;
     scene.intend(&mut held, &[0, 1, 2]).await;
     let mut said = outcomes([0], OutcomeKind::Accepted);
     said.extend(outcomes([1, 2], OutcomeKind::Deferred));
     let answer = scene.finish(&mut held, said).await;
     assert_eq!(answer.status, LeaseStatus::Returned);
-    assert_eq!(answer.due_in_ms, 50, "half of the base, without jitter");
+    assert_eq!(answer.due_in_ms, 500, "half of the base, without jitter");
     assert!(scene.record().await.batches.delayed == 1 && scene.claim(2, 1).await.is_empty());
     fixture.pass(answer.due_in_ms + 1).await;
     let mut again = scene.claim_one(2).await;

@@ -6,33 +6,37 @@ use crate::embedded::Embedded;
 use async_trait::async_trait;
 use postrider_common::Clock;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 /// Stands still until it is moved.
 #[derive(Debug)]
-pub struct TestClock(AtomicI64);
+pub struct TestClock {
+    now_ms: AtomicI64,
+    drawn: AtomicU64,
+}
 
 impl Default for TestClock {
     fn default() -> Self {
-        Self(AtomicI64::new(1_790_000_000_000))
+        Self { now_ms: AtomicI64::new(1_790_000_000_000), drawn: AtomicU64::new(7) }
     }
 }
 
 impl TestClock {
     pub fn pass(&self, ms: u64) {
-        self.0.fetch_add(ms as i64, Ordering::SeqCst);
+        self.now_ms.fetch_add(ms as i64, Ordering::SeqCst);
     }
 }
 
 impl Clock for TestClock {
     fn wall_ms(&self) -> i64 {
-        self.0.load(Ordering::SeqCst)
+        self.now_ms.load(Ordering::SeqCst)
     }
     fn boot_ms(&self) -> u64 {
         self.wall_ms().unsigned_abs()
     }
+    /// Never the same twice: it tells one life of a store from the next.
     fn random(&self) -> u64 {
-        7
+        self.drawn.fetch_add(1, Ordering::SeqCst)
     }
 }
 

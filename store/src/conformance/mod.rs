@@ -119,6 +119,7 @@ macro_rules! conformance_tests {
             compare_gone_back_marks_who_may_have_been_sent_to,
             compare_gone_back_holds_what_must_not_be_sent_twice,
             compare_gone_back_takes_facts_of_what_was_lost,
+            compare_gone_back_keeps_a_reason_whatever_is_told_of_it,
             compare_gone_back_makes_every_lease_stale,
             compare_gone_back_doubts_what_is_split_again_and_not_what_is_new,
             compare_gone_back_leaves_who_is_cancelled_unknown,

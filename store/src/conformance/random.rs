@@ -13,8 +13,8 @@ use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
 use super::{random_dead, random_history, random_reconcile, random_retention, random_rollback};
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, NewBatch, Reclaim, Release, ReleaseSplit,
-    ShareRelay, SplitLease,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
+    ReleaseSplit, ShareRelay, SplitLease,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
@@ -265,7 +265,11 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
     // Both begin on a server that is known.
-    fixture.store().compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
+    let known = fixture.store().compare(Compare { marks: Marks::default(), confirm: true }).await.unwrap();
+    if known[0].found == Found::Confirmed {
+        model.meet_server(0, "server".to_owned());
+        model.compare(0, (Vec::new(), true));
+    }
     for number in 0..RUNS {
         let new = numbered(number);
         let store = fixture.store();

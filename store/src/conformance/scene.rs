@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Short, because a lease only ends when the case says `reclaim`.
 pub const TTL_MS: u64 = 400;
-pub const GRACE_MS: u64 = 200;
+pub const GRACE_MS: u64 = 500;
 pub const HARD_CAP_MS: u64 = 1_800_000;
 pub const WINDOW: u32 = 10;
 /// No gap between two signs of life counts as an outage.

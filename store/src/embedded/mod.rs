@@ -38,6 +38,13 @@ const QUEUE_CALLS_MAX: usize = 1024;
 /// Calls made durable by one sync.
 const GROUP_CALLS_MAX: usize = 256;
 
+/// A transition that waits until the server was compared.
+macro_rules! once_compared {
+    ($transition:ident) => {
+        |model, now, arguments| model.once_compared(|model| model.$transition(now, arguments))
+    };
+}
+
 /// Sends the answer, or the error that the log failed with.
 type Answer = Box<dyn FnOnce(Option<StoreError>) + Send>;
 
@@ -295,7 +302,7 @@ impl Store for Embedded {
     }
 
     async fn cancel_batches(&self, run: &RunId, after: u64, limit: usize) -> Result<CancelledBatches> {
-        self.write((run.clone(), after, limit), Command::CancelBatches, Model::cancel_batches).await
+        self.write((run.clone(), after, limit), Command::CancelBatches, once_compared!(cancel_batches)).await?
     }
 
     async fn runs_to_cancel(&self, limit: usize) -> Result<Vec<RunId>> {
@@ -324,19 +331,19 @@ impl Store for Embedded {
     }
 
     async fn checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
-        self.write(checkpoint, Command::Checkpoint, Model::checkpoint).await
+        self.write(checkpoint, Command::Checkpoint, once_compared!(checkpoint)).await?
     }
 
     async fn finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
-        self.write_and_wake(finish, Command::Finish, Model::finish).await
+        self.write_and_wake(finish, Command::Finish, once_compared!(finish)).await?
     }
 
     async fn release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
-        self.write_and_wake(release, Command::Release, Model::release).await
+        self.write_and_wake(release, Command::Release, once_compared!(release)).await?
     }
 
     async fn facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
-        self.write((facts, retry_fraction), Command::Facts, Model::facts).await
+        self.write((facts, retry_fraction), Command::Facts, once_compared!(facts)).await?
     }
 
     async fn reclaim(&self, reclaim: Reclaim) -> Result<Reclaimed> {
@@ -402,7 +409,7 @@ impl Store for Embedded {
     }
 
     async fn retry_run(&self, retry: RetryRun) -> Result<RetriedRun> {
-        self.write_and_wake(retry, Command::RetryRun, Model::retry_run).await
+        self.write_and_wake(retry, Command::RetryRun, once_compared!(retry_run)).await?
     }
 
     async fn dead_letters(&self, run: Option<&RunId>, after: Option<&DeadId>, limit: usize) -> Result<Vec<DeadLetter>> {
@@ -411,11 +418,11 @@ impl Store for Embedded {
     }
 
     async fn replay_dead(&self, replay: ReplayDead) -> Result<DeadAnswer> {
-        self.write_and_wake(replay, Command::ReplayDead, Model::replay_dead).await
+        self.write_and_wake(replay, Command::ReplayDead, once_compared!(replay_dead)).await?
     }
 
     async fn purge_dead(&self, id: &DeadId) -> Result<DeadAnswer> {
-        self.write(id.clone(), Command::PurgeDead, Model::purge_dead).await
+        self.write(id.clone(), Command::PurgeDead, once_compared!(purge_dead)).await?
     }
 
     async fn forget_run(&self, forget: ForgetRun) -> Result<ForgottenRun> {

@@ -1,7 +1,7 @@
 //! What an error of the client library means and what to do about it. Pure.
 
 use super::permissions;
-use crate::error::StoreError;
+use crate::error::{StoreError, UNCOMPARED_MEND};
 use redis::{ErrorKind, RedisError};
 
 /// What to do after an error.
@@ -69,6 +69,7 @@ fn by_code(code: &str, detail: &str) -> Failure {
             Some((_, refused)) => by_code("NOPERM", refused),
             None => wait("see the server's log for what it refused", false),
         },
+        "UNCOMPARED" => wait(UNCOMPARED_MEND, false),
         "TRYAGAIN" | "CLUSTERDOWN" => wait("wait until the cluster is up", false),
         "OOM" => wait("raise maxmemory or wait until work has drained", false),
         "MISCONF" => wait("the server cannot write its file: see its log, and free space on its disk", false),
@@ -110,7 +111,7 @@ mod tests {
 
     #[test]
     fn each_refusal_of_a_server_has_its_answer() {
-        for code in ["LOADING", "BUSY", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN"] {
+        for code in ["LOADING", "BUSY", "UNCOMPARED", "READONLY", "OOM", "MISCONF", "NOREPLICAS", "CLUSTERDOWN"] {
             assert!(matches!(by_code(code, "x"), Failure::Wait { .. }), "{code}");
             let error = into_error(by_code(code, "x"), false);
             assert!(error.is_retryable() && !error.may_have_happened(), "{code}");

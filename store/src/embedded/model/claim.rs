@@ -18,14 +18,14 @@ impl Model {
     pub fn claim(&mut self, now: i64, claim: Claim) -> Claimed {
         self.forget_workers(now);
         let draining = self.see_worker(now, &claim);
+        if self.lineage.is_stopped(now) {
+            return Claimed { leases: Vec::new(), drain: draining };
+        }
         if let Some(again) = self.same_claim(now, &claim.worker, &claim.request) {
             return Claimed { leases: again, drain: draining };
         }
         if draining {
             return Claimed { leases: Vec::new(), drain: true };
-        }
-        if self.lineage.is_stopped(now) {
-            return Claimed { leases: Vec::new(), drain: false };
         }
         self.promote(now);
         if self.backlog() >= HISTORY_BACKLOG_BATCHES_MAX {

@@ -73,10 +73,12 @@ impl Model {
         if self.history_hold.as_ref().is_some_and(|(request, _)| *request == retire.request) {
             self.history_hold = None;
         }
+        // What was lost may have given out the same stamps for other contents.
+        let is_met = self.lineage.is_met();
         let mut retired = 0;
         for (id, stamp) in retire.batches {
             let Some(batch) = self.batches.get_mut(&id) else { continue };
-            if batch.stamp == Some(stamp) || (batch.stamp.is_some() && planted(Fault::RetireWithoutStamp)) {
+            if (batch.stamp == Some(stamp) && is_met) || (batch.stamp.is_some() && planted(Fault::RetireWithoutStamp)) {
                 self.to_retire.remove(&stamp);
                 batch.retire(retire.segment.clone());
             }

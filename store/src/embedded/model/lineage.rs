@@ -4,9 +4,11 @@
 //! proves at any later time that the store went back.
 
 use super::Model;
-use crate::api::{Compare, Compared, Found};
+use crate::api::{Compare, Compared, Found, Result};
+use crate::error::StoreError;
 use postrider_common::ids::BatchId;
 use postrider_common::mark::Mark;
+use postrider_common::sabotage::{Fault, planted};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -14,6 +16,8 @@ use std::collections::BTreeMap;
 const ENDS_KEPT_MAX: usize = 32;
 /// What counters skip when the store went back, far above what can have been given out since: none is given out twice.
 const JUMP: u64 = 1_000_000_000;
+/// What the epoch skips then: whoever proves it may not know of the last lives of the server that were lost.
+const EPOCHS_SKIPPED: u64 = 1_000;
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 enum Stop {
@@ -96,7 +100,7 @@ impl Lineage {
 
     /// This was acknowledged and is not there.
     fn lacks(&self, mark: &Mark) -> bool {
-        if mark.epoch < self.base {
+        if mark.epoch < self.base || planted(Fault::RollbackUnnoticed) {
             return false;
         }
         let had = match self.ends.first_key_value() {
@@ -112,7 +116,7 @@ impl Lineage {
     }
 
     fn go_back(&mut self, highest: u64) {
-        self.epoch = self.epoch.max(highest) + 1;
+        self.epoch = self.epoch.max(highest) + EPOCHS_SKIPPED;
         self.base = self.epoch;
         self.ends.clear();
         self.confirmed = self.met.clone();
@@ -120,14 +124,13 @@ impl Lineage {
         self.rollbacks += 1;
     }
 
+    /// The first server begins an epoch as well, so that one that was emptied is not taken for it.
     fn confirm(&mut self) {
-        if self.confirmed.is_some() {
-            self.ends.insert(self.epoch, self.sequence);
-            while self.ends.len() > ENDS_KEPT_MAX {
-                self.ends.pop_first();
-            }
-            self.epoch += 1;
+        self.ends.insert(self.epoch, self.sequence);
+        while self.ends.len() > ENDS_KEPT_MAX {
+            self.ends.pop_first();
         }
+        self.epoch += 1;
         self.confirmed = self.met.clone();
     }
 }
@@ -154,6 +157,8 @@ impl Model {
             None if !confirm => Found::NewServer,
             None => {
                 self.lineage.confirm();
+                // Whoever claimed history of the server before may have seen more of it than this one has.
+                self.stamp_counter += JUMP;
                 Found::Confirmed
             }
         };
@@ -173,6 +178,15 @@ impl Model {
 
     pub fn mark(&self) -> Mark {
         self.lineage.mark()
+    }
+
+    /// What ends recipients, or begins them again. Not before it is known what the server lacks: whoever ends now may
+    /// have been sent to again in what was lost, and would carry no reason.
+    pub fn once_compared<T>(&mut self, act: impl FnOnce(&mut Self) -> T) -> Result<T> {
+        if !self.lineage.is_met() {
+            return Err(StoreError::uncompared());
+        }
+        Ok(act(self))
     }
 
     /// A batch of a run from before the store went back: whoever is pending in it may have been sent what the store
@@ -234,7 +248,7 @@ mod tests {
         assert!(new.lacks(&mark(7, 101)));
         new.confirm();
         new.grow();
-        assert_eq!((new.epoch, new.sequence), (7, 101));
+        assert_eq!((new.epoch, new.sequence), (8, 101));
     }
 
     #[test]
@@ -245,7 +259,7 @@ mod tests {
             long.met = Some(life.to_string());
             long.confirm();
         }
-        assert_eq!((long.ends.len(), long.epoch, long.sequence), (ENDS_KEPT_MAX, 100, 100));
+        assert_eq!((long.ends.len(), long.epoch, long.sequence), (ENDS_KEPT_MAX, 101, 100));
         assert!(!long.lacks(&mark(5, 6)) && long.lacks(&mark(5, 90)) && long.lacks(&mark(99, 101)));
     }
 }

@@ -245,6 +245,43 @@ impl Entry {
         policy: &Policy,
         is_dead: bool,
     ) -> (FactStatus, Effect) {
+        let before = self.state;
+        let (status, effect) = self.learn(now, source, outcome, policy, is_dead);
+        if status == FactStatus::Applied && source.lost && !planted(Fault::LostFactsHealWhole) {
+            self.keep_suspicion(now, before, policy);
+        }
+        (status, effect)
+    }
+
+    /// What was heard is of one transmission, and what the store forgot may hold another one. Not of who had ended
+    /// before: only a person begins those again, and then they are exhausted or unknown.
+    fn keep_suspicion(&mut self, now: i64, before: RecipientState, policy: &Policy) {
+        match before {
+            RecipientState::Accepted
+            | RecipientState::Rejected
+            | RecipientState::Suppressed
+            | RecipientState::Cancelled => return,
+            RecipientState::Pending
+            | RecipientState::Intent
+            | RecipientState::Deferred
+            | RecipientState::Exhausted
+            | RecipientState::Unknown => (),
+        }
+        self.suspect(now, policy);
+        if self.reason.is_none() {
+            self.doubts += 1;
+            self.reason = Some(UnknownReason::OutcomeNotRecorded);
+        }
+    }
+
+    fn learn(
+        &mut self,
+        now: i64,
+        source: Source,
+        outcome: &Outcome,
+        policy: &Policy,
+        is_dead: bool,
+    ) -> (FactStatus, Effect) {
         let Source { fence, lost } = source;
         let own_intent = self.state == RecipientState::Intent && self.intent == fence;
         let unrecorded = lost && self.intent != fence;

@@ -42,6 +42,12 @@ local function begin_batch()
   is_met = f[2] == f[3]
 end
 
+-- What ends recipients, or begins them again, waits until it is known what the server lacks: whoever ends now may have
+-- been sent to again in what was lost, and would carry no reason.
+local function await_comparison()
+  if not is_met then error({ err = 'UNCOMPARED the server was not compared with what was acknowledged yet' }) end
+end
+
 local KINDS = { a = true, d = true, r = true, u = true, w = true }
 
 -- Five arguments: index, kind, code, detail, retry after ms.

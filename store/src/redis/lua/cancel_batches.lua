@@ -2,8 +2,10 @@
 -- KEYS     the shard's, then: run, then of each batch its hash and its details
 -- ARGV     1 run id, 2 first sequence, 3 number of batches, 4: 1 when these are the last of the run
 -- returns  recipients that became cancelled or unknown
--- refuses  a run that is not cancelled (nothing happens); leased and settled batches (put back converts those)
+-- refuses  all, until the server was compared; a run that is not cancelled (nothing happens);
+--          leased and settled batches (put back converts those)
 
+await_comparison()
 local id, first, number = ARGV[1], num(ARGV[2], 'sequence'), num(ARGV[3], 'batches')
 if not load_run(id, KEYS[OWN + 1]) or not run.cancelled then return 0 end
 local found = {}

@@ -3,8 +3,10 @@
 -- ARGV     see report.lua; its settings: ttl ms, window; the last: limits, see pace.lua
 -- returns  status (gone, lost, settled, held), ttl left ms, granted indexes (packed as they came), refused intents by their
 --          place among the intents, each followed by its reason (throttled:MS tells when to ask again)
--- refuses  a fence that is not current (outcomes are taken as facts); single intents, by the reasons of the page
+-- refuses  all, until the server was compared; a fence that is not current (outcomes are taken as facts);
+--          single intents, by the reasons of the page
 
+await_comparison()
 local ttl, window = SETTINGS[1], SETTINGS[2]
 local paused_lanes = {}
 -- The usual way is short: of the keys it writes, only the counters are not read before.

@@ -27,7 +27,7 @@ end
 local function claim()
   local seen = look_at_worker()
   local answer = { epoch, false, now, tonumber(seen.drain) }
-  if same_claim(answer) or seen.drain == '1' or stopped then
+  if stopped or same_claim(answer) or seen.drain == '1' then
     write_worker(seen)
     return answer
   end

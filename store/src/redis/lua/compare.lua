@@ -5,7 +5,7 @@
 --          there was, epoch, sequence, 1 when nothing is leased, how often it went back, the last sign of life or ''
 -- refuses  nothing
 
-local ENDS_KEPT_MAX, JUMP = 32, 1000000000
+local ENDS_KEPT_MAX, JUMP, EPOCHS_SKIPPED = 32, 1000000000, 1000
 local f = call('HMGET', K.shard, 'epoch', 'sequence', 'base', 'ends', 'met', 'server', 'stop', 'rollbacks', 'sign', 'fence',
   'stamp')
 local epoch, sequence, base = num(f[1] or '1', 'epoch'), num(f[2] or '0', 'sequence'), num(f[3] or '1', 'base')
@@ -36,7 +36,8 @@ end
 local found = 'same'
 if lacked then
   found = 'went_back'
-  epoch = math.max(epoch, highest) + 1
+  -- Whoever proves it may not know of the last lives of the server that were lost.
+  epoch = math.max(epoch, highest) + EPOCHS_SKIPPED
   rollbacks = rollbacks + 1
   stop = '-1'
   -- Counters skip what may have been given out since.
@@ -51,15 +52,15 @@ elseif met ~= confirmed then
   found = 'new_server'
   if ARGV[1] == '1' then
     found = 'confirmed'
-    if confirmed then
-      ends[#ends + 1] = { epoch, sequence }
-      while #ends > ENDS_KEPT_MAX do table.remove(ends, 1) end
-      local texts = {}
-      for n, one in ipairs(ends) do texts[n] = int(one[1]) .. ':' .. int(one[2]) end
-      epoch = epoch + 1
-      call('HSET', K.shard, 'ends', table.concat(texts, ','), 'epoch', int(epoch))
-    end
-    call('HSET', K.shard, 'server', met or '')
+    -- The first server begins an epoch as well, so that one that was emptied is not taken for it.
+    ends[#ends + 1] = { epoch, sequence }
+    while #ends > ENDS_KEPT_MAX do table.remove(ends, 1) end
+    local texts = {}
+    for n, one in ipairs(ends) do texts[n] = int(one[1]) .. ':' .. int(one[2]) end
+    epoch = epoch + 1
+    -- Whoever claimed history of the server before may have seen more of it than this one has.
+    call('HSET', K.shard, 'ends', table.concat(texts, ','), 'epoch', int(epoch), 'stamp', int(stamp + JUMP), 'server',
+      met or '')
     confirmed = met
   end
 end

@@ -27,7 +27,16 @@ local function clear_standing_doubt(r)
   end
 end
 
-local function fact_of(b, index, r, state, o, about)
+-- What was heard is of one transmission, and what the shard forgot may hold another one. Not of who had ended before:
+-- only a person begins those again, and then they are exhausted or unknown.
+local function keep_suspicion(b, index, r, before)
+  if before == A or before == R or before == S or before == C then return end
+  local state = b.st[index + 1]
+  if (state == P or state == D) and r.doubt == '' then doubt_unrecorded(b, index, r) end
+  if r.reason == '' then r.doubts, r.reason = r.doubts + 1, 'n' end
+end
+
+local function learn(b, index, r, state, o, about)
   local counter, fraction = about.counter, about.fraction
   local own_intent = state == I and (IGNORE_FENCES or r.intent == counter)
   about.own_intent = own_intent
@@ -70,6 +79,12 @@ local function fact_of(b, index, r, state, o, about)
   -- It ends workers all the same.
   if o.kind == 'w' and b.dead[index] then give_up(b, index, r) end
   return 'applied'
+end
+
+local function fact_of(b, index, r, state, o, about)
+  local status = learn(b, index, r, state, o, about)
+  if status == 'applied' and about.lost then keep_suspicion(b, index, r, state) end
+  return status
 end
 
 -- What a fact says about who ends workers. That nothing was written, or no reply was read, is what one that ended

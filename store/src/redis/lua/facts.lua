@@ -2,8 +2,9 @@
 -- KEYS     the shard's, then: batch, its details, its run
 -- ARGV     1 batch id, 2 retry fraction, 3 number, then six each: fence, index, kind, code, detail, retry_after_ms
 -- returns  one status each: applied, already, refused
--- refuses  an unknown batch or index, a fence that never got an intent in it
+-- refuses  all, until the server was compared; an unknown batch or index, a fence that never got an intent in it
 
+await_comparison()
 local id, fraction, number = ARGV[1], num(ARGV[2], 'fraction'), num(ARGV[3], 'facts')
 local facts = {}
 for n = 0, number - 1 do

@@ -107,7 +107,7 @@ end
 -- A lease that goes on keeps in its batch what changes with each report (`kept`): counter of its fence, expiry, how far that is
 -- ahead of the index of leases, hard deadline, when there was progress, progress, last sequence, recipients in intent,
 -- whether there was an outcome. That of another fence is over.
-local KEPT, KEPT_BYTES, KEPT_MAX = '>I5I6I4I6I6I6I6BB', 41, 281474976710655
+local KEPT, KEPT_BYTES, KEPT_MAX = '>I6I6I4I6I6I6I6BB', 42, 281474976710655
 -- The index of leases has the expiry, or an earlier one by less than this part of the ttl: who reclaims looks again.
 local LEASE_STEPS = 4
 

@@ -2,8 +2,9 @@
 -- KEYS     the shard's, then: batch, its details, its run
 -- ARGV     1 batch id, 2 index of the recipient or '' for the batch
 -- returns  status (done, none, unreadable), recipients that ended
--- refuses  what is no dead letter; a batch whose states cannot be read
+-- refuses  all, until the server was compared; what is no dead letter; a batch whose states cannot be read
 
+await_comparison()
 local id, index = ARGV[1], ARGV[2] ~= '' and num(ARGV[2], 'index') or nil
 if not call('HGET', K.dead, dead_field(id, index)) then return { 'none', 0 } end
 local b = load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3])

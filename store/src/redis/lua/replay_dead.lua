@@ -2,8 +2,10 @@
 -- KEYS     the shard's, then: batch, its details, its run, its payload
 -- ARGV     1 batch id, 2 index of the recipient or '' for the batch, 3: 1 even if it may have been sent
 -- returns  status (done, none, in_doubt, cancelled, unreadable), recipients
--- refuses  what is no dead letter; one in doubt, unless asked for; a cancelled run; a batch that cannot be read
+-- refuses  all, until the server was compared; what is no dead letter; one in doubt, unless asked for; a cancelled run;
+--          a batch that cannot be read
 
+await_comparison()
 local id, index = ARGV[1], ARGV[2] ~= '' and num(ARGV[2], 'index') or nil
 if not call('HGET', K.dead, dead_field(id, index)) then return { 'none', 0 } end
 if not load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then

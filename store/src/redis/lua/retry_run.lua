@@ -2,8 +2,10 @@
 -- KEYS     the shard's, then: run, then of each batch its hash and its details
 -- ARGV     1 run id, 2 key, 3: 1 with unknown ones, 4 first sequence, 5 number of batches, 6 keys kept max
 -- returns  status (step, no_run, cancelled, conflict), generation, recipients made pending, the last batch of the retry
--- refuses  a cancelled run; a known key that said something else about unknown ones; dead letters (they stay)
+-- refuses  all, until the server was compared; a cancelled run;
+--          a known key that said something else about unknown ones; dead letters (they stay)
 
+await_comparison()
 local id, key, unknown = ARGV[1], ARGV[2], ARGV[3]
 local first, number, kept = num(ARGV[4], 'sequence'), num(ARGV[5], 'batches'), num(ARGV[6], 'keys')
 if not load_run(id, KEYS[OWN + 1]) then return { 'no_run', 0, 0, 0 } end
