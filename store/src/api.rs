@@ -211,7 +211,7 @@ pub struct RunRecord {
     pub created_at_ms: i64,
     /// First claim of the split; None: not yet.
     pub started_at_ms: Option<i64>,
-    /// When the last recipient got its final state; meaningful once the run has ended.
+    /// When the last recipient got its final state; None while somebody is pending.
     pub settled_at_ms: Option<i64>,
     pub paused: bool,
     pub cancelled: bool,

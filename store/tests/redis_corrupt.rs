@@ -370,7 +370,7 @@ impl Trial {
             if changed {
                 let how = harm.commands.last().unwrap().iter().map(|word| text(word)).collect::<Vec<_>>().join(" ");
                 let about = text(&harm.key);
-                let shown = format!("{name}: harmed {about} by `{how}`: {error:?}");
+                let shown = format!("{name}: harmed {about} by `{how}`: {error}");
                 *self.partial.entry(shown).or_default() += 1;
             }
         }

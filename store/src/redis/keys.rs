@@ -59,6 +59,11 @@ pub(super) const SHARD_KEYS: [(&str, &str); 28] = [
     ("round", "hash"),
 ];
 
+/// Where a name stands among `SHARD_KEYS`.
+pub(super) fn place_of(name: &str) -> Option<usize> {
+    SHARD_KEYS.iter().position(|(known, _)| *known == name)
+}
+
 /// Whose keys are reached through one connection.
 #[derive(Debug)]
 pub(super) struct Tags {
@@ -164,8 +169,7 @@ impl Keys {
 
     /// One of `SHARD_KEYS`, by its name.
     pub fn named(&self, name: &str) -> &str {
-        let at = SHARD_KEYS.iter().position(|(known, _)| *known == name);
-        &self.all[at.unwrap_or_default()]
+        &self.all[place_of(name).unwrap_or_default()]
     }
 
     pub fn depth(&self) -> &str {

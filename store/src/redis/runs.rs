@@ -237,7 +237,7 @@ fn record(id: &RunId, mut run: Fields, counts: &Counts) -> Result<RunRecord> {
         nominal_at_ms: run.parse("nominal_at")?,
         created_at_ms: run.parse("created_at")?,
         started_at_ms: counts.at("started_at"),
-        settled_at_ms: counts.at("settled_at"),
+        settled_at_ms: counts.at("settled_at").filter(|_| count("pending") == 0),
         paused: run.flag("paused"),
         cancelled: run.flag("cancelled"),
         error: run.error()?,
