@@ -13,6 +13,8 @@ pub const COUNT: u32 = 100;
 /// Batches of one add_batches, as a splitter adds them.
 pub const STEP: usize = 20;
 pub const HOUR_MS: u64 = 3_600_000;
+/// As `[lease] ttl` is by default.
+const LEASE_MS: u64 = 60_000;
 pub const SITES: [&str; 3] = ["google", "microsoft", "other"];
 
 pub type Held = (BatchId, Fence);
@@ -77,7 +79,7 @@ pub fn claim_call(batches_max: u32, limits: &Limits) -> Claim {
         nonce,
         batches_max,
         lanes: vec![(LaneName::bulk(), 10), (LaneName::transactional(), 100)],
-        ttl_ms: HOUR_MS,
+        ttl_ms: LEASE_MS,
         hard_cap_ms: HOUR_MS,
         slots: 256,
         limits: limits.clone(),
@@ -112,7 +114,7 @@ pub fn step_report(held: &Held, step: u32) -> LeaseReport {
 pub async fn checkpoint(store: &dyn Store, reports: Vec<LeaseReport>) -> Vec<LeaseAnswer> {
     let limits = Limits::default();
     let checkpoint =
-        Checkpoint { worker: worker(1), reports, ttl_ms: HOUR_MS, window: WINDOW, retry_fraction: 0, limits };
+        Checkpoint { worker: worker(1), reports, ttl_ms: LEASE_MS, window: WINDOW, retry_fraction: 0, limits };
     store.checkpoint(checkpoint).await.expect("a checkpoint")
 }
 

@@ -1,8 +1,11 @@
 //! Claim and finish of batches beside one job per recipient, on servers of the same kind in the same run.
 //!
-//! The store of single jobs does what asynq does (its enqueue, dequeue and done scripts): a hash for each job, lists
-//! of pending and active ones, leases in a sorted set, a count of those processed. It does less than ours: no fences,
-//! no intents, no counters of a run, no history.
+//! The store of single jobs does what asynq does, by its own scripts (`enqueueCmd`, `dequeueCmd` and `doneCmd` of
+//! `internal/rdb/rdb.go`, hibiken/asynq): a hash for each job, lists of pending and active ones, leases in a sorted set,
+//! counts of those processed, today and ever. It is driven at least as well as asynq drives it: one job a call, as there,
+//! but each of the callers takes jobs at the same time, where `processor.go` takes them one after the other in each
+//! process. Left out is what asynq does beside these calls: the heartbeat that extends leases (`heartbeat.go`), and
+//! decoding a job. It does less than ours: no fences, no intents, no counters of a run, no history.
 
 use crate::calls::{self, COUNT, batches_of};
 use crate::people;
@@ -36,8 +39,9 @@ if redis.call('ZREM', KEYS[2], ARGV[1]) == 0 then return redis.error_reply('NOT 
 if redis.call('DEL', KEYS[3]) == 0 then return redis.error_reply('NOT FOUND') end
 local n = redis.call('INCR', KEYS[4])
 if tonumber(n) == 1 then redis.call('EXPIREAT', KEYS[4], ARGV[2]) end
-redis.call('INCR', KEYS[5])
-return 1";
+local total = redis.call('GET', KEYS[5])
+if tonumber(total) == tonumber(ARGV[3]) then redis.call('SET', KEYS[5], 1) else redis.call('INCR', KEYS[5]) end
+return redis.status_reply('OK')";
 const LEASE_UNTIL: u64 = 4_000_000_000;
 const PREFIX: &str = "asynq:{default}:";
 
@@ -105,7 +109,7 @@ async fn batches(appendfsync: &str, recipients: usize, callers: usize, batches_p
     costs.push(server.end(phase));
     assert_eq!(held.len(), all.len(), "each batch is leased once");
     let phase = server.begin("checkpoint", "fcall");
-    checkpoint_all(&*store, &held, callers).await;
+    checkpoint_all(&*store, &held, callers, 1).await;
     costs.push(server.end(phase));
     let phase = server.begin("finish", "fcall");
     finish_all(&*store, &held, callers, batches_per_call).await;
@@ -154,7 +158,8 @@ async fn single_jobs(appendfsync: &str, jobs: usize, callers: usize) -> (f64, Ve
                     .key(key(&format!("t:{id}")))
                     .key(key("processed:2026-01-01"))
                     .key(key("processed"));
-                let _: u32 = call.arg(&id).arg(LEASE_UNTIL).invoke_async(&mut connection).await.expect("done");
+                call.arg(&id).arg(LEASE_UNTIL).arg(i64::MAX);
+                let () = call.invoke_async(&mut connection).await.expect("done");
             }
         }
     };

@@ -66,6 +66,9 @@ enum What {
         /// Calls under way at once, of the store and of redis-benchmark.
         #[arg(long, default_value_t = 16)]
         callers: usize,
+        /// Leases in one claim, reports in one checkpoint and in one finish.
+        #[arg(long, default_value_t = 1)]
+        in_a_call: usize,
     },
     /// Server time of a claim with 1 to 100,000 ready batches, and beside 10,000 runs that are paused or have no room.
     Claim,
@@ -106,7 +109,7 @@ fn main() {
             throughput::measure(&throughput::Load { recipients, masters, workers, connections, latency_ms });
         }
         What::Seal { batches } => seal::measure(batches),
-        What::Transitions { batches, callers } => transitions::measure(batches, callers),
+        What::Transitions { batches, callers, in_a_call } => transitions::measure(batches, callers, in_a_call),
         What::Claim => claim::measure(),
         What::Compare { recipients, jobs, callers, batches_per_call } => {
             compare::measure(recipients, jobs, callers, batches_per_call);

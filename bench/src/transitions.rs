@@ -17,13 +17,16 @@ const BASELINES: usize = 2;
 /// The flow that the share of a core is told for.
 const PACE_RECIPIENTS_PER_SECOND: f64 = 10_000.0;
 
-pub fn measure(batches: usize, callers: usize) {
+pub fn measure(batches: usize, callers: usize, in_a_call: usize) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    println!("{batches} batches of {COUNT}, windows of {WINDOW}, {callers} calls under way");
-    let always = runtime.block_on(one_server("always", Durability::Always, batches, callers));
-    let everysec = runtime.block_on(one_server("everysec", Durability::Relaxed, batches, callers));
+    println!(
+        "{batches} batches of {COUNT}, windows of {WINDOW}, {callers} calls under way, {in_a_call} leases in each"
+    );
+    let load = Load { batches, callers, in_a_call };
+    let always = runtime.block_on(one_server("always", Durability::Always, load));
+    let everysec = runtime.block_on(one_server("everysec", Durability::Relaxed, load));
     let one_replica = Durability::Replicated { replicas: 1 };
-    let replicated = runtime.block_on(one_server("always", one_replica, batches, callers));
+    let replicated = runtime.block_on(one_server("always", one_replica, load));
     println!("\nalways against everysec, calls per second");
     for (always, everysec) in always.iter().zip(&everysec) {
         println!("{:42} {:6.2}", always.name, always.per_second() / everysec.per_second());
@@ -34,7 +37,16 @@ pub fn measure(batches: usize, callers: usize) {
     }
 }
 
-async fn one_server(appendfsync: &str, durability: Durability, batches: usize, callers: usize) -> Vec<Cost> {
+#[derive(Debug, Clone, Copy)]
+struct Load {
+    batches: usize,
+    callers: usize,
+    /// Leases of a claim, of a checkpoint and of a finish.
+    in_a_call: usize,
+}
+
+async fn one_server(appendfsync: &str, durability: Durability, load: Load) -> Vec<Cost> {
+    let Load { batches, callers, in_a_call } = load;
     let mut server = Server::start(appendfsync);
     let value = "x".repeat(BASELINE_BYTES);
     let sha: String =
@@ -58,29 +70,30 @@ async fn one_server(appendfsync: &str, durability: Durability, batches: usize, c
     let payload_bytes = add(&mut server, &*store, batches, &mut costs).await;
     let queued = server.used_bytes() - empty;
 
-    let phase = server.begin("claim of one batch", "fcall");
-    let held = claim_all(&*store, batches, callers, 1).await;
+    let phase = server.begin("claim", "fcall");
+    let held = claim_all(&*store, batches, callers, in_a_call).await;
     costs.push(server.end(phase));
     assert_eq!(held.len(), batches, "each batch is leased once");
     let phase = server.begin("checkpoint of 10 outcomes, 10 intents", "fcall");
-    checkpoint_all(&*store, &held, callers).await;
+    checkpoint_all(&*store, &held, callers, in_a_call).await;
     costs.push(server.end(phase));
     let phase = server.begin("finish with 10 outcomes", "fcall");
-    finish_all(&*store, &held, callers, 1).await;
+    finish_all(&*store, &held, callers, in_a_call).await;
     costs.push(server.end(phase));
 
     let label = match durability {
         Durability::Replicated { .. } => "replicated",
         Durability::Always | Durability::Relaxed => appendfsync,
     };
-    print(label, &costs, batches);
+    print(label, &costs, load);
     println!("queued, bytes a recipient                  {:6.1}  (payload {:.1})", queued / all, payload_bytes / all);
     println!("settled, bytes a recipient                 {:6.1}", (server.used_bytes() - empty) / all);
     println!("append-only file, bytes a recipient        {:6.1}", server.process.info_number("aof_current_size") / all);
     costs
 }
 
-fn print(appendfsync: &str, costs: &[Cost], batches: usize) {
+fn print(appendfsync: &str, costs: &[Cost], load: Load) {
+    let Load { batches, in_a_call, .. } = load;
     let script = &costs[1];
     let head = format!("appendfsync {appendfsync}");
     println!("\n{head:42}      calls/s   of script  in call   server cpu  of script  instructions");
@@ -96,6 +109,8 @@ fn print(appendfsync: &str, costs: &[Cost], batches: usize) {
             cost.instructions.map_or_else(|| "no perf".to_owned(), |number| format!("{number:.0}"))
         );
     }
+    let each = costs[3..].iter().filter_map(|cost| Some((cost.name, cost.instructions? / in_a_call as f64)));
+    each.for_each(|(name, number)| println!("{name:42} instructions for each lease {number:9.0}"));
     let cpu_us: f64 = costs[3..].iter().map(|cost| cost.cpu_us * cost.calls).sum();
     let recipients = (batches * COUNT as usize) as f64;
     let share = cpu_us / recipients * PACE_RECIPIENTS_PER_SECOND / 1e6;
@@ -122,17 +137,18 @@ pub async fn claim_all(store: &dyn Store, batches: usize, callers: usize, in_a_c
 }
 
 /// Window by window; the calls of one batch follow each other, those of several batches are under way at once.
-pub async fn checkpoint_all(store: &dyn Store, held: &[Held], callers: usize) {
-    let one_batch = |held: &Held| {
-        let held = held.clone();
+pub async fn checkpoint_all(store: &dyn Store, held: &[Held], callers: usize, in_a_call: usize) {
+    let some_batches = |held: &[Held]| {
+        let held = held.to_vec();
         async move {
             for step in 0..COUNT / WINDOW {
-                let answers = calls::checkpoint(store, vec![calls::step_report(&held, step)]).await;
+                let reports = held.iter().map(|held| calls::step_report(held, step)).collect();
+                let answers = calls::checkpoint(store, reports).await;
                 assert!(answers.iter().all(|answer| answer.granted.len() == WINDOW as usize), "{answers:?}");
             }
         }
     };
-    stream::iter(held).map(one_batch).buffer_unordered(callers).collect::<Vec<()>>().await;
+    stream::iter(held.chunks(in_a_call)).map(some_batches).buffer_unordered(callers).collect::<Vec<()>>().await;
 }
 
 pub async fn finish_all(store: &dyn Store, held: &[Held], callers: usize, in_a_call: usize) {

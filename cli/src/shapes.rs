@@ -1,5 +1,9 @@
 //! What JSON readers get. The field names and their order are pinned; readers ignore unknown fields.
 
+mod schedule;
+
+pub use schedule::Schedule;
+
 use crate::failure::{Failure, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
 use postrider_common::run::RunState;
@@ -248,12 +252,6 @@ pub struct Campaign {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Schedule {
-    pub cron: String,
-    pub time_zone: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Audience {
     /// SHA-256 of the uploaded file; null for rows given inline.
     pub id: Option<String>,
@@ -280,6 +278,7 @@ impl Campaign {
         };
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let message = wire.message.unwrap_or_default();
+        let schedule = wire.schedule.map(|schedule| Schedule::from_wire(schedule, record.schedule, record.paused));
         Ok(Self {
             campaign: wire.name,
             version: record.version,
@@ -289,7 +288,7 @@ impl Campaign {
             lane: wire.lane,
             on_unknown,
             on_bad_row,
-            schedule: wire.schedule.map(|s| Schedule { cron: s.cron, time_zone: s.time_zone }),
+            schedule: schedule.transpose()?,
             audience: wire.audience.map(|a| Audience {
                 id: some(a.audience_id),
                 address: a.address_field,

@@ -68,10 +68,97 @@ impl Audience {
     }
 }
 
+/// When a campaign runs by itself, and what happens when that cannot be.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Schedule {
-    pub cron: String,
+    pub when: When,
+    /// IANA name.
     pub time_zone: String,
+    pub on_gap: OnGap,
+    pub on_overlap: OnOverlap,
+    pub catch_up: CatchUp,
+    /// What could not begin until so long after it was due is passed over.
+    pub start_deadline_ms: Option<u64>,
+    pub overlap: Overlap,
+    /// Each run begins up to so long after it is due.
+    pub jitter_ms: u64,
+    /// Nothing is due before, and after: a date or a date with a time, by the wall clock of the zone. Empty: no bound.
+    pub start: String,
+    pub end: String,
+}
+
+impl Schedule {
+    /// With the default of every policy.
+    pub fn new(when: When, time_zone: impl Into<String>) -> Self {
+        Self {
+            when,
+            time_zone: time_zone.into(),
+            on_gap: OnGap::default(),
+            on_overlap: OnOverlap::default(),
+            catch_up: CatchUp::default(),
+            start_deadline_ms: None,
+            overlap: Overlap::default(),
+            jitter_ms: 0,
+            start: String::new(),
+            end: String::new(),
+        }
+    }
+
+    pub fn cron(pattern: impl Into<String>, time_zone: impl Into<String>) -> Self {
+        Self::new(When::Cron(pattern.into()), time_zone)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum When {
+    /// Whenever the pattern matches.
+    Cron(String),
+    /// Once.
+    At(String),
+}
+
+/// What becomes of a time of the day that the clock skips.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnGap {
+    /// It is due at the first instant after the gap, once.
+    #[default]
+    RunAfter,
+    /// It is not due that day.
+    Skip,
+}
+
+/// What becomes of a time of the day that the clock repeats.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnOverlap {
+    /// It is due the first time.
+    #[default]
+    Once,
+    /// It is due both times.
+    Twice,
+}
+
+/// What becomes of what was due while nobody could begin it: masters or store were away, or the campaign was paused.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CatchUp {
+    /// Nothing: only what is on time begins.
+    None,
+    /// The latest of it.
+    #[default]
+    Latest,
+    /// Each, the newest `max` of those that are not older than the window.
+    All { max: u32, window_ms: u64 },
+}
+
+/// What happens when a run is due and the one before it is still going.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Overlap {
+    /// It does not begin.
+    #[default]
+    Skip,
+    /// Both go on.
+    Allow,
+    /// The one before is cancelled.
+    CancelPrevious,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

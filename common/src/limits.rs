@@ -42,6 +42,13 @@ pub const RECIPIENT_BYTES_MAX: usize = 256 * 1024;
 pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
 /// Idempotency keys that a campaign remembers; a repeat comes soon or not at all.
 pub const APPLY_KEYS_KEPT_MAX: usize = 32;
+/// Missed runs of a schedule that are caught up with when it does not say how many, and at most.
+pub const CATCH_UP_RUNS: u32 = 100;
+pub const CATCH_UP_RUNS_MAX: u32 = 1_000;
+/// How far back they are when it does not say.
+pub const CATCH_UP_WINDOW_MS: u64 = 7 * 86_400_000;
+/// The longest jitter of a schedule.
+pub const JITTER_MS_MAX: u64 = 86_400_000;
 /// Bytes of one uploaded audience.
 pub const AUDIENCE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Bytes of an audience once it is inflated. Only the time it takes grows with them.

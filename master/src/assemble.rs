@@ -7,7 +7,7 @@ use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
 use crate::lineage::Lineage;
 use crate::loops::census::Draining;
-use crate::loops::{cancel, census, compare, history, reclaim, reconcile, retention, split};
+use crate::loops::{cancel, census, compare, fire, history, reclaim, reconcile, retention, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
 use crate::schedule::Zones;
@@ -41,6 +41,7 @@ pub fn assemble(
 ) -> Result<Master, StartError> {
     config.check()?;
     let metrics = Metrics::default();
+    metrics.schedules.calculate_with(&zones);
     let core = Arc::new(Core {
         store: Arc::new(Metered::new(store, metrics.clone())),
         storage,
@@ -75,6 +76,7 @@ impl Master {
         let reconcile = reconcile::Config::of(core.lease.doubt_grace_ms());
         duties.spawn(reconcile::ReconcileDuty::new(Arc::clone(core), reconcile).run());
         duties.spawn(cancel::CancelDuty::new(Arc::clone(core), cancel::Config::default()).run());
+        duties.spawn(fire::FireDuty::new(Arc::clone(core), fire::Config::default()).run());
         duties.spawn(split::SplitDuty::new(Arc::clone(core), split::Config::default()).run());
         duties.spawn(history::HistoryDuty::new(Arc::clone(core), history::Config::default()).run());
         let retention = retention::Config::of(self.retention);

@@ -11,10 +11,10 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, ForgetRun, ForgottenRun, Kept,
-    LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, RepairKind,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit, ShareRelay, Shared,
-    SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release,
+    ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
+    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -96,6 +96,8 @@ passed_on! {
     campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;
     set_campaign_paused(name: &CampaignName, paused: bool) -> bool;
     delete_campaign(name: &CampaignName) -> bool;
+    fire(fire: Fire) -> Fired;
+    due_schedules(limit: usize) -> DueSchedules;
     definition(hash: &DefinitionHash) -> Option<Bytes>;
     create_run(run: NewRun) -> CreatedRun;
     run(run: &RunId) -> Option<RunRecord>;

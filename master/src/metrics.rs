@@ -1,5 +1,7 @@
 //! What `/metrics` shows. The registry is a value, so two masters in one process do not share counters.
 
+mod schedules;
+
 use postrider_common::run::{BatchCounts, RecipientCounts};
 use postrider_store::{Reconciled, RepairKind, Room, RoomOf, RunRecord};
 use prometheus_client::encoding::{EncodeLabelSet, text};
@@ -78,6 +80,7 @@ pub struct Metrics {
     pub history_batches: Counter,
     pub history_segments: Counter,
     pub runs_forgotten: Counter,
+    pub schedules: schedules::Schedules,
 }
 
 impl fmt::Debug for Metrics {
@@ -156,6 +159,7 @@ impl Default for Metrics {
         r.register("history_batches", "Settled batches moved from the store to history", history_batches.clone());
         r.register("history_segments", "History segments written", history_segments.clone());
         r.register("runs_forgotten", "Runs forgotten because they ended long enough ago", runs_forgotten.clone());
+        let schedules = schedules::Schedules::register(r);
         Self {
             registry: Arc::new(registry),
             recipients,
@@ -183,6 +187,7 @@ impl Default for Metrics {
             history_batches,
             history_segments,
             runs_forgotten,
+            schedules,
         }
     }
 }

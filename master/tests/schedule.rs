@@ -339,7 +339,7 @@ fn what_was_missed_follows_catch_up() {
     assert_eq!(decide(now, CatchUp::Latest, None), (vec![15], 4));
     assert_eq!(decide(now, CatchUp::None, None), (vec![], 5));
     assert_eq!(decide(at("2026-11-15T08:04Z"), CatchUp::None, None), (vec![15], 4));
-    let all = |max, days: i64| CatchUp::All { max, window: SignedDuration::from_hours(24 * days) };
+    let all = |max, days: u64| CatchUp::All { max, window_ms: 86_400_000 * days };
     assert_eq!(decide(now, all(10, 30), None), (vec![11, 12, 13, 14, 15], 0));
     assert_eq!(decide(now, all(2, 30), None), (vec![14, 15], 3));
     assert_eq!(decide(now, all(10, 2), None), (vec![14, 15], 3));

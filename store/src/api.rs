@@ -1,5 +1,8 @@
 //! The trait, and the values that go in and come out.
 
+pub use crate::campaigns::{
+    AppliedCampaign, ApplyCampaign, CampaignRecord, DueSchedules, Fire, Fired, FiredRun, Scheduled, SkipReason, Skipped,
+};
 pub use crate::compared::{Compare, Compared, Found};
 pub use crate::erasure::{
     EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Replace, WriteErasure,
@@ -16,8 +19,7 @@ use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, ErasureId, Fence, IdempotencyKey, LaneName, RequestId, RunId,
-    SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, ErasureId, Fence, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::mark::Marks;
@@ -56,6 +58,10 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// False: there is none of that name.
     async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool>;
     async fn delete_campaign(&self, name: &CampaignName) -> Result<bool>;
+    /// Decides about occurrences of a campaign's schedule, and creates the run of one of them, as one.
+    async fn fire(&self, fire: Fire) -> Result<Fired>;
+    /// Campaigns whose schedule is to be looked at now.
+    async fn due_schedules(&self, limit: usize) -> Result<DueSchedules>;
     /// The encoded message definition of that hash.
     async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>>;
 
@@ -165,44 +171,6 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>>;
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ApplyCampaign {
-    pub name: CampaignName,
-    /// A repeat with a key that is still known answers what the first one answered, even when the
-    /// campaign was changed in between. None: the contents are the key.
-    pub key: Option<IdempotencyKey>,
-    /// Hash of the contents; another one under a known key is a conflict.
-    pub fingerprint: String,
-    /// The encoded campaign; opaque to the store.
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    pub definition: DefinitionHash,
-    /// The encoded message definition that the hash is of.
-    #[serde(with = "serde_bytes")]
-    pub definition_bytes: Vec<u8>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum AppliedCampaign {
-    Applied {
-        version: u64,
-        changed: bool,
-    },
-    /// The key is known with another fingerprint; nothing was changed.
-    Conflict,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CampaignRecord {
-    pub name: CampaignName,
-    pub version: u64,
-    #[serde(with = "serde_bytes")]
-    pub spec: Vec<u8>,
-    pub definition: DefinitionHash,
-    pub paused: bool,
-    pub applied_at_ms: i64,
-}
-
 /// A run to create. Everything in it is frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NewRun {
@@ -257,7 +225,7 @@ pub struct RunRecord {
     pub created_at_ms: i64,
     /// First claim of the split; None: not yet.
     pub started_at_ms: Option<i64>,
-    /// When the last recipient got its final state; meaningful once the run has ended.
+    /// When the last recipient got its final state; None while somebody is pending.
     pub settled_at_ms: Option<i64>,
     pub paused: bool,
     pub cancelled: bool,

@@ -6,6 +6,7 @@
 //! and answers what the first one answered. Only the store's own clock decides about time.
 
 pub mod api;
+pub mod campaigns;
 pub mod compared;
 #[cfg(feature = "conformance")]
 pub mod conformance;

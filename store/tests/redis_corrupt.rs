@@ -21,9 +21,9 @@ use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, BadRow, ClaimHistory, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ForgetRun,
-    ForgottenRun, Reclaim, ReleaseSplit, Replace, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, SplitStatus,
-    Store, WriteErasure,
+    ApplyCampaign, BadRow, ClaimHistory, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, Fire,
+    Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, ReleaseSplit, Replace, ReplayDead, RetireBatches, RetryRun,
+    ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, WriteErasure,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -84,12 +84,44 @@ async fn live(life: &Life) {
         key: Some("key".parse().unwrap()),
         fingerprint: definition.to_string(),
         spec: b"spec".to_vec(),
+        schedule: Vec::new(),
         definition,
         definition_bytes,
     };
     store().apply_campaign(apply.clone()).await.unwrap();
     store().apply_campaign(ApplyCampaign { key: None, spec: b"other".to_vec(), ..apply.clone() }).await.unwrap();
     store().set_campaign_paused(&apply.name, true).await.unwrap();
+    // Its schedule begins two runs, the second of which takes the place of the first, and is taken away again.
+    let daily = ApplyCampaign { key: None, schedule: b"daily".to_vec(), spec: b"daily".to_vec(), ..apply.clone() };
+    store().apply_campaign(daily.clone()).await.unwrap();
+    store().set_campaign_paused(&apply.name, false).await.unwrap();
+    let mut before = None;
+    for name in ["monday", "tuesday"] {
+        life.pass(2).await;
+        let record = store().campaign(&apply.name).await.unwrap().unwrap();
+        let now = life.store.now_ms().await.unwrap();
+        let run = NewRun { campaign: "news".into(), nominal_at_ms: Some(now), ..new_run(name) };
+        let missed = Skipped { reason: SkipReason::Missed, count: 1, nominal_at_ms: now - 1, why: "why".into() };
+        let fire = Fire {
+            campaign: apply.name.clone(),
+            request: name.parse().unwrap(),
+            stamp: record.schedule.unwrap().stamp,
+            decided_until_ms: now,
+            due_at_ms: Some(now + 1000),
+            look_at_ms: Some(now + 1000),
+            zones: "2026e".to_owned(),
+            skipped: vec![missed],
+            cancel: before.replace(run.id.clone()),
+            run: Some(run),
+        };
+        assert_eq!(store().fire(fire).await.unwrap(), Fired::Done);
+    }
+    store().apply_campaign(ApplyCampaign { schedule: b"weekly".to_vec(), ..daily }).await.unwrap();
+    store().apply_campaign(ApplyCampaign { key: None, ..apply.clone() }).await.unwrap();
+    for name in ["monday", "tuesday"] {
+        store().cancel_run(&new_run(name).id).await.unwrap();
+        store().cancel_batches(&new_run(name).id, 0, 10).await.unwrap();
+    }
     store().delete_campaign(&apply.name).await.unwrap();
 
     // A relay with two workers, one of which is silent for too long.
@@ -360,7 +392,7 @@ impl Trial {
             if changed {
                 let how = harm.commands.last().unwrap().iter().map(|word| text(word)).collect::<Vec<_>>().join(" ");
                 let about = text(&harm.key);
-                let shown = format!("{name}: harmed {about} by `{how}`: {error:?}");
+                let shown = format!("{name}: harmed {about} by `{how}`: {error}");
                 *self.partial.entry(shown).or_default() += 1;
             }
         }

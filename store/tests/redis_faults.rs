@@ -270,7 +270,7 @@ async fn a_leased_batch_that_breaks_is_set_aside_by_its_next_report() {
             let key = format!("postrider:{{s0}}:o:{}.1", scene.run);
             match harm {
                 "DEL" => fixture.server.command::<()>(&["DEL", &key]),
-                _ => fixture.server.command::<()>(&["HSET", &key, "s0", "p?"]),
+                _ => fixture.server.command::<()>(&["HSET", &key, "s0", "?p"]),
             }
             let report = held_report(&mut held);
             let checkpoint = postrider_store::Checkpoint {
@@ -299,8 +299,8 @@ async fn a_report_that_fails_does_not_cost_the_others_of_its_call() {
     // One cannot be read, one meets a key of another type, one batch is damaged.
     reports[1].progress = u64::MAX;
     let key = |kind: &str, at: usize| format!("postrider:{{s0}}:{kind}:{}", held[at].batch);
-    fixture.server.command::<()>(&["SET", &key("d", 3), "x"]);
-    fixture.server.command::<()>(&["HSET", &key("o", 18), "s0", "p?"]);
+    fixture.server.command::<()>(&["SET", &key("o", 3), "x"]);
+    fixture.server.command::<()>(&["HSET", &key("o", 18), "s0", "?p"]);
     let answers = fixture.store.checkpoint(scene.checkpoint_call(reports)).await.unwrap();
     assert_eq!(answers.len(), 20);
     for (at, answer) in answers.iter().enumerate() {

@@ -157,7 +157,15 @@ fn campaign(spec: &str) -> ApplyCampaign {
     let definition_bytes = b"definition".to_vec();
     let definition = DefinitionHash::of(&definition_bytes);
     let (spec, fingerprint) = (spec.as_bytes().to_vec(), definition.to_string());
-    ApplyCampaign { name: "digest".parse().unwrap(), key: None, fingerprint, spec, definition, definition_bytes }
+    ApplyCampaign {
+        name: "digest".parse().unwrap(),
+        key: None,
+        fingerprint,
+        spec,
+        schedule: Vec::new(),
+        definition,
+        definition_bytes,
+    }
 }
 
 #[tokio::test]

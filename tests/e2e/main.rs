@@ -27,6 +27,7 @@ mod run_cancelled;
 mod run_paused;
 mod sabotage;
 mod same_key;
+mod schedule_fires;
 mod slots_reserved;
 mod small_not_behind_big;
 mod split_killed;

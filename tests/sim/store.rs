@@ -18,10 +18,10 @@ use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, ForgetRun, ForgottenRun, Found,
-    Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit, ShareRelay, Shared,
-    SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord, WriteErasure,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
+    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord, WriteErasure,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -486,6 +486,15 @@ impl Store for Line {
         let claimed = self.write(claim, Command::ClaimHistory, Model::claim_history).await?;
         self.world().rules.claimed_history(request, &claimed);
         Ok(claimed)
+    }
+
+    async fn fire(&self, fire: Fire) -> Result<Fired> {
+        self.write_and_wake(fire, Command::Fire, Model::fire).await
+    }
+
+    async fn due_schedules(&self, limit: usize) -> Result<DueSchedules> {
+        let now = self.world().now();
+        self.read(|model| model.due_schedules(now, limit)).await
     }
 
     async fn retire_batches(&self, retire: RetireBatches) -> Result<u64> {

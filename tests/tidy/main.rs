@@ -221,6 +221,7 @@ const LOOKS: &[&str] = &[
     "campaign",
     "campaigns",
     "definition",
+    "due_schedules",
     "run",
     "runs",
     "runs_to_cancel",

@@ -72,6 +72,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// One word of a few.
+    pub fn choice(&self, key: &str, words: &[&str], complaints: &mut Complaints) -> Option<String> {
+        let (text, line) = self.text(key, complaints)?;
+        if words.contains(&text.as_str()) {
+            return Some(text);
+        }
+        complaints.at(line, format!("{}{key} must be one of {}, not '{text}'", self.prefix, words.join(", ")));
+        None
+    }
+
     /// A list of texts; empty when it is not there.
     pub fn texts(&self, key: &str, complaints: &mut Complaints) -> Vec<String> {
         let Some(entry) = self.entry(key) else { return Vec::new() };

@@ -6,6 +6,7 @@
 mod audience;
 mod fields;
 mod message;
+mod schedule;
 
 pub use audience::AudienceFile;
 
@@ -13,7 +14,7 @@ use crate::failure::{Failure, Result};
 use crate::toml_text;
 use fields::{Complaints, Fields};
 use message::MessagePart;
-use postrider_common::campaign::{Campaign, OnBadRow, OnUnknown, Schedule};
+use postrider_common::campaign::{Campaign, OnBadRow, OnUnknown};
 use postrider_common::ids::{CampaignName, LaneName};
 use postrider_common::message::MessageSpec;
 use postrider_mail::template::Template;
@@ -50,10 +51,6 @@ const BARE_KEYS: &[&str] = &[
     "tags",
     "lane",
 ];
-/// Known and not yet possible: they would change when something is sent.
-const SCHEDULE_LATER: [&str; 10] =
-    ["at", "on_gap", "on_overlap", "catch_up", "start_deadline", "overlap", "jitter", "start", "end", "send_at_local"];
-
 /// A campaign that was read. Its audience is still a local file.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CampaignFile {
@@ -106,8 +103,8 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let top = Fields::new("", &document, KEYS, &mut complaints);
     let name = name(&top, &mut complaints);
     let lane = lane(&top, &mut complaints);
-    let on_unknown = choice(&top, "on_unknown", &["resend", "hold"], &mut complaints);
-    let schedule = schedule(&top, &mut complaints);
+    let on_unknown = top.choice("on_unknown", &["resend", "hold"], &mut complaints);
+    let schedule = schedule::read(&top, &mut complaints);
     let template = top.table("template", &mut complaints);
     let part = message::read(folder, &top, template, None, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
@@ -115,7 +112,7 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
         None => (None, None),
     };
     let on_bad_row = on_bad_row(&top, inner_on_bad_row, &mut complaints);
-    let notices = notices(schedule.as_ref(), &part);
+    let notices = notices(&part);
     let (Some(name), true) = (name, complaints.list.is_empty()) else { return Err(complaints.into_failure()) };
     compile(file, &part)?;
     let campaign = Campaign {
@@ -174,19 +171,9 @@ fn lane(top: &Fields<'_>, complaints: &mut Complaints) -> Option<LaneName> {
     text.parse().map_err(|why| complaints.at(line, format!("lane: {why}"))).ok()
 }
 
-/// One word of a few.
-fn choice(top: &Fields<'_>, key: &str, words: &[&str], complaints: &mut Complaints) -> Option<String> {
-    let (text, line) = top.text(key, complaints)?;
-    if words.contains(&text.as_str()) {
-        return Some(text);
-    }
-    complaints.at(line, format!("{key} must be one of {}, not '{text}'", words.join(", ")));
-    None
-}
-
 fn on_bad_row(top: &Fields<'_>, inner: Option<(String, usize)>, complaints: &mut Complaints) -> OnBadRow {
     let words = ["skip", "fail"];
-    let outer = choice(top, "on_bad_row", &words, complaints);
+    let outer = top.choice("on_bad_row", &words, complaints);
     let word = match (outer, inner) {
         (Some(_), Some((_, line))) => {
             complaints.at(line, "on_bad_row is there twice, at the top and under [audience]: keep one");
@@ -201,33 +188,8 @@ fn on_bad_row(top: &Fields<'_>, inner: Option<(String, usize)>, complaints: &mut
     if word.as_deref() == Some("fail") { OnBadRow::Fail } else { OnBadRow::Skip }
 }
 
-fn schedule(top: &Fields<'_>, complaints: &mut Complaints) -> Option<Schedule> {
-    const SCHEDULE_KEYS: &[&str] = &["cron", "time_zone"];
-    let (table, line) = top.table("schedule", complaints)?;
-    let mut plain = table.clone();
-    plain.entries.retain(|entry| {
-        let later = SCHEDULE_LATER.contains(&entry.key.as_str());
-        if later {
-            let why = "comes with the scheduler in a later version; leave it out until then";
-            complaints.at(entry.line, format!("schedule.{} {why}", entry.key));
-        }
-        !later
-    });
-    let fields = Fields::new("schedule.", &plain, SCHEDULE_KEYS, complaints);
-    let (cron, time_zone) = (fields.text("cron", complaints), fields.text("time_zone", complaints));
-    for (key, example) in [("cron", "0 8 * * *"), ("time_zone", "Europe/Berlin")] {
-        if fields.entry(key).is_none() {
-            complaints.at(line, format!("schedule.{key} is missing: write {key} = \"{example}\""));
-        }
-    }
-    Some(Schedule { cron: cron?.0, time_zone: time_zone?.0 })
-}
-
-fn notices(schedule: Option<&Schedule>, part: &MessagePart) -> Vec<String> {
+fn notices(part: &MessagePart) -> Vec<String> {
     let mut notices = Vec::new();
-    if schedule.is_some() {
-        notices.push("schedule: kept; starting runs by schedule is not part of this version".to_owned());
-    }
     if !part.notify_url.is_empty() {
         notices.push("notify_url: kept; calling it is not part of this version".to_owned());
     }

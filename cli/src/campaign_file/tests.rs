@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::failure::Exit;
-use postrider_common::campaign::{Audience, AudienceFormat, Source};
+use postrider_common::campaign::{
+    Audience, AudienceFormat, CatchUp, OnGap, OnOverlap, Overlap, Schedule, Source, When,
+};
 
 const GOOD: &str = r#"
 name = "daily-digest"
@@ -47,7 +49,7 @@ fn a_good_file_becomes_a_campaign() {
     let campaign = &file.campaign;
     assert_eq!((campaign.name.as_str(), campaign.lane.as_str()), ("daily-digest", "bulk"));
     assert_eq!((campaign.on_unknown, campaign.on_bad_row), (OnUnknown::Hold, OnBadRow::Skip));
-    assert_eq!(campaign.schedule.as_ref().map(|s| s.time_zone.as_str()), Some("Europe/Berlin"));
+    assert_eq!(campaign.schedule, Some(Schedule::cron("0 8 * * *", "Europe/Berlin")));
     assert_eq!(campaign.message.html, "<p>Hello {{ name }}</p>\n");
     assert_eq!(campaign.message.text, "Hello {{ name }}");
     assert_eq!(campaign.message.reply_to, "support@acme.example");
@@ -56,7 +58,38 @@ fn a_good_file_becomes_a_campaign() {
     let audience = file.audience.expect("an audience");
     assert_eq!((audience.format, audience.address_field.as_str()), (AudienceFormat::Csv, "email"));
     assert_eq!(audience.path, folder.path().join("recipients.csv"));
-    assert_eq!(file.notices.len(), 1);
+    assert_eq!(file.notices, Vec::<String>::new());
+}
+
+#[test]
+fn a_schedule_is_read_with_every_policy() {
+    let folder = folder();
+    let read = |schedule: &str| {
+        let text = GOOD.replace("schedule = { cron = \"0 8 * * *\", time_zone = \"Europe/Berlin\" }", schedule);
+        parse_campaign("c.toml", folder.path(), &text).expect("good").campaign.schedule.expect("a schedule")
+    };
+    let all = "schedule = { cron = \"0 8 * * *\", time_zone = \"UTC\", on_gap = \"skip\", on_overlap = \"twice\", \
+        catch_up = \"all\", catch_up_limit = 3, catch_up_window = \"2d\", start_deadline = \"15m\", overlap = \"allow\", \
+        jitter = \"5m\", start = 2026-11-01, end = \"2026-12-31T12:00\" }";
+    let expected = Schedule {
+        on_gap: OnGap::Skip,
+        on_overlap: OnOverlap::Twice,
+        catch_up: CatchUp::All { max: 3, window_ms: 172_800_000 },
+        start_deadline_ms: Some(900_000),
+        overlap: Overlap::Allow,
+        jitter_ms: 300_000,
+        start: "2026-11-01".into(),
+        end: "2026-12-31T12:00".into(),
+        ..Schedule::cron("0 8 * * *", "UTC")
+    };
+    assert_eq!(read(all), expected);
+    let once = |at: &str, zone: &str| Schedule::new(When::At(at.into()), zone);
+    for at in ["2026-12-24T08:00:00", "\"2026-12-24T08:00:00\""] {
+        let text = format!("schedule = {{ at = {at}, time_zone = \"Europe/Berlin\", catch_up = \"none\" }}");
+        assert_eq!(read(&text), Schedule { catch_up: CatchUp::None, ..once("2026-12-24T08:00:00", "Europe/Berlin") });
+    }
+    let instant = read("schedule = { at = 2026-12-24T08:00:00+01:00, overlap = \"cancel_previous\" }");
+    assert_eq!(instant, Schedule { overlap: Overlap::CancelPrevious, ..once("2026-12-24T08:00:00+01:00", "") });
 }
 
 #[test]
@@ -86,9 +119,36 @@ fn wrong_files_say_what_to_write() {
         ("cron = \"0 8 * * *\", ", "", "c.toml:7: schedule.cron is missing"),
         (
             "cron = \"0 8 * * *\"",
-            "cron = \"0 8 * * *\", overlap = \"skip\"",
-            "schedule.overlap comes with the scheduler",
+            "cron = \"0 8 * * *\", overlap = \"queue\"",
+            "c.toml:7: schedule.overlap must be one of skip, allow, cancel_previous, not 'queue'",
         ),
+        (
+            "cron = \"0 8 * * *\"",
+            "cron = \"0 8 * * *\", send_at_local = \"08:00\"",
+            "schedule.send_at_local comes in a later version",
+        ),
+        (
+            "cron = \"0 8 * * *\"",
+            "cron = \"0 8 * * *\", at = 2026-12-24T08:00:00",
+            "schedule.cron and schedule.at are both there",
+        ),
+        (
+            "cron = \"0 8 * * *\"",
+            "cron = \"0 8 * * *\", catch_up_limit = 3",
+            "schedule.catch_up_limit goes with catch_up = \"all\" only",
+        ),
+        (
+            "cron = \"0 8 * * *\"",
+            "cron = \"0 8 * * *\", catch_up = \"all\", catch_up_limit = 0",
+            "schedule.catch_up_limit must be a whole number above 0",
+        ),
+        ("cron = \"0 8 * * *\"", "cron = \"0 8 * * *\", jitter = \"5\"", "schedule.jitter: '5' is not a duration"),
+        (
+            "cron = \"0 8 * * *\"",
+            "cron = \"0 8 * * *\", start_deadline = \"0s\"",
+            "schedule.start_deadline is nothing: leave it out",
+        ),
+        (", time_zone = \"Europe/Berlin\"", "", "c.toml:7: schedule.time_zone is missing"),
         ("csv = \"recipients.csv\"", "csv = \"none.csv\"", "c.toml:9: audience none.csv: No such file"),
         ("csv = \"recipients.csv\"", "csv = \"empty.csv\"", "audience empty.csv: it is empty"),
         ("csv = \"recipients.csv\"", "", "[audience] names no source"),

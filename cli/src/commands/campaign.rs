@@ -160,7 +160,7 @@ async fn list(context: &Context) -> Result<()> {
             if context.json() {
                 output::json(&one)?;
             } else {
-                let schedule = one.schedule.map_or("on demand".to_owned(), |s| format!("{} {}", s.cron, s.time_zone));
+                let schedule = one.schedule.map_or("on demand".to_owned(), |schedule| schedule.when());
                 let state = if one.paused { "paused" } else { "active" };
                 let applied = one.applied_at.unwrap_or_default();
                 rows.push(vec![one.campaign, state.into(), one.lane, one.version.to_string(), schedule, applied]);
@@ -187,10 +187,7 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
         let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();
         format!("{id}, address {}{key}", audience.address)
     });
-    let schedule = one.schedule.map_or("none".to_owned(), |s| {
-        format!("{} {} (kept; this version does not start runs by schedule)", s.cron, s.time_zone)
-    });
-    let rows = [
+    let mut rows = vec![
         ("campaign", format!("{} (version {})", one.campaign, one.version)),
         ("state", if one.paused { "paused" } else { "active" }.to_owned()),
         ("from", output::clean(&one.from)),
@@ -199,9 +196,25 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
         ("lane", one.lane),
         ("policies", format!("on_unknown {}, on_bad_row {}", one.on_unknown, one.on_bad_row)),
         ("audience", audience),
-        ("schedule", schedule),
         ("applied", one.applied_at.unwrap_or_default()),
     ];
+    match &one.schedule {
+        None => rows.push(("schedule", "none".to_owned())),
+        Some(schedule) => {
+            let next_due = schedule.next_due_at.clone().unwrap_or_else(|| match one.paused {
+                true => "none while paused".to_owned(),
+                false if schedule.time_zone_database.is_empty() => "not calculated yet".to_owned(),
+                false => "never again".to_owned(),
+            });
+            rows.extend([
+                ("schedule", output::clean(&schedule.when())),
+                ("", output::clean(&schedule.policies())),
+                ("next due", next_due),
+                ("last run", schedule.fired()),
+                ("passed over", output::clean(&schedule.skipped())),
+            ]);
+        }
+    }
     let lines: Vec<String> = rows.into_iter().map(|(name, value)| format!("{name:<12} {value}")).collect();
     output::line(lines.join("\n"))
 }

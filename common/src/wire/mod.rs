@@ -5,6 +5,7 @@ mod lease;
 mod mark;
 mod relay;
 mod run;
+mod schedule;
 
 pub use mark::{marks, seen};
 

@@ -2,15 +2,18 @@
 
 use super::status::{ApiError, no_campaign};
 use super::{firings, page_limit, upload};
-use crate::campaign::submit::{self, Wish};
+use crate::campaign::prepare::{self, require_stored};
+use crate::campaign::submit;
 use crate::campaign::{self, Invalid, validate};
 use crate::core::Core;
+use crate::schedule::{self, WrongSchedule};
+use jiff::Timestamp;
 use postrider_common::CampaignName;
-use postrider_common::campaign::{Audience, Campaign, Source};
+use postrider_common::campaign::{Audience, Campaign, When};
 use postrider_common::ids::{DefinitionHash, IdempotencyKey, RunId};
 use postrider_proto::v1;
 use postrider_proto::v1::campaigns_server::Campaigns;
-use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun, Shared, StoreError};
+use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun, StoreError};
 use prost::Message as _;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -112,6 +115,7 @@ impl CampaignsApi {
         if let Some(audience) = &campaign.audience {
             require_stored(core, audience).await?;
         }
+        self.has_something_to_come(&campaign).await?;
         let message = submit::campaign_message(&campaign, "");
         let spec = campaign::encode(&campaign);
         let apply = ApplyCampaign {
@@ -119,6 +123,7 @@ impl CampaignsApi {
             key,
             fingerprint: DefinitionHash::of(&spec).to_string(),
             spec,
+            schedule: campaign::encode_schedule(&campaign),
             definition: message.hash(),
             definition_bytes: message.encode(),
         };
@@ -129,6 +134,29 @@ impl CampaignsApi {
             tracing::info!(campaign = %campaign.name, version, "campaign applied");
         }
         Ok(v1::ApplyCampaignResponse { version, changed })
+    }
+
+    /// A schedule of which nothing is still to come is a mistake, unless it is the one that was applied before.
+    async fn has_something_to_come(&self, campaign: &Campaign) -> Result<(), ApiError> {
+        let Some(schedule) = &campaign.schedule else { return Ok(()) };
+        let wrong = |error: WrongSchedule| Invalid::field(error.field(), error.to_string());
+        let timetable = schedule::read(schedule, campaign.name.as_str(), &self.core.zones).map_err(wrong)?.timetable;
+        let now = Timestamp::from_millisecond(self.core.store.now_ms().await?)
+            .map_err(|error| ApiError::Internal(format!("the store's clock cannot be used: {error}")))?;
+        if timetable.after(now).is_some() {
+            return Ok(());
+        }
+        let before =
+            self.core.store.campaign(&campaign.name).await?.map(|record| decode_record(&record)).transpose()?;
+        if before.is_some_and(|before| before.schedule.as_ref() == Some(schedule)) {
+            return Ok(());
+        }
+        let field = match schedule.when {
+            When::At(_) => "schedule.at",
+            When::Cron(_) => "schedule.end",
+        };
+        let why = "it has passed, nothing is due any more: give a later one, or leave the schedule out";
+        Err(Invalid::field(field, why).into())
     }
 
     async fn find(&self, name: &str) -> Result<CampaignRecord, ApiError> {
@@ -167,31 +195,8 @@ impl CampaignsApi {
         let core = &self.core;
         let record = core.store.campaign(name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
         let campaign = decode_record(&record)?;
-        let audience = match audience {
-            Some(wire) => {
-                let audience = Audience::try_from(wire)?;
-                validate::audience(&audience)?;
-                audience
-            }
-            None => campaign.audience.clone().ok_or_else(|| {
-                let mend = "give one with the run, or add [audience] to the campaign and apply it";
-                ApiError::Precondition(format!("the campaign '{name}' has no audience: {mend}"))
-            })?,
-        };
-        require_stored(core, &audience).await?;
-        let lane = validate::lane(&campaign.lane, &core.lanes)
-            .map_err(|error| ApiError::Precondition(format!("the campaign '{name}' cannot run: {error}")))?;
-        let wish = Wish {
-            id,
-            fingerprint,
-            campaign: name.as_str(),
-            lane,
-            on_unknown: campaign.on_unknown,
-            on_bad_row: campaign.on_bad_row,
-            message: submit::campaign_message(&campaign, ""),
-            audience,
-        };
-        Ok(wish.freeze()?)
+        let audience = audience.map(Audience::try_from).transpose()?;
+        prepare::run(core, &campaign, id, fingerprint, audience).await
     }
 }
 
@@ -230,20 +235,6 @@ pub async fn create(core: &Core, id: RunId, run: Result<NewRun, ApiError>) -> Re
     }
 }
 
-async fn require_stored(core: &Core, audience: &Audience) -> Result<(), ApiError> {
-    match &audience.source {
-        Source::Inline { .. } => Ok(()),
-        Source::Stored { sha256, .. } => {
-            // Before it is looked for: from here on it is not swept.
-            core.store.keep(vec![Shared::Audience(sha256.clone())]).await?;
-            if core.storage.has_audience(sha256).await? {
-                return Ok(());
-            }
-            Err(ApiError::NotFound(format!("audience.audience_id: there is no audience {sha256}: upload it first")))
-        }
-    }
-}
-
 pub fn parse_name(field: &str, text: &str) -> Result<CampaignName, ApiError> {
     Ok(text.parse().map_err(Invalid::id(field))?)
 }
@@ -260,6 +251,7 @@ fn record_to_wire(record: CampaignRecord) -> Result<v1::CampaignRecord, ApiError
         version: record.version,
         paused: record.paused,
         applied_at_ms: record.applied_at_ms,
+        schedule: record.schedule.map(firings::state),
     })
 }
 

@@ -6,6 +6,7 @@ use crate::schedule::{self, Note, Occurrence, Timetable, Zones};
 use jiff::Timestamp;
 use postrider_common::campaign::Campaign;
 use postrider_proto::v1;
+use postrider_store::{Scheduled, SkipReason, Skipped};
 
 pub fn next(
     zones: &Zones,
@@ -17,7 +18,7 @@ pub fn next(
         return Err(Invalid::field("campaign", format!("{} has no schedule: it runs on demand", campaign.name)).into());
     };
     let wrong = |error: schedule::WrongSchedule| Invalid::field(error.field(), error.to_string());
-    let timetable = schedule::read(schedule, zones).map_err(wrong)?;
+    let timetable = schedule::read(schedule, campaign.name.as_str(), zones).map_err(wrong)?.timetable;
     let from = Timestamp::from_millisecond(from_ms)
         .map_err(|_| Invalid::field("from_ms", "it is not an instant in the years 1 to 9999"))?;
     let first = timetable.after(from);
@@ -27,6 +28,33 @@ pub fn next(
         time_zone: schedule.time_zone.clone(),
         time_zone_version: zones.version().to_owned(),
     })
+}
+
+/// Where a schedule stands.
+pub fn state(schedule: Scheduled) -> v1::ScheduleState {
+    let last = schedule.last_fired;
+    let skipped = |skipped: Skipped| {
+        let reason = match skipped.reason {
+            SkipReason::Missed => v1::SkipReason::Missed,
+            SkipReason::Overlap => v1::SkipReason::Overlap,
+            SkipReason::CannotRun => v1::SkipReason::CannotRun,
+        };
+        let (count, nominal_at_ms, why) = (skipped.count, skipped.nominal_at_ms, skipped.why);
+        v1::SkippedOccurrences { reason: reason.into(), count, nominal_at_ms, why }
+    };
+    v1::ScheduleState {
+        due_at_ms: schedule.due_at_ms.unwrap_or(0),
+        time_zone_version: schedule.zones,
+        decided_until_ms: schedule.decided_until_ms,
+        fired: schedule.fired,
+        last_nominal_at_ms: last.as_ref().map_or(0, |last| last.nominal_at_ms),
+        last_fired_at_ms: last.as_ref().map_or(0, |last| last.at_ms),
+        last_run_id: last.map_or(String::new(), |last| last.run.to_string()),
+        missed: schedule.missed,
+        overlapped: schedule.overlapped,
+        refused: schedule.refused,
+        last_skipped: schedule.last_skipped.map(skipped),
+    }
 }
 
 fn firing(timetable: &Timetable, found: Occurrence) -> v1::Firing {

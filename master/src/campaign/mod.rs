@@ -1,5 +1,6 @@
-//! What a customer submits: checked (`validate`), turned into a run (`submit`).
+//! What a customer submits: checked (`validate`), turned into a run (`submit`, `prepare`).
 
+pub mod prepare;
 pub mod submit;
 pub mod validate;
 
@@ -13,6 +14,11 @@ use prost::Message as _;
 /// How the store keeps a campaign: its deterministic encoding on the wire.
 pub fn encode(campaign: &Campaign) -> Vec<u8> {
     v1::Campaign::from(campaign.clone()).encode_to_vec()
+}
+
+/// The schedule in it, the same way; empty: it has none.
+pub fn encode_schedule(campaign: &Campaign) -> Vec<u8> {
+    campaign.schedule.clone().map(|schedule| v1::Schedule::from(schedule).encode_to_vec()).unwrap_or_default()
 }
 
 /// Reads what `encode` wrote.

@@ -27,6 +27,11 @@ pub fn campaign_run_id(campaign: &str, key: &str) -> RunId {
     RunId::derive(&format!("campaign/{campaign}"), key)
 }
 
+/// Ids of the runs that its schedule begins, by when they were due.
+pub fn scheduled_run_id(campaign: &str, nominal_at_ms: i64) -> RunId {
+    RunId::derive(&format!("schedule/{campaign}"), &nominal_at_ms.to_string())
+}
+
 /// Ids of the runs that are single messages.
 pub fn message_run_id(key: &str) -> RunId {
     RunId::derive("message", key)

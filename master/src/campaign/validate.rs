@@ -2,9 +2,9 @@
 
 use crate::audience::text;
 use crate::schedule::{self, Zones};
-use postrider_common::campaign::{Audience, Campaign, Source};
+use postrider_common::campaign::{Audience, Campaign, CatchUp, Schedule, Source, When};
 use postrider_common::lane::Lane;
-use postrider_common::limits::{FIELD_BYTES_MAX, FIELDS_MAX, TEMPLATE_BYTES_MAX};
+use postrider_common::limits::{CATCH_UP_RUNS_MAX, FIELD_BYTES_MAX, FIELDS_MAX, JITTER_MS_MAX, TEMPLATE_BYTES_MAX};
 use postrider_common::message::MessageSpec;
 use postrider_common::wire::InvalidField;
 use postrider_common::{LaneName, ids::InvalidId};
@@ -29,6 +29,8 @@ pub const COLUMN_BYTES_MAX: usize = 256;
 pub const URL_BYTES_MAX: usize = 2048;
 /// Bytes of a cron expression or of a time zone's name.
 pub const SCHEDULE_BYTES_MAX: usize = 256;
+/// Masters look for what is due a few times a second.
+pub const START_DEADLINE_MS_MIN: u64 = 1_000;
 /// Bytes of a correlation id.
 pub const CORRELATION_ID_BYTES_MAX: usize = 128;
 
@@ -74,14 +76,11 @@ pub fn lane<'a>(name: &LaneName, lanes: &'a [Lane]) -> Result<&'a Lane, Invalid>
 pub fn campaign(campaign: &Campaign, lanes: &[Lane], zones: &Zones) -> Result<(), Invalid> {
     lane(&campaign.lane, lanes)?;
     if let Some(schedule) = &campaign.schedule {
-        for (field, text) in [("schedule.cron", &schedule.cron), ("schedule.time_zone", &schedule.time_zone)] {
-            if text.trim().is_empty() {
-                return Err(Invalid::field(field, "it is empty: give it, or leave the schedule out"));
-            }
-            within(field, text, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
-            no_controls(field, text)?;
+        self::schedule(schedule, campaign.name.as_str(), zones)?;
+        if campaign.audience.is_none() {
+            let why = "a campaign with a schedule needs one: add [audience], or leave the schedule out";
+            return Err(Invalid::field("audience", why));
         }
-        schedule::read(schedule, zones).map_err(|error| Invalid::field(error.field(), error.to_string()))?;
     }
     if let Some(audience) = &campaign.audience {
         self::audience(audience)?;
@@ -89,6 +88,45 @@ pub fn campaign(campaign: &Campaign, lanes: &[Lane], zones: &Zones) -> Result<()
     within("notify_url", &campaign.notify_url, "url_bytes_max", URL_BYTES_MAX)?;
     no_controls("notify_url", &campaign.notify_url)?;
     message(&campaign.message)
+}
+
+fn schedule(schedule: &Schedule, campaign: &str, zones: &Zones) -> Result<(), Invalid> {
+    let (when, field) = match &schedule.when {
+        When::Cron(pattern) => (pattern, "schedule.cron"),
+        When::At(at) => (at, "schedule.at"),
+    };
+    let texts = [
+        (field, when),
+        ("schedule.time_zone", &schedule.time_zone),
+        ("schedule.start", &schedule.start),
+        ("schedule.end", &schedule.end),
+    ];
+    for (field, text) in texts {
+        within(field, text, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
+        no_controls(field, text)?;
+    }
+    let may_lack_zone = matches!(schedule.when, When::At(_));
+    for (field, text) in [(field, when), ("schedule.time_zone", &schedule.time_zone)] {
+        if text.trim().is_empty() && !(may_lack_zone && text.is_empty() && field == "schedule.time_zone") {
+            return Err(Invalid::field(field, "it is empty: give it, or leave the schedule out"));
+        }
+    }
+    if let CatchUp::All { max, window_ms } = schedule.catch_up {
+        counted("schedule.catch_up_limit", max as usize, "catch_up_runs_max", CATCH_UP_RUNS_MAX as usize)?;
+        if max == 0 || window_ms == 0 {
+            return Err(Invalid::field("schedule.catch_up", "nothing would be caught up with: write \"none\""));
+        }
+    }
+    if schedule.start_deadline_ms.is_some_and(|ms| ms < START_DEADLINE_MS_MIN) {
+        let why = "nothing begins so exactly: give at least 1s, or leave it out";
+        return Err(Invalid::field("schedule.start_deadline", why));
+    }
+    if schedule.jitter_ms > JITTER_MS_MAX {
+        return Err(Invalid::field("schedule.jitter", "it is at most one day (jitter_ms_max)"));
+    }
+    schedule::read(schedule, campaign, zones)
+        .map(|_| ())
+        .map_err(|error| Invalid::field(error.field(), error.to_string()))
 }
 
 pub fn audience(audience: &Audience) -> Result<(), Invalid> {
@@ -205,7 +243,7 @@ fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use postrider_common::campaign::{OnBadRow, OnUnknown, Schedule};
+    use postrider_common::campaign::{OnBadRow, OnGap, OnUnknown};
     use postrider_common::lane;
 
     fn good() -> Campaign {
@@ -214,7 +252,7 @@ mod tests {
             lane: LaneName::bulk(),
             on_unknown: OnUnknown::Resend,
             on_bad_row: OnBadRow::Skip,
-            schedule: Some(Schedule { cron: "0 8 * * *".into(), time_zone: "Europe/Berlin".into() }),
+            schedule: Some(Schedule::cron("0 8 * * *", "Europe/Berlin")),
             audience: Some(Audience::of(Source::Inline { rows: vec!["{}".into()] }, "email")),
             message: MessageSpec {
                 from: "Acme Digest <digest@acme.example>".into(),
@@ -256,18 +294,41 @@ mod tests {
         check(|c| drop(c.message.headers.insert("X-A".into(), "y".repeat(5000))), &["headers.X-A", "header_bytes_max"]);
         check(|c| c.message.tags = vec!["a b".into()], &["tags: ", "'a b'"]);
         check(|c| c.message.tags = vec!["a".into(); 21], &["tags: ", "tags_max"]);
-        check(|c| c.schedule = Some(Schedule { cron: " ".into(), time_zone: "UTC".into() }), &["schedule.cron: "]);
-        check(
-            |c| c.schedule = Some(Schedule { cron: "* * * * *".into(), time_zone: "".into() }),
-            &["schedule.time_zone"],
-        );
-        let schedule = |cron: &str, zone: &str| Some(Schedule { cron: cron.to_owned(), time_zone: zone.to_owned() });
+        check(|c| c.schedule = Some(Schedule::cron(" ", "UTC")), &["schedule.cron: "]);
+        check(|c| c.schedule = Some(Schedule::cron("* * * * *", "")), &["schedule.time_zone"]);
+        let schedule = |cron: &str, zone: &str| Some(Schedule::cron(cron, zone));
         check(|c| c.schedule = schedule("0 25 * * *", "UTC"), &["schedule.cron: ", "'0 25 * * *' is not"]);
         check(|c| c.schedule = schedule("0 8 30 2 *", "UTC"), &["schedule.cron: ", "never due"]);
         check(
             |c| c.schedule = schedule("0 8 * * *", "Europe/Berln"),
             &["schedule.time_zone: ", "the nearest is Europe/Berlin"],
         );
+        let with = |change: fn(&mut Schedule)| move |c: &mut Campaign| change(c.schedule.as_mut().unwrap());
+        let at = |schedule: &mut Schedule, text: &str| schedule.when = When::At(text.to_owned());
+        check(with(|s| s.when = When::At("tomorrow".into())), &["schedule.at: ", "'tomorrow'", "2026-12-24T08:00"]);
+        check(with(|s| s.when = When::At("2026-12-24".into())), &["schedule.at: "]);
+        check(with(|s| s.when = When::At("2026-12-24T08:00:00Z".into())), &["schedule.at: ", "offset"]);
+        check(
+            move |c| {
+                let schedule = c.schedule.as_mut().unwrap();
+                at(schedule, "2026-03-29T02:30");
+                schedule.on_gap = OnGap::Skip;
+            },
+            &["schedule.at: ", "Europe/Berlin skips 2026-03-29T02:30"],
+        );
+        check(with(|s| s.start = "soon".into()), &["schedule.start: ", "'soon'"]);
+        check(with(|s| s.end = "2026-13-01".into()), &["schedule.end: ", "'2026-13-01'"]);
+        check(
+            with(|s| (s.start, s.end) = ("2026-12-24".into(), "2026-12-23".into())),
+            &["schedule.end: ", "nothing is due between"],
+        );
+        check(with(|s| s.jitter_ms = 86_400_001), &["schedule.jitter: ", "jitter_ms_max"]);
+        check(with(|s| s.start_deadline_ms = Some(999)), &["schedule.start_deadline: ", "1s"]);
+        check(
+            with(|s| s.catch_up = CatchUp::All { max: 1001, window_ms: 1 }),
+            &["schedule.catch_up_limit: ", "catch_up_runs_max"],
+        );
+        check(|c| c.audience = None, &["audience: ", "schedule"]);
         check(|c| c.notify_url = "http://x\r\n".into(), &["notify_url: ", "control"]);
         check(
             |c| c.audience.as_mut().unwrap().key_field = Some("x".repeat(300)),

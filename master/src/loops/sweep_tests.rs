@@ -220,6 +220,7 @@ async fn audiences_and_definitions_that_nobody_names_are_removed() {
         key: None,
         fingerprint: "f".into(),
         spec,
+        schedule: Vec::new(),
         definition: DefinitionHash::of(&definition_bytes),
         definition_bytes,
     };

@@ -2,12 +2,14 @@
 //!
 //! The only place where zones are calculated with. Instants leave it as milliseconds.
 
+mod decide;
 mod due;
 mod pattern;
 mod read;
 mod timetable;
 mod zones;
 
+pub use decide::{Decision, LOOK_AGAIN, Missed, ON_TIME, Position, Rules, Verdict, WAIT};
 pub use due::{CatchUp, Due, due};
 pub use pattern::{Pattern, WrongPattern};
 pub use read::{WrongSchedule, read};

@@ -7,26 +7,7 @@ use super::Pattern;
 use jiff::Timestamp;
 use jiff::civil::DateTime;
 use jiff::tz::{AmbiguousOffset, Offset, TimeZone};
-
-/// What becomes of a time of the day that the clock skips.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnGap {
-    /// It is due at the first instant after the gap, once.
-    #[default]
-    RunAfter,
-    /// It is not due that day.
-    Skip,
-}
-
-/// What becomes of a time of the day that the clock repeats.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnOverlap {
-    /// It is due the first time.
-    #[default]
-    Once,
-    /// It is due both times.
-    Twice,
-}
+pub use postrider_common::campaign::{OnGap, OnOverlap};
 
 /// How an occurrence relates to a change of the clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -15,10 +15,11 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
-    DeadLetter, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, ForgetRun, ForgottenRun,
-    Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, Replace,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit, ShareRelay, Shared,
-    SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord, WriteErasure,
+    DeadLetter, DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire,
+    Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, Replace, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    WriteErasure,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -160,6 +161,13 @@ macro_rules! passed_on {
             async fn create_run(&self, mut run: NewRun) -> Result<CreatedRun> {
                 run.audience = self.seal(What::Plan(&run.id), std::mem::take(&mut run.audience))?;
                 self.inner.create_run(run).await
+            }
+
+            async fn fire(&self, mut fire: Fire) -> Result<Fired> {
+                if let Some(run) = &mut fire.run {
+                    run.audience = self.seal(What::Plan(&run.id), std::mem::take(&mut run.audience))?;
+                }
+                self.inner.fire(fire).await
             }
 
             async fn run(&self, run: &RunId) -> Result<Option<RunRecord>> {
@@ -304,6 +312,7 @@ passed_on! {
     campaigns(after: Option<&CampaignName>, limit: usize) -> Vec<CampaignRecord>;
     set_campaign_paused(name: &CampaignName, paused: bool) -> bool;
     delete_campaign(name: &CampaignName) -> bool;
+    due_schedules(limit: usize) -> DueSchedules;
     definition(hash: &DefinitionHash) -> Option<Bytes>;
     pause_run(run: &RunId) -> Steered;
     resume_run(run: &RunId) -> Steered;

@@ -9,7 +9,22 @@ async fn a_campaign_is_kept_versioned_and_listed() {
     let world = World::new().await;
     let mut client = world.campaigns();
     let mut digest = campaign("digest", Some(inline(&[r#"{"email":"a@example.com","name":"A"}"#])));
-    digest.schedule = Some(v1::Schedule { cron: "0 8 * * *".into(), time_zone: "Europe/Berlin".into() });
+    // With every policy said: so it is kept.
+    digest.schedule = Some(v1::Schedule {
+        cron: "0 8 * * *".into(),
+        time_zone: "Europe/Berlin".into(),
+        on_gap: v1::OnGap::RunAfter.into(),
+        on_overlap: v1::OnOverlap::Once.into(),
+        catch_up: v1::CatchUp::All.into(),
+        catch_up_limit: 3,
+        catch_up_window_ms: 60_000,
+        start_deadline_ms: 5_000,
+        overlap: v1::Overlap::Allow.into(),
+        jitter_ms: 7,
+        start: "2026-01-01".into(),
+        end: "2999-12-31".into(),
+        ..Default::default()
+    });
     digest.notify_url = "https://acme.example/done".into();
     let first = world.apply(digest.clone()).await;
     assert_eq!((first.version, first.changed), (1, true));

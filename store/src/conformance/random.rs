@@ -11,7 +11,9 @@ use super::Fixture;
 pub use super::reached::Reached;
 use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
-use super::{random_dead, random_erasure, random_history, random_reconcile, random_retention, random_rollback};
+use super::{
+    random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention, random_rollback,
+};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
     ReleaseSplit, ShareRelay, SplitLease,
@@ -27,7 +29,9 @@ use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use std::sync::atomic::AtomicI64;
 
-const RUNS: u64 = 4;
+pub(super) const RUNS: u64 = 4;
+/// Beyond these, runs that schedules begin.
+pub(super) const FIRED: u64 = 2;
 const SITES: [&str; 3] = ["google", "other", "other"];
 pub(super) const TTL_MS: u64 = 100;
 pub(super) const SLACK_MS: i64 = 10;
@@ -61,6 +65,7 @@ pub(super) struct Driver {
     retried: u64,
     shared: u64,
     pub(super) erased: u64,
+    pub(super) fired: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
@@ -188,7 +193,7 @@ impl Driver {
 }
 
 /// The runs differ in their policies.
-fn numbered(number: u64) -> crate::NewRun {
+pub(super) fn numbered(number: u64) -> crate::NewRun {
     let retry = RetryPolicy { base_ms: 10, cap_ms: 30, ttl_ms: if number == 0 { 60 } else { 3_600_000 } };
     let on_unknown = if number.is_multiple_of(2) { OnUnknown::Resend } else { OnUnknown::Hold };
     let lane = lane(if number == 3 { "transactional" } else { "bulk" });
@@ -199,7 +204,7 @@ pub(super) type Counts = Vec<Option<(BatchCounts, RecipientCounts)>>;
 
 pub(super) async fn counts(store: &dyn crate::Store) -> Counts {
     let mut all = Vec::new();
-    for number in 0..RUNS {
+    for number in 0..RUNS + FIRED {
         let run = store.run(&new_run(&format!("random {number}")).id).await.unwrap();
         all.push(run.map(|run| (run.batches, run.recipients)));
     }
@@ -208,7 +213,7 @@ pub(super) async fn counts(store: &dyn crate::Store) -> Counts {
 
 pub(super) fn model_counts(model: &Model) -> Counts {
     let run = |number| model.run(&new_run(&format!("random {number}")).id);
-    (0..RUNS).map(|number| run(number).map(|run| (run.batches, run.recipients))).collect()
+    (0..RUNS + FIRED).map(|number| run(number).map(|run| (run.batches, run.recipients))).collect()
 }
 
 /// Runs a call on both and compares what it answers.
@@ -263,6 +268,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         retried: 0,
         shared: 0,
         erased: 0,
+        fired: 0,
         forgotten: Vec::new(),
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
@@ -301,7 +307,10 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         if step % 8 == 0 {
             share(fixture, &mut model, &mut driver).await;
         }
-        for number in 0..RUNS {
+        if step % 4 == 0 {
+            random_fire::step(fixture, &mut model, &mut driver).await;
+        }
+        for number in 0..RUNS + FIRED {
             let id = new_run(&format!("random {number}")).id;
             let (ours, theirs) = (fixture.store().run(&id).await.unwrap(), model.run(&id));
             let plain = |record: &Option<crate::RunRecord>| {
@@ -318,7 +327,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
     }
     assert_eq!(reconcile_all(&*fixture.store()).await, [], "seed {seed}");
-    for number in 0..RUNS {
+    for number in 0..RUNS + FIRED {
         let id = new_run(&format!("random {number}")).id;
         let plain = |mut batches: Vec<crate::BatchRecord>| {
             for delivery in batches.iter_mut().flat_map(|batch| &mut batch.recipients) {
@@ -341,6 +350,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.retried += driver.retried;
     reached.shared += driver.shared;
     reached.erased += driver.erased;
+    reached.fired += driver.fired;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
         reached.add(run);
@@ -414,7 +424,8 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         }
         90..94 => {
             fixture.pass(driver.random.u64(0..TTL_MS * 5 / 4)).await;
-            let reclaim = Reclaim { limit: 3, ttl_ms: TTL_MS, doubt_grace_ms: 15, outage_gap_ms: 3_600_000 };
+            // All there are: which of them come first is left to each store.
+            let reclaim = Reclaim { limit: 1000, ttl_ms: TTL_MS, doubt_grace_ms: 15, outage_gap_ms: 3_600_000 };
             let same = |a: &crate::Reclaimed| crate::Reclaimed { held_ms: 0, ..*a };
             let call = store.reclaim(reclaim);
             both!(fixture, *model, "reclaim", call, |m: &mut Model, now| m.reclaim(now, reclaim), same);

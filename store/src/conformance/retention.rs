@@ -238,6 +238,7 @@ pub async fn forget_kept_leaves_what_is_about_to_be_named(fixture: &impl Fixture
         key: None,
         fingerprint: "f".into(),
         spec: b"spec".to_vec(),
+        schedule: Vec::new(),
         definition: hash.clone(),
         definition_bytes,
     };

@@ -25,7 +25,7 @@ async fn of_all_shards<F: Fixture>(scene: &Scene<'_, F>, marks: Marks) -> Vec<Co
 }
 
 /// Somebody saw more than there is, of every shard.
-async fn go_back<F: Fixture>(scene: &Scene<'_, F>) {
+pub(super) async fn go_back<F: Fixture>(scene: &Scene<'_, F>) {
     let before = of_all_shards(scene, Marks::default()).await;
     let ahead = |at: &Compared| Mark { sequence: at.mark.sequence + 5, ..at.mark };
     let after = of_all_shards(scene, before.iter().map(ahead).collect()).await;
@@ -36,7 +36,7 @@ async fn go_back<F: Fixture>(scene: &Scene<'_, F>) {
 }
 
 /// Until workers had the time to report, from the next sign of life on.
-async fn wait_for_reports<F: Fixture>(scene: &Scene<'_, F>) {
+pub(super) async fn wait_for_reports<F: Fixture>(scene: &Scene<'_, F>) {
     assert_eq!(scene.reclaim().await.leases, 0);
     scene.fixture.pass(TTL_MS + GRACE_MS + 1).await;
     scene.reclaim().await;

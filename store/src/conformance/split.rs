@@ -9,12 +9,13 @@ use postrider_common::ids::{CampaignName, DefinitionHash};
 use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::run::{RunError, RunState};
 
-fn campaign(name: &str, spec: &str) -> ApplyCampaign {
+pub fn campaign(name: &str, spec: &str) -> ApplyCampaign {
     ApplyCampaign {
         name: name.parse().expect("a name"),
         key: None,
         fingerprint: DefinitionHash::of(spec.as_bytes()).to_string(),
         spec: spec.as_bytes().to_vec(),
+        schedule: Vec::new(),
         definition: DefinitionHash::of(spec.as_bytes()),
         definition_bytes: spec.as_bytes().to_vec(),
     }

@@ -12,10 +12,10 @@ pub mod model;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, ForgetRun, ForgottenRun, Found,
-    Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit,
-    ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease,
-    SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay,
+    Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -273,6 +273,17 @@ impl Store for Embedded {
 
     async fn delete_campaign(&self, name: &CampaignName) -> Result<bool> {
         self.write(name.clone(), Command::DeleteCampaign, Model::delete_campaign).await
+    }
+
+    async fn fire(&self, fire: Fire) -> Result<Fired> {
+        let fired = self.write_lazily(fire, Command::Fire, Model::fire, |fired| *fired == Fired::Done).await?;
+        self.wake.send_modify(|count| *count += 1);
+        Ok(fired)
+    }
+
+    async fn due_schedules(&self, limit: usize) -> Result<DueSchedules> {
+        let now = self.clock.wall_ms();
+        self.read(move |model| model.due_schedules(now, limit)).await
     }
 
     async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {

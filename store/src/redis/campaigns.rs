@@ -4,6 +4,7 @@ use super::effects::{self, Effect};
 use super::global::Global;
 use super::keys;
 use super::reply::{Elements, corrupt, parse, read};
+use super::schedules;
 use super::scripts::{Args, Transition};
 use super::shard::only;
 use crate::api::{AppliedCampaign, ApplyCampaign, CampaignRecord, NewRun, Result};
@@ -29,10 +30,11 @@ impl Global {
     pub(super) async fn campaign_apply(&self, apply: ApplyCampaign) -> Result<AppliedCampaign> {
         self.keep_definition(&apply.definition, &apply.definition_bytes).await?;
         let [outbox, version] = [keys::OUTBOX, keys::VERSION].map(str::to_owned);
-        let own = [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned(), outbox, version];
+        let own =
+            [keys::campaign(&apply.name), keys::CAMPAIGNS.to_owned(), outbox, version, keys::SCHEDULES.to_owned()];
         let args = Args::default().text(apply.name.as_str()).text(&apply.spec).text(apply.definition.as_str());
         let args = args.text(apply.key.as_ref().map_or("", IdempotencyKey::as_str)).text(&apply.fingerprint);
-        let args = args.int(APPLY_KEYS_KEPT_MAX as u64);
+        let args = args.int(APPLY_KEYS_KEPT_MAX as u64).text(&apply.schedule);
         let answer = self.run_script(Transition::ApplyCampaign, &own, args).await?;
         if let Value::BulkString(word) = &answer
             && word == b"conflict"
@@ -88,7 +90,7 @@ impl Global {
         self.campaign_records(names).await
     }
 
-    async fn campaign_records(&self, names: Vec<CampaignName>) -> Result<Vec<CampaignRecord>> {
+    pub(super) async fn campaign_records(&self, names: Vec<CampaignName>) -> Result<Vec<CampaignRecord>> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -107,16 +109,17 @@ impl Global {
     /// The effect on the shards; None: there is no such campaign.
     pub(super) async fn campaign_set_paused(&self, name: &CampaignName, paused: bool) -> Result<Option<Effect>> {
         let subject = effects::campaign(name.as_str());
-        let own = [keys::campaign(name), keys::OUTBOX.to_owned(), keys::VERSION.to_owned()];
-        let args = Args::default().flag(paused).text(&subject);
+        let [outbox, version, schedules] = [keys::OUTBOX, keys::VERSION, keys::SCHEDULES].map(str::to_owned);
+        let own = [keys::campaign(name), outbox, version, schedules];
+        let args = Args::default().flag(paused).text(&subject).text(name.as_str());
         Effect::sent(subject, self.run_script(Transition::SetCampaignPaused, &own, args).await?)
     }
 
     /// The effect on the shards; None: there was no such campaign.
     pub(super) async fn campaign_delete(&self, name: &CampaignName) -> Result<Option<Effect>> {
         let subject = effects::campaign(name.as_str());
-        let [outbox, version] = [keys::OUTBOX, keys::VERSION].map(str::to_owned);
-        let own = [keys::campaign(name), keys::CAMPAIGNS.to_owned(), outbox, version];
+        let [outbox, version, schedules] = [keys::OUTBOX, keys::VERSION, keys::SCHEDULES].map(str::to_owned);
+        let own = [keys::campaign(name), keys::CAMPAIGNS.to_owned(), outbox, version, schedules];
         let args = Args::default().text(name.as_str()).text(&subject);
         Effect::sent(subject, self.run_script(Transition::DeleteCampaign, &own, args).await?)
     }
@@ -127,6 +130,7 @@ fn campaign_record(name: CampaignName, value: Value) -> Result<Option<CampaignRe
     if fields.is_empty() {
         return Ok(None);
     }
+    let schedule = schedules::standing(&mut fields)?;
     let mut field = |name: &str| fields.remove(name).ok_or_else(|| corrupt(format!("a campaign without {name}")));
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).map_err(|_| corrupt("a campaign: not UTF-8"));
     Ok(Some(CampaignRecord {
@@ -135,6 +139,7 @@ fn campaign_record(name: CampaignName, value: Value) -> Result<Option<CampaignRe
         paused: field("paused")? == b"1",
         applied_at_ms: parse(&text(field("applied_at")?)?, "a campaign's time")?,
         spec: field("spec")?,
+        schedule,
         name,
     }))
 }

@@ -25,17 +25,23 @@ pub(super) fn campaign(name: &str) -> String {
 /// Something that every shard must be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Effect {
-    /// `C|campaign`, `L|lane` or `W|worker`: of one subject the newest counts.
+    /// `C|campaign`, `L|lane` or `W|worker`: of one subject the newest counts. `F|campaign`: a run that its schedule began;
+    /// one at a time.
     subject: String,
     version: u64,
-    /// Of a campaign: ok, paused or none; of a lane: 1 paused, 0 not; of a worker to drain: `seen at｜slots`.
+    /// Of a campaign: ok, paused or none; of a lane: 1 paused, 0 not; of a worker to drain: `seen at｜slots`; of a run: see
+    /// `schedules`.
     word: String,
 }
 
 impl Effect {
     /// As a script answered that wrote it into the outbox. None: it wrote nothing.
     pub fn sent(subject: String, answer: Value) -> Result<Option<Self>> {
-        let mut answer = Elements::of(answer, "an effect")?;
+        Self::of(subject, &mut Elements::of(answer, "an effect")?)
+    }
+
+    /// As the rest of what a script answered.
+    pub fn of(subject: String, answer: &mut Elements) -> Result<Option<Self>> {
         if answer.is_empty() {
             return Ok(None);
         }
@@ -43,7 +49,7 @@ impl Effect {
     }
 
     /// As it stands in the outbox.
-    fn read(subject: String, entry: &str) -> Result<Self> {
+    pub fn read(subject: String, entry: &str) -> Result<Self> {
         let (version, word) = entry.split_once(' ').ok_or_else(|| corrupt("an entry of the outbox"))?;
         Ok(Self { subject, version: parse(version, "the version of an effect")?, word: word.to_owned() })
     }
@@ -95,12 +101,17 @@ impl Shard {
 impl Redis {
     /// Applies an effect everywhere, then acknowledges it.
     pub(super) async fn carry_out(&self, effect: &Effect) -> Result<()> {
-        let apply = |shard| async move {
-            self.step()?;
-            Shard::apply(shard, effect).await
-        };
-        for applied in join_all(self.shards.iter().map(apply)).await {
-            applied?;
+        if effect.subject.starts_with("F|") {
+            // Of one shard only.
+            self.begin_fired(&effect.subject, effect.version, &effect.word).await?;
+        } else {
+            let apply = |shard| async move {
+                self.step()?;
+                Shard::apply(shard, effect).await
+            };
+            for applied in join_all(self.shards.iter().map(apply)).await {
+                applied?;
+            }
         }
         self.step()?;
         self.global.acknowledge(effect).await?;
@@ -111,11 +122,15 @@ impl Redis {
     /// Carries out what others, or this one, left in the outbox. How many effects there were.
     pub async fn relay_effects(&self) -> Result<usize> {
         let effects = self.global.outbox().await?;
+        let mut first_error = None;
         for effect in &effects {
             tracing::info!(subject = effect.subject, version = effect.version, "an effect is carried on");
-            self.carry_out(effect).await?;
+            // One that cannot be carried out now, such as a run when memory is used up, does not hold up the others.
+            if let Err(error) = self.carry_out(effect).await {
+                first_error.get_or_insert(error);
+            }
         }
-        Ok(effects.len())
+        first_error.map_or(Ok(effects.len()), Err)
     }
 
     pub(super) async fn lane_set_paused(&self, lane: &LaneName, paused: bool) -> Result<()> {

@@ -13,6 +13,8 @@ const GLOBAL: &str = "postrider:{g}:";
 pub(super) const WAKE_CHANNEL: &str = "postrider:{s0}:wake";
 pub(super) const SCHEMA: &str = "postrider:{g}:schema";
 pub(super) const CAMPAIGNS: &str = "postrider:{g}:campaigns";
+/// Sorted set: campaigns with a schedule, by when to look at it.
+pub(super) const SCHEDULES: &str = "postrider:{g}:schedules";
 /// Effects that not every shard has yet, and the version of the newest.
 pub(super) const OUTBOX: &str = "postrider:{g}:outbox";
 pub(super) const VERSION: &str = "postrider:{g}:version";
@@ -58,6 +60,11 @@ pub(super) const SHARD_KEYS: [(&str, &str); 28] = [
     ("dead_order", "zset"),
     ("round", "hash"),
 ];
+
+/// Where a name stands among `SHARD_KEYS`.
+pub(super) fn place_of(name: &str) -> Option<usize> {
+    SHARD_KEYS.iter().position(|(known, _)| *known == name)
+}
 
 /// Whose keys are reached through one connection.
 #[derive(Debug)]
@@ -164,8 +171,7 @@ impl Keys {
 
     /// One of `SHARD_KEYS`, by its name.
     pub fn named(&self, name: &str) -> &str {
-        let at = SHARD_KEYS.iter().position(|(known, _)| *known == name);
-        &self.all[at.unwrap_or_default()]
+        &self.all[place_of(name).unwrap_or_default()]
     }
 
     pub fn depth(&self) -> &str {

@@ -3,12 +3,14 @@
 use super::looking::{self, Place};
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
-use super::shard::Shard;
+use super::shard::{Shard, only};
 use crate::api::{Claim, Claimed, ClaimedBatch, Reclaim, Reclaimed, Result};
-use postrider_common::ids::{BatchId, Fence};
+use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::Progress;
 use postrider_common::limits::LEASES_PER_CALL_MAX;
 use postrider_common::state::RecipientState;
+use redis::Value;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 /// Workers not seen for this long are forgotten.
@@ -33,7 +35,10 @@ impl Shard {
             args = args.text(lane.as_str()).int(*weight);
         }
         let args = args.text(self.limits_text(&claim.limits));
-        let mut answer = Elements::of(self.run_script(Transition::Claim, &[], args).await?, "claim")?;
+        let mut pipe = redis::pipe();
+        pipe.add_command(self.script(Transition::Claim, &[], args));
+        let mut answer = Elements::of(only(self.call(Transition::Claim, pipe).await?)?, "claim")?;
+        self.note_position(Value::Array(vec![answer.value()?, answer.value()?]));
         let (now, drain): (i64, u8) = (answer.read()?, answer.read()?);
         let mut granted = Vec::new();
         while !answer.is_empty() {
@@ -51,19 +56,30 @@ impl Shard {
             return Ok(Vec::new());
         }
         let mut pipe = redis::pipe();
+        let runs: BTreeSet<RunId> = granted.iter().map(|lease| lease.batch.run.clone()).collect();
+        for run in &runs {
+            pipe.cmd("HMGET").arg(self.keys.run(run)).arg(&["campaign", "definition"]);
+        }
         for Granted { batch, place, .. } in &granted {
-            pipe.cmd("HMGET").arg(self.keys.run(&batch.run)).arg(&["campaign", "definition"]);
             pipe.cmd("HGETALL").arg(self.keys.batch(batch));
             pipe.cmd("GET").arg(self.keys.payload(batch, &place.payload));
         }
         let mut answers = self.links.swift.call(pipe).await?.into_iter();
+        type Frozen = (Option<String>, Option<String>);
+        let frozen = runs.into_iter().zip(answers.by_ref());
+        let frozen: BTreeMap<RunId, Result<Frozen>> =
+            frozen.map(|(run, answer)| (run, answer.and_then(|value| read(value, "a run")))).collect();
         let mut leases = Vec::with_capacity(granted.len());
         for lease in granted {
             let mut next = || answers.next().ok_or_else(|| corrupt("an answer is missing"))?;
-            let (run, batch, payload) = (next(), next(), next());
+            let (batch, payload) = (next(), next());
             let (id, fence) = (lease.batch.clone(), lease.fence.clone());
             let made = || -> Result<ClaimedBatch> {
-                let (campaign, definition): (Option<String>, Option<String>) = read(run?, "a run")?;
+                let (campaign, definition) = match frozen.get(&lease.batch.run) {
+                    Some(Ok(frozen)) => frozen.clone(),
+                    Some(Err(error)) => return Err(corrupt(error)),
+                    None => (None, None),
+                };
                 let missing = || corrupt("the run is missing");
                 let batch = looking::BatchHash::read(batch?)?.ok_or_else(|| corrupt("the batch is missing"))?;
                 let payload: Option<Vec<u8>> = read(payload?, "a payload")?;

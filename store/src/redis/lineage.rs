@@ -6,7 +6,7 @@ use super::scripts::{Args, Transition};
 use super::shard::Shard;
 use crate::api::{Compare, Compared, Found, Result};
 use postrider_common::mark::{Mark, Marks};
-use redis::Pipeline;
+use redis::{Pipeline, Value};
 use std::sync::PoisonError;
 
 impl Shard {
@@ -14,13 +14,18 @@ impl Shard {
     pub(super) async fn transit(&self, transition: Transition, mut pipe: Pipeline) -> Result<Answers> {
         pipe.cmd("HMGET").arg(self.keys.shard()).arg(&["epoch", "sequence"]);
         let mut answers = self.call(transition, pipe).await?;
-        // One that cannot be read proves nothing later, and must not cost an answer that was given.
-        if let Some(Ok(value)) = answers.pop()
-            && let Ok((Some(epoch), sequence)) = read::<(Option<u64>, Option<u64>)>(value, "the position")
-        {
-            self.note(self.mark(epoch, sequence.unwrap_or(0)));
+        if let Some(Ok(position)) = answers.pop() {
+            self.note_position(position);
         }
         Ok(answers)
+    }
+
+    /// Epoch and sequence, as a script or the server told them. What cannot be read proves nothing later, and must not cost
+    /// an answer that was given.
+    pub(super) fn note_position(&self, position: Value) {
+        if let Ok((Some(epoch), sequence)) = read::<(Option<u64>, Option<u64>)>(position, "the position") {
+            self.note(self.mark(epoch, sequence.unwrap_or(0)));
+        }
     }
 
     fn mark(&self, epoch: u64, sequence: u64) -> Mark {

@@ -52,6 +52,12 @@ impl Recipient {
     }
 }
 
+/// The fields of a batch, but for those that are no text (what its lease keeps).
+fn text_fields(value: Value) -> Result<HashMap<String, String>> {
+    let fields: HashMap<String, Vec<u8>> = read(value, "a batch")?;
+    Ok(fields.into_iter().filter_map(|(name, bytes)| Some((name, String::from_utf8(bytes).ok()?))).collect())
+}
+
 /// The hash of a batch, as `lua/batch.lua` writes it.
 #[derive(Debug)]
 pub(super) struct BatchHash {
@@ -66,7 +72,7 @@ pub(super) struct BatchHash {
 impl BatchHash {
     /// None: there is no such key.
     pub fn read(value: Value) -> Result<Option<Self>> {
-        let fields: HashMap<String, String> = read(value, "a batch")?;
+        let fields = text_fields(value)?;
         if fields.is_empty() {
             return Ok(None);
         }

@@ -31,6 +31,7 @@ mod reports;
 mod retention;
 mod route;
 mod runs;
+mod schedules;
 mod scripts;
 mod shard;
 mod splits;
@@ -39,10 +40,10 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, ForgetRun, ForgottenRun, Kept,
-    LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead,
-    Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared, SplitLease, SplitStatus, Steered,
-    Store, WorkerRecord, WriteErasure,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release,
+    ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared,
+    SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use crate::open::Options;
 use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
@@ -268,13 +269,23 @@ impl Store for Redis {
     async fn set_campaign_paused(&self, name: &CampaignName, paused: bool) -> Result<bool> {
         self.step()?;
         let Some(effect) = self.global.campaign_set_paused(name, paused).await? else { return Ok(false) };
-        self.carry_out(&effect).await.map(|()| true)
+        self.carry_out(&effect).await?;
+        self.end_firing(name).await.map(|()| true)
     }
 
     async fn delete_campaign(&self, name: &CampaignName) -> Result<bool> {
         self.step()?;
         let Some(effect) = self.global.campaign_delete(name).await? else { return Ok(false) };
-        self.carry_out(&effect).await.map(|()| true)
+        self.carry_out(&effect).await?;
+        self.end_firing(name).await.map(|()| true)
+    }
+
+    async fn fire(&self, fire: Fire) -> Result<Fired> {
+        self.schedule_fire(fire).await
+    }
+
+    async fn due_schedules(&self, limit: usize) -> Result<DueSchedules> {
+        self.schedules_due(limit).await
     }
 
     async fn definition(&self, hash: &DefinitionHash) -> Result<Option<Bytes>> {

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::num::NonZeroU16;
 
 /// What this program writes. Another number in the store means another program wrote it.
-const SCHEMA_VERSION: &str = "2";
+const SCHEMA_VERSION: &str = "3";
 
 /// What a server says about itself: lines of INFO, and settings.
 #[derive(Debug, Default)]

@@ -7,7 +7,7 @@ use super::shard::Shard;
 use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
-use redis::Value;
+use redis::{Pipeline, Value};
 
 /// Reports that one script takes: bounds how long it keeps the server.
 const REPORT_STEP_MAX: usize = 16;
@@ -15,8 +15,11 @@ const REPORT_STEP_MAX: usize = 16;
 /// What is the same for all reports of a call.
 struct Reporting {
     transition: Transition,
-    /// The retry fraction, and two of the script.
-    settings: [u64; 3],
+    /// Tried first: few steps for what most reports are.
+    usual: Option<Transition>,
+    retry_fraction: u32,
+    /// Of the script.
+    settings: [u64; 2],
     /// As the script's last argument.
     limits: Option<String>,
 }
@@ -24,19 +27,25 @@ struct Reporting {
 impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
         let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
-        let limits = self.limits_text(&limits);
         let call = Reporting {
             transition: Transition::Checkpoint,
-            settings: [u64::from(retry_fraction), ttl_ms, u64::from(window)],
-            limits: Some(limits),
+            usual: limits.is_empty().then_some(Transition::UsualCheckpoint),
+            retry_fraction,
+            settings: [ttl_ms, u64::from(window)],
+            limits: Some(self.limits_text(&limits)),
         };
         each(&reports, self.report(&call, &reports).await?, held)
     }
 
     pub(super) async fn report_finish(&self, finish: Finish) -> Result<Vec<LeaseAnswer>> {
         let Finish { worker: _, reports, retry_fraction } = finish;
-        let settings = [u64::from(retry_fraction), 0, 0];
-        let call = Reporting { transition: Transition::Finish, settings, limits: None };
+        let call = Reporting {
+            transition: Transition::Finish,
+            usual: Some(Transition::UsualFinish),
+            retry_fraction,
+            settings: [0, 0],
+            limits: None,
+        };
         let answers = self.report(&call, &reports).await?;
         self.wake.bump();
         each(&reports, answers, ended)
@@ -44,8 +53,8 @@ impl Shard {
 
     pub(super) async fn report_release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
         let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms } = release;
-        let settings = [u64::from(retry_fraction), u64::from(abandon), doubt_grace_ms];
-        let call = Reporting { transition: Transition::Release, settings, limits: None };
+        let settings = [u64::from(abandon), doubt_grace_ms];
+        let call = Reporting { transition: Transition::Release, usual: None, retry_fraction, settings, limits: None };
         let answers = self.report(&call, &reports).await?;
         self.wake.bump();
         each(&reports, answers, ended)
@@ -53,22 +62,58 @@ impl Shard {
 
     /// Several reports in one script, and all scripts in one round trip. An answer for each report.
     async fn report(&self, call: &Reporting, reports: &[LeaseReport]) -> Result<Answers> {
-        let mut answers = Vec::with_capacity(reports.len());
-        let mut alone = Vec::new();
         let steps: Vec<&[LeaseReport]> = reports.chunks(REPORT_STEP_MAX).collect();
-        for (step, answer) in steps.iter().zip(self.ask(call, &steps).await?) {
+        let Some(usual) = call.usual else { return self.report_whole(call, &steps).await };
+        let done = self.report_usual(call, usual, &steps).await?;
+        let left = steps.iter().zip(&done).filter_map(|(step, done)| step.get(done.len()..));
+        let left: Vec<&[LeaseReport]> = left.filter(|step| !step.is_empty()).collect();
+        let mut whole = self.report_whole(call, &left).await?.into_iter();
+        let mut answers = Vec::with_capacity(reports.len());
+        for (step, done) in steps.iter().zip(done) {
+            let others = step.len() - done.len();
+            answers.extend(done.into_iter().map(Ok));
+            answers.extend(whole.by_ref().take(others));
+        }
+        Ok(answers)
+    }
+
+    /// Of each step the answers to those that were carried out: from the first on that is not usual, none.
+    async fn report_usual(
+        &self,
+        call: &Reporting,
+        usual: Transition,
+        steps: &[&[LeaseReport]],
+    ) -> Result<Vec<Vec<Value>>> {
+        let answers = self.call(usual, self.report_pipe(call, usual, steps)).await?;
+        let one = |(step, answer): (&&[LeaseReport], Result<Value>)| {
+            // What is wrong is said by the whole script.
+            let Ok(Value::Array(mut values)) = answer else { return Vec::new() };
+            if values.len() < 2 {
+                return Vec::new();
+            }
+            let rest = values.split_off(2);
+            self.note_position(Value::Array(values));
+            rest.into_iter().take_while(|value| matches!(value, Value::Array(_))).take(step.len()).collect()
+        };
+        Ok(steps.iter().zip(answers).map(one).collect())
+    }
+
+    async fn report_whole(&self, call: &Reporting, steps: &[&[LeaseReport]]) -> Result<Answers> {
+        let mut answers = Vec::new();
+        let mut alone = Vec::new();
+        for (step, answer) in steps.iter().zip(self.ask(call, steps).await?) {
             match answer.and_then(|value| one_by_one(value, step.len())) {
                 Ok(each) => answers.extend(each),
                 Err(error) if step.len() == 1 => answers.push(Err(error)),
                 // None was carried out, and most of them for no fault of theirs.
                 Err(_) => {
-                    alone.extend((answers.len()..).take(step.len()));
+                    alone.extend((answers.len()..).zip(step.chunks(1)));
                     answers.extend(step.iter().map(|_| Err(corrupt("a report was not carried out"))));
                 }
             }
         }
-        let steps: Vec<&[LeaseReport]> = alone.iter().map(|at| std::slice::from_ref(&reports[*at])).collect();
-        for (at, answer) in alone.iter().zip(self.ask(call, &steps).await?) {
+        let steps: Vec<&[LeaseReport]> = alone.iter().map(|(_, step)| *step).collect();
+        for ((at, _), answer) in alone.iter().zip(self.ask(call, &steps).await?) {
             answers[*at] = answer.and_then(|value| one_by_one(value, 1)).and_then(|mut one| one.remove(0));
         }
         Ok(answers)
@@ -78,20 +123,31 @@ impl Shard {
         if steps.is_empty() {
             return Ok(Vec::new());
         }
+        self.transit(call.transition, self.report_pipe(call, call.transition, steps)).await
+    }
+
+    fn report_pipe(&self, call: &Reporting, transition: Transition, steps: &[&[LeaseReport]]) -> Pipeline {
         let mut pipe = redis::pipe();
         for step in steps {
-            let keys = |report: &LeaseReport| {
-                let batch = &report.batch;
-                [self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run)]
-            };
-            let own: Vec<String> = step.iter().flat_map(keys).collect();
-            let args =
-                call.settings.iter().fold(Args::default().int(step.len() as u64), |args, setting| args.int(*setting));
+            let is_usual = call.usual == Some(transition);
+            let own: Vec<String> = step.iter().flat_map(|report| self.report_keys(report, is_usual)).collect();
+            let args = Args::default().text(head(step.len(), call));
             let args = step.iter().fold(args, report_args);
-            let args = call.limits.iter().fold(args, Args::text);
-            pipe.add_command(self.script(call.transition, &own, args));
+            let args = call.limits.iter().filter(|_| !is_usual).fold(args, Args::text);
+            pipe.add_command(self.script(transition, &own, args));
         }
-        self.transit(call.transition, pipe).await
+        pipe
+    }
+
+    fn report_keys(&self, report: &LeaseReport, is_usual: bool) -> Vec<String> {
+        let batch = &report.batch;
+        let (states, details, run) = (self.keys.batch(batch), self.keys.details(batch), self.keys.run(&batch.run));
+        let has_text = || report.outcomes.iter().any(|outcome| !outcome.detail.is_empty());
+        match is_usual {
+            false => vec![states, details, run],
+            true if has_text() => vec![states, run, details],
+            true => vec![states, run],
+        }
     }
 
     pub(super) async fn report_facts(&self, facts: Vec<Fact>, retry_fraction: u32) -> Result<Vec<FactStatus>> {
@@ -133,15 +189,28 @@ fn outcome_args(args: Args, outcome: &Outcome) -> Args {
     args.text(&outcome.code).text(&outcome.detail).int(outcome.retry_after_ms)
 }
 
+/// `HEAD` of `lua/prelude.lua`.
+fn head(reports: usize, call: &Reporting) -> Vec<u8> {
+    let [first, second] = call.settings.map(u64::to_be_bytes);
+    [&small(reports)[..], &call.retry_fraction.to_be_bytes(), &first, &second].concat()
+}
+
+/// As many as there can be in one call.
+fn small(number: usize) -> [u8; 2] {
+    u16::try_from(number).unwrap_or(u16::MAX).to_be_bytes()
+}
+
 /// See `lua/report.lua`.
 fn report_args(args: Args, report: &LeaseReport) -> Args {
-    let args = args.text(report.batch.to_string()).text(report.fence.to_string());
-    let args = args.int(report.sequence).int(report.progress).text(packed(report.intents.iter().copied()));
-    let with_text: Vec<_> = (1u64..).zip(&report.outcomes).filter(|(_, outcome)| !outcome.detail.is_empty()).collect();
-    let args = args.int(with_text.len() as u64);
-    let args = with_text.iter().fold(args, |args, (place, outcome)| args.int(*place).text(&outcome.detail));
+    let with_text: Vec<_> = (1u32..).zip(&report.outcomes).filter(|(_, outcome)| !outcome.detail.is_empty()).collect();
     let groups: Vec<&[Outcome]> = report.outcomes.chunk_by(same_but_for_recipient).collect();
-    let args = args.int(groups.len() as u64);
+    let numbers = [report.sequence, report.progress].map(u64::to_be_bytes).concat();
+    let args = args.text(report.batch.to_string()).text(report.fence.to_string());
+    let args = args.text([&numbers[..], &small(with_text.len()), &small(groups.len())].concat());
+    let args = args.text(packed(report.intents.iter().copied()));
+    let places = packed(with_text.iter().map(|(place, _)| *place));
+    let args = if places.is_empty() { args } else { args.text(places) };
+    let args = with_text.iter().fold(args, |args, (_, outcome)| args.text(&outcome.detail));
     groups.into_iter().fold(args, |args, group| {
         let Some(first) = group.first() else { return args };
         let args = args.text([first.kind.letter()]).text(&first.code).int(first.retry_after_ms);

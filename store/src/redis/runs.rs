@@ -39,20 +39,29 @@ pub(super) const COUNTERS: [&str; 19] = [
     "settled_at",
 ];
 
+/// What a new run freezes, as fields of its hash and their values.
+pub(super) fn run_fields(run: &NewRun) -> Args {
+    let hold = match run.on_unknown {
+        OnUnknown::Resend => false,
+        OnUnknown::Hold => true,
+    };
+    let args = Args::default().text("campaign").text(&run.campaign).text("lane").text(run.lane.as_str());
+    let args = args.text("hold").flag(hold).text("base").int(run.retry.base_ms).text("cap").int(run.retry.cap_ms);
+    let args = args.text("ttl").int(run.retry.ttl_ms).text("definition").text(run.definition.as_str());
+    args.text("sender_domain").text(&run.sender_domain).text("audience").text(&run.audience)
+}
+
 impl Shard {
     pub(super) async fn run_create(&self, run: NewRun, campaign: Needed) -> Result<CreatedRun> {
-        let hold = match run.on_unknown {
-            OnUnknown::Resend => false,
-            OnUnknown::Hold => true,
-        };
         let nominal = run.nominal_at_ms.map_or(String::new(), |at| at.to_string());
         let args = Args::default().text(run.id.as_str()).text(&run.fingerprint);
         let args = args.text(campaign.word).int(campaign.version).text(effects::campaign(&run.campaign)).text(nominal);
-        let args = args.text("campaign").text(&run.campaign).text("lane").text(run.lane.as_str());
-        let args = args.text("hold").flag(hold).text("base").int(run.retry.base_ms).text("cap").int(run.retry.cap_ms);
-        let args = args.text("ttl").int(run.retry.ttl_ms).text("definition").text(run.definition.as_str());
-        let args = args.text("sender_domain").text(&run.sender_domain).text("audience").text(&run.audience);
-        let own = [self.keys.run(&run.id), self.keys.to_forget()];
+        let args = run_fields(&run).0.iter().fold(args, Args::text);
+        self.run_begin(&run.id, args).await
+    }
+
+    pub(super) async fn run_begin(&self, run: &RunId, args: Args) -> Result<CreatedRun> {
+        let own = [self.keys.run(run), self.keys.to_forget()];
         let answer = self.run_script(Transition::CreateRun, &own, args).await?;
         self.wake.bump();
         match read::<String>(answer, "create_run")?.as_str() {
@@ -228,7 +237,7 @@ fn record(id: &RunId, mut run: Fields, counts: &Counts) -> Result<RunRecord> {
         nominal_at_ms: run.parse("nominal_at")?,
         created_at_ms: run.parse("created_at")?,
         started_at_ms: counts.at("started_at"),
-        settled_at_ms: counts.at("settled_at"),
+        settled_at_ms: counts.at("settled_at").filter(|_| count("pending") == 0),
         paused: run.flag("paused"),
         cancelled: run.flag("cancelled"),
         error: run.error()?,

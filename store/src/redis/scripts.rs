@@ -12,7 +12,8 @@ use redis::{Cmd, RedisResult, Script, Value};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Meet` belongs to
-/// connecting; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others.)
+/// connecting; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
+/// `UsualCheckpoint` and `UsualFinish` short ways of them.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
     Meet,
@@ -60,6 +61,9 @@ pub(super) enum Transition {
     EraseRecipients,
     EraseRun,
     WriteErasure,
+    Fire,
+    UsualCheckpoint,
+    UsualFinish,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -87,6 +91,9 @@ enum Base {
     /// With the pace of lanes and sites.
     PacedShard,
     PacedReport,
+    Claim,
+    /// With few of the shard's keys.
+    Usual,
 }
 
 const EFFECT: &str = include_str!("lua/effect.lua");
@@ -100,6 +107,8 @@ const ROUND: &str = include_str!("lua/round.lua");
 const FACT: &str = include_str!("lua/fact.lua");
 const REPORT: &str = include_str!("lua/report.lua");
 const END_LEASE: &str = include_str!("lua/end_lease.lua");
+const CLAIMING: &str = include_str!("lua/claiming.lua");
+const USUAL: &str = include_str!("lua/usual.lua");
 
 /// How the server says that it has a library.
 const IS_THERE: &str = "already exists";
@@ -131,7 +140,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::Meet,
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
@@ -177,10 +186,13 @@ impl Transition {
         Self::EraseRecipients,
         Self::EraseRun,
         Self::WriteErasure,
+        Self::Fire,
+        Self::UsualCheckpoint,
+        Self::UsualFinish,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
-        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Round, Shard, Steer};
+        use Base::{Batch, Effect, EndLease, Nothing, PacedReport, PacedShard, Round, Shard, Steer, Usual};
         use Memory::{Allowed, ReadOnly, Refusable};
         match self {
             Self::Meet => (Allowed, Nothing, include_str!("lua/meet.lua")),
@@ -195,7 +207,7 @@ impl Transition {
             Self::ClaimSplit => (Refusable, Shard, include_str!("lua/claim_split.lua")),
             Self::AddBatches => (Refusable, Shard, include_str!("lua/add_batches.lua")),
             Self::ReleaseSplit => (Allowed, Shard, include_str!("lua/release_split.lua")),
-            Self::Claim => (Refusable, PacedShard, include_str!("lua/claim.lua")),
+            Self::Claim => (Refusable, Base::Claim, include_str!("lua/claim.lua")),
             Self::Checkpoint => (Allowed, PacedReport, include_str!("lua/checkpoint.lua")),
             Self::Finish => (Allowed, EndLease, include_str!("lua/finish.lua")),
             Self::Release => (Allowed, EndLease, include_str!("lua/release.lua")),
@@ -228,6 +240,9 @@ impl Transition {
             Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
             Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
             Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
+            Self::Fire => (Refusable, Effect, include_str!("lua/fire.lua")),
+            Self::UsualCheckpoint => (Allowed, Usual, include_str!("lua/usual_checkpoint.lua")),
+            Self::UsualFinish => (Allowed, Usual, include_str!("lua/usual_finish.lua")),
         }
     }
 
@@ -239,7 +254,9 @@ impl Transition {
                 | Self::ClaimSplit
                 | Self::ClaimHistory
                 | Self::Checkpoint
+                | Self::UsualCheckpoint
                 | Self::Finish
+                | Self::UsualFinish
                 | Self::Release
                 | Self::SignOfLife
                 | Self::LookAtDemand
@@ -268,8 +285,13 @@ impl Transition {
         };
         let (name, begin) = (self.name(), base.parts().1);
         let itself = if base.is_of_shard() { format!("begin({})", self.checks_itself()) } else { String::new() };
+        let names: Vec<String> = self.usual_keys().iter().map(|name| format!("'{name}'")).collect();
+        let names = match names.is_empty() {
+            true => String::new(),
+            false => format!("local {}_KEYS = {{ {} }}\n", name.to_uppercase(), names.join(", ")),
+        };
         format!(
-            "redis.register_function({{ function_name = 'postrider_{name}{ending}', flags = {{ {flags} }},\n\
+            "{names}redis.register_function({{ function_name = 'postrider_{name}{ending}', flags = {{ {flags} }},\n\
             callback = function(keys, argv)\nKEYS, ARGV = keys, argv\n{itself} {begin}\n{own}\nend }})\n"
         )
     }
@@ -277,10 +299,19 @@ impl Transition {
     fn takes_shard_keys(self) -> bool {
         self.parts().1.is_of_shard()
     }
+
+    /// Those of the shard's that it takes, when it does not take all.
+    fn usual_keys(self) -> &'static [&'static str] {
+        match self {
+            Self::UsualCheckpoint => &["shard", "count", "holder", "parked", "lease", "lanes"],
+            Self::UsualFinish => &["shard", "count", "holder", "parked", "lease", "to_retire"],
+            _ => &[],
+        }
+    }
 }
 
 impl Base {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 11] = [
         Self::Nothing,
         Self::Effect,
         Self::Shard,
@@ -290,6 +321,8 @@ impl Base {
         Self::EndLease,
         Self::PacedShard,
         Self::PacedReport,
+        Self::Claim,
+        Self::Usual,
     ];
 
     /// Its files, and what is to be done before a function of it, after `begin`.
@@ -302,21 +335,28 @@ impl Base {
             Self::Batch => (&[PRELUDE, POISON, BATCH, FACT, SETTLE], "begin_batch()"),
             Self::Round => (&[PRELUDE, POISON, BATCH, FACT, SETTLE, ROUND], "begin_batch() begin_round()"),
             Self::PacedShard => (&[PRELUDE, PACE], ""),
-            Self::PacedReport => (&[PRELUDE, PACE, POISON, BATCH, FACT, SETTLE, REPORT], "begin_batch()"),
-            Self::EndLease => (&[PRELUDE, POISON, BATCH, FACT, SETTLE, REPORT, END_LEASE], "begin_batch()"),
+            Self::PacedReport => {
+                (&[PRELUDE, PACE, POISON, BATCH, FACT, SETTLE, REPORT], "begin_batch() begin_report()")
+            }
+            Self::EndLease => {
+                (&[PRELUDE, POISON, BATCH, FACT, SETTLE, REPORT, END_LEASE], "begin_batch() begin_report()")
+            }
+            Self::Claim => (&[PRELUDE, PACE, CLAIMING], "begin_claim()"),
+            Self::Usual => (&[PRELUDE, USUAL], ""),
         }
     }
 
     fn is_of_shard(self) -> bool {
         match self {
-            Self::Nothing | Self::Effect => false,
+            Self::Nothing | Self::Effect | Self::Usual => false,
             Self::Shard
             | Self::Steer
             | Self::Batch
             | Self::Round
             | Self::EndLease
             | Self::PacedShard
-            | Self::PacedReport => true,
+            | Self::PacedReport
+            | Self::Claim => true,
         }
     }
 
@@ -418,9 +458,13 @@ impl Scripts {
     pub fn call(&self, transition: Transition, shard_keys: &[String], own_keys: &[String], args: &[Vec<u8>]) -> Cmd {
         let mut cmd = redis::cmd("FCALL");
         cmd.arg(&self.names[transition as usize]);
-        let shard = if transition.takes_shard_keys() { shard_keys } else { &[] };
+        let shard: Vec<&String> = match transition.usual_keys() {
+            [] if transition.takes_shard_keys() => shard_keys.iter().collect(),
+            [] => Vec::new(),
+            names => names.iter().filter_map(|name| shard_keys.get(keys::place_of(name)?)).collect(),
+        };
         cmd.arg(shard.len() + own_keys.len());
-        for key in shard.iter().chain(own_keys) {
+        for key in shard.into_iter().chain(own_keys) {
             cmd.arg(key);
         }
         for arg in args {
@@ -521,6 +565,7 @@ mod tests {
         ] {
             assert!(BATCH.contains(&format!("local {name} = {value}\n")), "{name}");
         }
+        assert!(USUAL.contains(&format!("local TRANSACTION_MS_MAX = {}\n", limits::TRANSACTION_MS_MAX)));
         for (name, value) in [("STRIKES_MAX", limits::STRIKES_MAX), ("UNHEARD_MAX", limits::UNHEARD_MAX)] {
             assert!(POISON.contains(&format!("local {name} = {value}\n")), "{name}");
         }

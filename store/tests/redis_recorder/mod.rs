@@ -133,7 +133,7 @@ impl State {
         connection: &mut redis::Connection,
         harm: &[Words],
         call: &Words,
-    ) -> (Option<redis::ServerError>, bool) {
+    ) -> (Option<String>, bool) {
         let mut pipe = self.restoring();
         for words in harm {
             let mut command = redis::Cmd::new();
@@ -146,11 +146,18 @@ impl State {
         let mut answers: Vec<redis::Value> = pipe.query(connection).unwrap();
         let last = answers.split_off(answers.len() - 3);
         let error = match &last[1] {
-            redis::Value::ServerError(error) => Some(error.clone()),
+            redis::Value::ServerError(error) => Some(format!("{error:?}")),
+            redis::Value::Array(values) => refused(values),
             _ => None,
         };
         (error, last[0] != last[2])
     }
+}
+
+/// The usual way of a report that is not usual: position, and nothing but `more`.
+fn refused(values: &[redis::Value]) -> Option<String> {
+    let more = redis::Value::BulkString(b"more".to_vec());
+    (values.len() == 3 && values[2] == more).then(|| "more".to_owned())
 }
 
 pub fn digest(connection: &mut redis::Connection) -> String {

@@ -150,6 +150,7 @@ impl Model {
                 self.fence_counter += JUMP;
                 self.stamp_counter += JUMP;
                 self.history_hold = None;
+                self.went_back_at_ms = Some(now);
                 self.workers.values_mut().for_each(|seen| seen.last_claim = None);
                 Found::WentBack { seen, had }
             }

@@ -89,7 +89,7 @@ fn record(run: &Run) -> RunRecord {
         nominal_at_ms: run.nominal_at_ms,
         created_at_ms: run.created_at_ms,
         started_at_ms: run.started_at_ms,
-        settled_at_ms: run.settled_at_ms,
+        settled_at_ms: run.settled_at_ms.filter(|_| run.recipients.pending == 0),
         paused: run.paused,
         cancelled: run.cancelled,
         error: run.error.clone(),

@@ -7,6 +7,7 @@
 #[cfg(feature = "conformance")]
 mod audit;
 mod batch;
+mod campaigns;
 mod cancel;
 mod claim;
 mod erasure;
@@ -29,13 +30,14 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, EraseRecipients, EraseRun, Finish, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release,
-    ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
+    ENDS_WORKERS, EraseRecipients, EraseRun, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile,
+    Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::Batch;
+use campaigns::Schedules;
 use erasure::Erasure;
 use lineage::Lineage;
 use pace::Meters;
@@ -44,7 +46,6 @@ use postrider_common::ids::{
     RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
-use postrider_common::limits::APPLY_KEYS_KEPT_MAX;
 use postrider_common::mark::Mark;
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use postrider_common::sabotage::{Fault, planted};
@@ -95,6 +96,7 @@ pub enum Command {
     EraseRecipients(EraseRecipients),
     EraseRun(EraseRun),
     WriteErasure(WriteErasure),
+    Fire(Fire),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -216,6 +218,7 @@ struct Seen {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     campaigns: BTreeMap<CampaignName, CampaignRecord>,
+    schedules: Schedules,
     /// The newest keyed applies of each campaign, oldest first.
     apply_keys: BTreeMap<CampaignName, Vec<KnownApply>>,
     definitions: BTreeMap<DefinitionHash, Vec<u8>>,
@@ -252,6 +255,8 @@ pub struct Model {
     last_sign_ms: Option<i64>,
     hold_until_ms: i64,
     lineage: Lineage,
+    /// When it was noticed last that the store went back.
+    went_back_at_ms: Option<i64>,
     round: Round,
 }
 
@@ -298,53 +303,8 @@ impl Model {
             Command::EraseRecipients(erase) => drop(self.once_compared(|model| model.erase_recipients(now, erase))),
             Command::EraseRun(erase) => drop(self.erase_run(now, erase)),
             Command::WriteErasure(write) => drop(self.write_erasure(now, write)),
+            Command::Fire(fire) => drop(self.fire(now, fire)),
         }
-    }
-
-    pub fn apply_campaign(&mut self, now: i64, apply: ApplyCampaign) -> AppliedCampaign {
-        let known = self.apply_keys.get(&apply.name).into_iter().flatten();
-        if let Some(known) = apply.key.as_ref().and_then(|key| known.into_iter().find(|known| known.key == *key)) {
-            let same = known.fingerprint == apply.fingerprint;
-            return if same { known.answer } else { AppliedCampaign::Conflict };
-        }
-        self.keep_definition(now, &apply.definition, apply.definition_bytes);
-        let before = self.campaigns.get(&apply.name);
-        let version = before.map_or(0, |before| before.version);
-        let answer = if before.is_some_and(|before| before.spec == apply.spec) {
-            AppliedCampaign::Applied { version, changed: false }
-        } else {
-            let record = CampaignRecord {
-                name: apply.name.clone(),
-                version: version + 1,
-                spec: apply.spec,
-                definition: apply.definition,
-                paused: before.is_some_and(|before| before.paused),
-                applied_at_ms: now,
-            };
-            self.campaigns.insert(apply.name.clone(), record);
-            AppliedCampaign::Applied { version: version + 1, changed: true }
-        };
-        if let Some(key) = apply.key {
-            let known = self.apply_keys.entry(apply.name).or_default();
-            known.push(KnownApply { key, fingerprint: apply.fingerprint, answer });
-            known.drain(..known.len().saturating_sub(APPLY_KEYS_KEPT_MAX));
-        }
-        answer
-    }
-
-    pub fn set_campaign_paused(&mut self, _now: i64, (name, paused): (CampaignName, bool)) -> bool {
-        match self.campaigns.get_mut(&name) {
-            Some(campaign) => {
-                campaign.paused = paused;
-                true
-            }
-            None => false,
-        }
-    }
-
-    pub fn delete_campaign(&mut self, _now: i64, name: CampaignName) -> bool {
-        self.apply_keys.remove(&name);
-        self.campaigns.remove(&name).is_some()
     }
 
     fn next_fence(&mut self, nonce: u32) -> Fence {

@@ -13,7 +13,8 @@ local COUNTER = { [P] = 'pending', [I] = 'pending', [D] = 'pending', [A] = 'acce
 local PIECE = 50
 -- '.' and '~'.
 local UNTOUCHED, ALONE = 46, 126
-local SYMBOL_FIRST, SYMBOLS = 33, 93
+-- '!' is of those granted on the usual way, see usual.lua.
+local SYMBOL_FIRST, SYMBOLS = 34, 92
 local TRANSACTION_MS_MAX = 660000
 local RETRY_COALESCE_MS = 2000
 local DOUBTS_MAX = 5
@@ -76,23 +77,36 @@ local function is_stale(fence)
   return epoch < BASE
 end
 
-local function hold_of(id)
+local function hold_of(id, kept)
   local expires = call('ZSCORE', K.lease, id)
   if not expires then return nil end
   local text = call('HGET', K.holder, id) or ''
   local fence, worker, hard, progress_at, progress, sequence, counted, outcome, entry =
     string.match(text, '^([^|]+)|([^|]+)|(%d+)|(%d+)|(%d+)|(%d+)|(%d+)(o?)|(.+)$')
   if not fence then corrupt('the holder of ' .. id) end
-  return { fence = fence, worker = worker, hard_at = tonumber(hard), progress_at = tonumber(progress_at),
-    progress = tonumber(progress), sequence = tonumber(sequence), counted = tonumber(counted),
-    outcome = outcome, expires_at = tonumber(expires), entry = entry, is_stale = is_stale(fence) }
+  local h = { fence = fence, counter = fence_counter(fence), worker = worker, hard_at = tonumber(hard),
+    progress_at = tonumber(progress_at), progress = tonumber(progress), sequence = tonumber(sequence),
+    counted = tonumber(counted), outcome = outcome, expires_at = tonumber(expires), noted_at = tonumber(expires),
+    entry = entry, is_stale = is_stale(fence) }
+  h.was_counted = h.counted > 0
+  local newer = not h.was_counted and kept_of(kept, h.counter)
+  for name, value in pairs(newer or {}) do h[name] = value end
+  return h
 end
 
-local function write_hold(b)
+-- Who is counted against a limit is told by the holder, which is there when the batch is not; then the rest is as well.
+local function write_hold(b, ttl)
   local h = b.hold
-  call('HSET', K.holder, b.id, string.format('%s|%s|%d|%d|%d|%d|%d%s|%s', h.fence, h.worker, h.hard_at,
-    h.progress_at, h.progress, h.sequence, h.counted, h.outcome, h.entry))
-  call('ZADD', K.lease, int(h.expires_at), b.id)
+  if h.counted > 0 or h.was_counted then
+    call('HSET', K.holder, b.id, string.format('%s|%s|%d|%d|%d|%d|%d%s|%s', h.fence, h.worker, h.hard_at,
+      h.progress_at, h.progress, h.sequence, h.counted, h.outcome, h.entry))
+    call('ZADD', K.lease, int(h.expires_at), b.id)
+    if b.h.q then call('HDEL', b.key, 'q') end
+    return
+  end
+  if is_to_note(h, ttl) then call('ZADD', K.lease, int(h.expires_at), b.id) end
+  h.open = b.open
+  call('HSET', b.key, 'q', kept_text(h))
 end
 
 -- A leased batch whose hash is missing or unreadable is set aside for a person: its recipients stay
@@ -111,10 +125,10 @@ end
 
 -- The hash of a batch. Of its records and fences few are needed, so those are read when somebody looks; false: none.
 local function hash_of(key)
-  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h = unpack(call('HMGET', key, 'n', 'site', 'payload', 's0',
-    's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h'))
+  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h, q = unpack(call('HMGET', key, 'n', 'site', 'payload',
+    's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h', 'q'))
   local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k, x = x,
-    ended = ended, expired = expired, h = h }
+    ended = ended, expired = expired, h = h, q = q }
   return setmetatable(fields, { __index = function(_, field)
     local value = call('HGET', key, field)
     fields[field] = value
@@ -145,12 +159,13 @@ local function load_batch(id, key, details, holds)
   if not count or count < 1 or #states ~= count or not string.find(states, '^[apidrxscu]*$') then return nil, 'unreadable' end
   -- A retired batch has the names of its segments instead of a payload.
   local retired = h.h ~= false
+  if h.q and #h.q ~= KEPT_BYTES then return nil, 'unreadable' end
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     open = intents_in(states), symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, tried = 0,
-    ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id), retired = retired,
+    ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id, h.q), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), erased = set_of(h.x), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
@@ -292,17 +307,6 @@ local function defer(b, index, r, delay)
   r.due_at = now + delay
 end
 
--- When it is tried again, or nil when the time to live is over: `backoff::retry_in_ms`.
-local function retry_in(attempts, fraction, elapsed, after)
-  local doublings = math.min(math.max(attempts - 1, 0), 30)
-  local bound = math.min(num(run.base, 'retry base') * 2 ^ doublings, num(run.cap, 'retry cap'))
-  local half = floor_div(bound, 2)
-  local jitter = floor_div((bound - half) * math.min(fraction, 1000000), 1000000)
-  local delay = math.max(half + jitter, after, 1)
-  if elapsed + delay <= num(run.ttl, 'retry ttl') then return delay end
-  return nil
-end
-
 local function count_resend(reason, by)
   add_count(run.id, reason == 'l' and 'resent_l' or 'resent_n', by)
 end
@@ -383,7 +387,7 @@ local function settle(b, index, r, _, o, fraction)
     end_as(b, index, r, R)
   else
     local elapsed = math.max(now - tonumber(r.first_at), 0)
-    local delay = retry_in(r.attempts + 1, fraction, elapsed, o.after)
+    local delay = retry_in(run, r.attempts + 1, fraction, elapsed, o.after)
     if o.kind == 'u' then return enter_doubt(b, index, r, 'l', delay) end
     if delay then defer(b, index, r, delay) else end_as(b, index, r, X) end
   end
@@ -428,5 +432,5 @@ local function keep_lease(b)
     b.hold.counted = b.open
     count_flight(b.entry, b.hold.counted - before, b.hold.counted < before)
   end
-  write_hold(b)
+  write_hold(b, math.huge)
 end

@@ -1,13 +1,13 @@
 -- checkpoint: outcomes so far, intents wanted, and the lease lives on.
 -- KEYS     see report.lua
--- ARGV     see report.lua; 3: ttl ms, 4: window; the last: limits, see pace.lua
+-- ARGV     see report.lua; its settings: ttl ms, window; the last: limits, see pace.lua
 -- returns  status (gone, lost, settled, held), ttl left ms, granted indexes (packed as they came), refused intents by their
 --          place among the intents, each followed by its reason (throttled:MS tells when to ask again)
 -- refuses  all, until the server was compared; a fence that is not current (outcomes are taken as facts);
 --          single intents, by the reasons of the page
 
 await_comparison()
-local ttl, window = num(ARGV[3], 'ttl'), num(ARGV[4], 'window')
+local ttl, window = SETTINGS[1], SETTINGS[2]
 local paused_lanes = {}
 -- The usual way is short: of the keys it writes, only the counters are not read before.
 check_type('HLEN', K.count)
@@ -125,7 +125,7 @@ local function checkpoint()
     b.hold.counted = b.open
     count_flight(b.entry, b.open - counted, left)
   end
-  write_hold(b)
+  write_hold(b, ttl)
   count_run()
   return { 'held', math.max(b.hold.expires_at - now, 0), granted, refused }
 end

@@ -64,6 +64,7 @@ elseif met ~= confirmed then
     confirmed = met
   end
 end
+if lacked then call('HSET', K.shard, 'back_at', NOW) end
 local by = lacked or { 0, 0 }
 return { found, int(by[1]), int(by[2]), int(sequence), int(epoch), int(sequence), is_stopped(met, confirmed, stop) and 1 or 0,
   int(rollbacks), f[9] or '' }

@@ -18,3 +18,7 @@ local function send_effect(outbox, version_key, version, subject, word)
   redis.call('SET', version_key, version)
   redis.call('HSET', outbox, subject, version .. ' ' .. word)
 end
+
+-- Of the hash of a campaign: its schedule, and where that stands.
+local SCHEDULE_FIELDS = { 'schedule', 'stamp', 'decided', 'active', 'due', 'zones', 'by', 'fired', 'fired_run',
+  'fired_nominal', 'fired_at', 'missed', 'overlap', 'cannot_run', 'skipped', 'skipped_why' }

@@ -1,6 +1,6 @@
 -- finish: the last outcomes; the batch settles or its rest goes back.
 -- KEYS     see report.lua
--- ARGV     see report.lua; 3 and 4 unused
+-- ARGV     see report.lua; its settings are not used
 -- returns  status (gone, lost, settled, returned, in_intent), due in ms
 -- refuses  all, until the server was compared; a fence that is not current (outcomes are taken as facts);
 --          to end a lease with somebody in intent

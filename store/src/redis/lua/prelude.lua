@@ -6,6 +6,9 @@
 -- does not roll back, so nothing may fail after the first write. Time is read once. Numbers are printed
 -- with `int`, never by tostring, which would write 1.7e+12.
 
+-- Numbers of a call about leases, and of each of its reports, see report.lua.
+local HEAD, REPORT_HEAD = '>I2I4I8I8', '>I8I8I2I2'
+
 -- Keys of one run or batch follow the keys of the shard.
 local OWN = 28
 
@@ -45,7 +48,7 @@ end
 -- Derived numbers: one that is damaged stays as it is, and shows when it is read. It must not leave a transition
 -- half done, nor keep recipients from moving.
 local function bump(key, field, by)
-  redis.pcall('HINCRBY', key, field, by)
+  return redis.pcall('HINCRBY', key, field, by)
 end
 
 local function floor_div(a, b)
@@ -64,7 +67,7 @@ local function grow(by)
     local f = call('HMGET', K.shard, 'met', 'server')
     is_met = f[1] == f[2]
   end
-  if is_met then bump(K.shard, 'sequence', int(by or 1)) end
+  if is_met then return bump(K.shard, 'sequence', int(by or 1)) end
 end
 
 -- Nothing is leased from a server that was not compared, nor while workers report after the shard went back.
@@ -88,6 +91,45 @@ local function fence_counter(fence)
   local epoch, counter = string.match(fence, '^(%d+)%-(%d+)%-%x+$')
   if not counter then corrupt('the fence ' .. fence) end
   return counter, tonumber(epoch)
+end
+
+-- When it is tried again, or nil when the time to live is over: `backoff::retry_in_ms`.
+local function retry_in(run, attempts, fraction, elapsed, after)
+  local doublings = math.min(math.max(attempts - 1, 0), 30)
+  local bound = math.min(num(run.base, 'retry base') * 2 ^ doublings, num(run.cap, 'retry cap'))
+  local half = floor_div(bound, 2)
+  local jitter = floor_div((bound - half) * math.min(fraction, 1000000), 1000000)
+  local delay = math.max(half + jitter, after, 1)
+  if elapsed + delay <= num(run.ttl, 'retry ttl') then return delay end
+  return nil
+end
+
+-- A lease that goes on keeps in its batch what changes with each report (`kept`): counter of its fence, expiry, how far that is
+-- ahead of the index of leases, hard deadline, when there was progress, progress, last sequence, recipients in intent,
+-- whether there was an outcome. That of another fence is over.
+local KEPT, KEPT_BYTES, KEPT_MAX = '>I6I6I4I6I6I6I6BB', 42, 281474976710655
+-- The index of leases has the expiry, or an earlier one by less than this part of the ttl: who reclaims looks again.
+local LEASE_STEPS = 4
+
+local function kept_of(text, counter)
+  if not text then return nil end
+  if #text ~= KEPT_BYTES then corrupt('what a lease keeps') end
+  local of, expires_at, ahead, hard_at, progress_at, progress, sequence, open, outcome = struct.unpack(KEPT, text)
+  if int(of) ~= counter then return nil end
+  return { counter = counter, expires_at = expires_at, noted_at = expires_at - ahead, hard_at = hard_at, progress_at = progress_at,
+    progress = progress, sequence = sequence, open = open, outcome = outcome == 1 and 'o' or '' }
+end
+
+local function kept_text(h)
+  return struct.pack(KEPT, h.counter, h.expires_at, h.expires_at - h.noted_at, h.hard_at, h.progress_at,
+    h.progress, h.sequence, h.open, h.outcome == 'o' and 1 or 0)
+end
+
+-- Whether the index of leases is to be told of the expiry.
+local function is_to_note(h, ttl)
+  if h.expires_at - h.noted_at <= ttl / LEASE_STEPS then return false end
+  h.noted_at = h.expires_at
+  return true
 end
 
 -- Tells the other masters. A hint: a failure to publish must not fail the transition.
@@ -160,12 +202,16 @@ local function count_place(run, from, to)
   add_count(run, 'moves', 1)
 end
 
--- A counter that is damaged stays as it is, see `bump`.
+-- A counter that is damaged stays as it is, see `bump`. When somebody settled last is of use once nobody is pending.
 local function write_counts()
+  local is = {}
   for field, by in pairs(counts) do
-    if by ~= 0 then bump(K.count, field, int(by)) end
+    if by ~= 0 then is[field] = bump(K.count, field, int(by)) end
   end
-  for run in pairs(settled_now) do call('HSET', K.count, run .. '|settled_at', NOW) end
+  for run in pairs(settled_now) do
+    local pending = is[run .. '|pending'] or call('HGET', K.count, run .. '|pending')
+    if pending == 0 or pending == '0' then call('HSET', K.count, run .. '|settled_at', NOW) end
+  end
   counts, settled_now = {}, {}
 end
 

@@ -28,9 +28,13 @@ local function set_aside_batch(b)
 end
 
 local id, grace = ARGV[1], num(ARGV[2], 'doubt grace')
-local hold = hold_of(id)
+local hold = hold_of(id, call('HGET', KEYS[OWN + 1], 'q'))
 local held_until = num(call('HGET', K.shard, 'hold_until') or '0', 'hold_until')
-if not hold or hold.expires_at > now or now < held_until or STOPPED then return { 'kept', 0, 0 } end
+if not hold or hold.expires_at > now or now < held_until or STOPPED then
+  -- The index may be behind, and is not asked about this one again before it is time.
+  if hold and hold.noted_at < hold.expires_at then call('ZADD', K.lease, int(hold.expires_at), id) end
+  return { 'kept', 0, 0 }
+end
 local b, wrong
 if load_run(string.match(id, '^(.+)%.%d+$') or '', KEYS[OWN + 3]) then
   b, wrong = load_batch(id, KEYS[OWN + 1], KEYS[OWN + 2])

@@ -1,45 +1,50 @@
 -- Common to checkpoint, finish and release; prepended after batch.lua.
 --
 -- KEYS  the shard's, then of each report: batch, its details, its run
--- ARGV  1 number of reports, 2 retry fraction, 3 and 4 of the script, then of each report: batch id, fence, sequence,
---       progress, indexes of intents, number of outcomes that have a reply text, then its place among the outcomes and
---       the text of each; then the number of groups and four for each (kind, code, retry_after_ms, indexes). A group is
---       of outcomes that follow each other and differ in nothing but recipient and reply text. Indexes are packed, a byte
---       each (255: one that no batch has): an argument for each would cost more than what is done with it.
+-- ARGV  1 numbers (HEAD): of reports, retry fraction, and two settings of the script; then of each report: batch id, fence,
+--       numbers (REPORT_HEAD): sequence, progress, how many outcomes have a reply text, how many groups; indexes of
+--       intents; if there are reply texts their places among the outcomes (from 1), and the texts; of each group kind, code,
+--       retry_after_ms, indexes. A group is of outcomes that follow each other and differ in nothing but recipient and reply text.
+--       Indexes and places are packed, a byte each (255: one that no batch has): an argument for each would cost more than what is
+--       done with it.
 -- returns of each report what the script says, or why it failed: every report is a transition of its own.
 
--- The report at hand.
-local REPORT
+-- The report at hand, and what is the same for all of the call.
+local REPORT, REPORTS, FRACTION, SETTINGS
+
+local function begin_report()
+  local first, second
+  REPORTS, FRACTION, first, second = struct.unpack(HEAD, ARGV[1])
+  SETTINGS = { first, second }
+end
 
 -- The report whose arguments begin here (`keys` come before its keys), and where the next begins.
 local function read_report(at, keys)
-  local report = { id = ARGV[at], fence = ARGV[at + 1], sequence = num(ARGV[at + 2], 'sequence'),
-    progress = num(ARGV[at + 3], 'progress'), fraction = num(ARGV[2], 'fraction'), packed = ARGV[at + 4],
-    intents = { string.byte(ARGV[at + 4], 1, -1) }, details = {}, groups = {}, batch_key = KEYS[keys + 1],
-    details_key = KEYS[keys + 2], run_key = KEYS[keys + 3] }
-  local texts = num(ARGV[at + 5], 'reply texts')
-  at = at + 6
-  for _ = 1, texts do
-    report.details[num(ARGV[at], 'a place')] = ARGV[at + 1]
-    at = at + 2
-  end
+  local sequence, progress, texts, groups = struct.unpack(REPORT_HEAD, ARGV[at + 2])
+  if math.max(sequence, progress) > KEPT_MAX then corrupt('what a worker counts') end
+  local report = { id = ARGV[at], fence = ARGV[at + 1], sequence = sequence, progress = progress, fraction = FRACTION,
+    packed = ARGV[at + 3], intents = { string.byte(ARGV[at + 3], 1, -1) }, details = {}, groups = {},
+    batch_key = KEYS[keys + 1], details_key = KEYS[keys + 2], run_key = KEYS[keys + 3] }
+  at = at + 4
+  for n = 1, texts do report.details[string.byte(ARGV[at], n)] = ARGV[at + n] end
+  if texts > 0 then at = at + 1 + texts end
   local place = 0
-  for n = 1, num(ARGV[at], 'groups') do
-    local kind, after = ARGV[at + 1], num(ARGV[at + 3], 'retry after')
+  for n = 1, groups do
+    local kind, after = ARGV[at], num(ARGV[at + 2], 'retry after')
     if not KINDS[kind] then corrupt('the outcome ' .. tostring(kind)) end
-    local group = { kind = kind, code = ARGV[at + 2], after = after, indexes = { string.byte(ARGV[at + 4], 1, -1) }, place = place }
+    local group = { kind = kind, code = ARGV[at + 1], after = after, indexes = { string.byte(ARGV[at + 3], 1, -1) }, place = place }
     place = place + #group.indexes
     report.groups[n] = group
     at = at + 4
   end
-  return report, at + 1
+  return report, at
 end
 
 -- Carries out one report after the other, each whole before the next begins. All are read before, and one that fails
 -- must not cost the others their answers, unless it is alone.
 local function each_report(act)
-  local reports, at, answers = {}, 5, {}
-  for n = 1, num(ARGV[1], 'reports') do
+  local reports, at, answers = {}, 2, {}
+  for n = 1, REPORTS do
     reports[n], at = read_report(at, OWN + (n - 1) * 3)
   end
   for n, report in ipairs(reports) do
