@@ -82,7 +82,7 @@ fn erase(fleet: &Fleet, address: &str) -> Erasure {
 
 fn scenario(extra: String) {
     let sealed = !extra.is_empty();
-    let mut fleet = Fleet::start(Settings { workers: 2, sink_latency_ms: 40, extra, ..Settings::default() });
+    let fleet = Fleet::start(Settings { workers: 2, sink_latency_ms: 40, extra, ..Settings::default() });
     let client = fleet.client();
     let mut audience = Audience::of(RECIPIENTS);
     let campaign = Campaign::named("digest");
@@ -170,7 +170,6 @@ fn scenario(extra: String) {
     assert!(wrong.code == 2 && wrong.stderr.contains("it has no @"), "{wrong:?}");
     assert_eq!(client.ok(&["--output", "json", "erase", "--list"]), "");
     is_clean(&fleet);
-    drop(fleet);
 }
 
 #[test]

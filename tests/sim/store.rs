@@ -1,6 +1,7 @@
 //! The store of the world: the model, virtual time, and a line from each master to it that loses, delays and repeats.
 
 use crate::coverage::Point;
+use crate::fate::Fate;
 use crate::gate::Gate;
 use crate::mix::Mix;
 use crate::random::Random;
@@ -163,16 +164,6 @@ struct Position {
     mark: Mark,
 }
 
-/// What happens to one call.
-#[derive(Debug, Clone, Copy, Default)]
-struct Fate {
-    is_lost: bool,
-    is_answer_lost: bool,
-    is_repeated: bool,
-    delay_ms: u64,
-    delay_back_ms: u64,
-}
-
 const LOST_AFTER_MS: u64 = 300;
 
 impl Line {
@@ -199,19 +190,9 @@ impl Line {
         if world.is_healed {
             return Fate::default();
         }
-        let (lose, repeat, slow) = (world.mix.store_lose, world.mix.store_repeat, world.mix.store_slow);
-        let random = &mut world.random;
-        let mut fate = Fate {
-            is_lost: random.permille(lose),
-            is_answer_lost: random.permille(lose),
-            is_repeated: random.permille(repeat),
-            ..Fate::default()
-        };
-        if random.permille(slow) {
-            fate.delay_ms = random.below(200);
-            fate.delay_back_ms = random.below(200);
-        }
-        world.faults += u64::from(fate.is_lost) + u64::from(fate.is_answer_lost) + u64::from(fate.is_repeated);
+        let StoreWorld { mix, random, faults, .. } = &mut *world;
+        let fate = Fate::draw(mix, random);
+        *faults += fate.faults();
         fate
     }
 
