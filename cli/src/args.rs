@@ -1,6 +1,8 @@
 //! The command line, as clap knows it.
 
-use crate::commands::{campaign, config, dead, dev, lane, master, run, schedule, send, template, worker, workers};
+use crate::commands::{
+    campaign, config, dead, dev, erase, lane, master, run, schedule, send, template, worker, workers,
+};
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -79,6 +81,8 @@ pub enum Command {
     /// Look at what was set aside, replay and purge it
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Erase an address everywhere
+    Erase(erase::EraseArgs),
     /// Look at workers and drain them
     #[command(subcommand)]
     Workers(workers::WorkersCommand),

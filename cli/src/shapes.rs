@@ -322,6 +322,20 @@ pub struct Lane {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Erasure {
+    pub id: String,
+    pub done: bool,
+    pub asked_at: Option<String>,
+    pub done_at: Option<String>,
+    pub recipients: u64,
+    pub ended: u64,
+    pub rows: u64,
+    pub mentions: u64,
+    pub unreadable: u64,
+    pub left: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Worker {
     pub name: String,
     pub instance: String,

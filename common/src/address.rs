@@ -1,7 +1,11 @@
 //! A mail address, checked once (RFC 5321 4.1.2 through lettre) and normalised for comparison.
 
+use crate::ids::ErasureId;
 use serde::{Deserialize, Serialize};
 use std::{fmt, str::FromStr};
+
+/// Where erased addresses are: no mail ever gets there (RFC 2606 2).
+const ERASED_DOMAIN: &str = "erased.invalid";
 
 /// `local@domain`. Never holds CR, LF, NUL, spaces or angle brackets.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -20,6 +24,17 @@ impl Address {
     /// What comes after the last `@`, lower-case.
     pub fn domain(&self) -> String {
         self.0.rsplit('@').next().unwrap_or_default().to_lowercase()
+    }
+
+    /// What stands where an address was that is erased.
+    pub fn erased(id: &ErasureId) -> Self {
+        Self(format!("{id}@{ERASED_DOMAIN}"))
+    }
+
+    /// It stands for one that was erased: nothing is ever sent to it.
+    pub fn is_erased(&self) -> bool {
+        let id = self.0.strip_suffix(ERASED_DOMAIN).and_then(|rest| rest.strip_suffix('@'));
+        id.is_some_and(|id| id.parse::<ErasureId>().is_ok())
     }
 
     /// The default key of a recipient: the whole address in lower case. The local part is case-sensitive

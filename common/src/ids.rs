@@ -114,6 +114,13 @@ text_id!(
     RelayName, "relay name", |text| slug(text, 64)
 );
 text_id!(
+    /// The keyed hash of an address that is to be erased, or was: 32 of 0-9 and a-f.
+    ErasureId, "erasure id", |text| {
+        let plain = text.len() == 32 && text.bytes().all(|c| c.is_ascii_digit() || (b'a'..=b'f').contains(&c));
+        if plain { Ok(()) } else { Err("it has 32 of 0-9 and a-f") }
+    }
+);
+text_id!(
     /// Chosen by a caller so that a repeated call is recognised: 1 to 64 printable characters.
     RequestId, "request id", |text| printable(text, 64)
 );

@@ -8,6 +8,7 @@ pub mod backoff;
 pub mod campaign;
 pub mod clock;
 pub mod duration;
+pub mod erasure;
 pub mod ids;
 pub mod lane;
 pub mod lease;

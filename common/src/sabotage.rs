@@ -80,6 +80,12 @@ faults! {
     JournalDenies = "journal_denies",
     /// A batch that comes back from a lease is put nowhere.
     BatchForgotten = "batch_forgotten",
+    /// Who is erased is granted intents.
+    ErasedSentOn = "erased_sent_on",
+    /// The reply about somebody who is erased is kept.
+    ErasedTextKept = "erased_text_kept",
+    /// Who held the split of a run when an address was erased goes on with it.
+    ErasedSplitGoesOn = "erased_split_goes_on",
     /// A store that went back in time is taken for one that did not.
     RollbackUnnoticed = "rollback_unnoticed",
     /// A fact from before the store went back leaves no reason.

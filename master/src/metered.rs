@@ -3,7 +3,7 @@
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, ErasureId, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
@@ -11,10 +11,10 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    DueSchedules, Finish, Fire, Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim,
-    Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun,
-    RetryRun, Room, RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store,
-    WorkerRecord,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release,
+    ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
+    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -136,4 +136,9 @@ passed_on! {
     keep(shared: Vec<Shared>) -> ();
     kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
     forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
+    erase_recipients(erase: EraseRecipients) -> ErasedRecipients;
+    erase_run(erase: EraseRun) -> ErasedRun;
+    write_erasure(write: WriteErasure) -> Option<u64>;
+    erasure(id: &ErasureId) -> Option<ErasureRecord>;
+    open_erasures(limit: usize) -> Vec<ErasureRecord>;
 }

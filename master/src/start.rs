@@ -8,6 +8,7 @@ use crate::assemble::{Master, assemble};
 use crate::config::{MasterConfig, StartError};
 use crate::core::Core;
 use crate::http;
+use crate::loops::erase::{self, EraseDuty};
 use crate::loops::sweep::{self, SweepDuty};
 use crate::schedule::{SYSTEM_FOLDER, Zones};
 use crate::seal::{Sealed, Vault};
@@ -84,6 +85,7 @@ pub async fn start(
         serve_http(&core, listener, closing.clone(), &mut servers);
     }
     let mut duties = master.begin_duties();
+    duties.spawn(EraseDuty::new(Arc::clone(&core), erase::Config::default()).run());
     duties.spawn(SweepDuty::new(Arc::clone(&core), sweep::Config::default()).run());
     tracing::info!(%grpc_addr, ?http_addr, store = place, "master started");
     Ok(RunningMaster { grpc_addr, http_addr, core, health, duties, closing, servers })

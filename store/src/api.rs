@@ -4,9 +4,13 @@ pub use crate::campaigns::{
     AppliedCampaign, ApplyCampaign, CampaignRecord, DueSchedules, Fire, Fired, FiredRun, Scheduled, SkipReason, Skipped,
 };
 pub use crate::compared::{Compare, Compared, Found};
+pub use crate::erasure::{
+    EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Replace, WriteErasure,
+};
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
+pub use crate::room::{Room, RoomOf};
 
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -15,7 +19,7 @@ use bytes::Bytes;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::OnUnknown;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, Fence, LaneName, RelayName, RequestId, RunId, SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, ErasureId, Fence, LaneName, RequestId, RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::{Fact, FactStatus, IndexRange, LeaseAnswer, LeaseReport, Progress};
 use postrider_common::mark::Marks;
@@ -155,6 +159,16 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn kept(&self, before_ms: i64, skip: usize, limit: usize) -> Result<Vec<Kept>>;
     /// Forgets what nobody names, unless somebody was about to since; definitions are deleted. Those that are gone.
     async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>>;
+
+    // Erasure of one address.
+    /// Recipients of a batch end, and nothing of them is kept but their states.
+    async fn erase_recipients(&self, erase: EraseRecipients) -> Result<ErasedRecipients>;
+    /// Whoever holds the split of the run loses it, and what is stored of its recipients is replaced.
+    async fn erase_run(&self, erase: EraseRun) -> Result<ErasedRun>;
+    /// The version it has now. None: it has another one than was given, or somebody holds it.
+    async fn write_erasure(&self, write: WriteErasure) -> Result<Option<u64>>;
+    async fn erasure(&self, id: &ErasureId) -> Result<Option<ErasureRecord>>;
+    async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>>;
 }
 
 /// A run to create. Everything in it is frozen.
@@ -459,6 +473,8 @@ pub struct BatchRecord {
     /// Names of the segments that hold the history of a retired batch: the first one whole, the others corrections in
     /// order. Empty: not retired.
     pub segments: Vec<String>,
+    /// Recipients that were erased, in order.
+    pub erased: Vec<u32>,
 }
 
 impl BatchRecord {
@@ -541,22 +557,4 @@ pub struct ShareRelay {
     pub wish: RelayWish,
     /// What it gets ends this long from now, unless it asks again.
     pub ttl_ms: u64,
-}
-
-/// Whose limit it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RoomOf {
-    Lane(LaneName),
-    Site(SiteName),
-    Relay(RelayName),
-}
-
-/// What is left of a limit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Room {
-    pub of: RoomOf,
-    /// Recipients that the rate allows to begin now; None: it has no rate.
-    pub paced: Option<u64>,
-    /// Recipients (of a relay: connections) that may come on top at once; None: their number is not limited.
-    pub at_once: Option<u64>,
 }

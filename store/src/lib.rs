@@ -11,6 +11,7 @@ pub mod compared;
 #[cfg(feature = "conformance")]
 pub mod conformance;
 pub mod embedded;
+pub mod erasure;
 pub mod error;
 pub mod given_up;
 pub mod open;
@@ -18,6 +19,7 @@ pub mod quota;
 pub mod reconciled;
 pub mod redis;
 pub mod retention;
+pub mod room;
 pub mod url;
 
 pub use api::*;

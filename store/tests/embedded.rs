@@ -13,6 +13,7 @@ use postrider_store::conformance::scene::{GRACE_MS, Held, Scene, new_run, outcom
 use postrider_store::embedded::Embedded;
 use postrider_store::{
     Checkpoint, Claim, ClaimHistory, Compare, Finish, Found, Release, RetireBatches, RetryRun, Store, StoreError,
+    WriteErasure,
 };
 use std::sync::Arc;
 
@@ -231,4 +232,43 @@ async fn an_old_file_put_back_is_noticed_by_the_mark() {
     let compared = compare(&store, &marks).await;
     assert!(matches!(compared.found, Found::WentBack { .. }) && compared.is_stopped, "{compared:?}");
     assert!(store.run(&new_run("lost").id).await.unwrap().is_none() && store.seen().iter().any(|m| m.epoch > 2));
+}
+
+/// An erasure ends with a file in which nothing is left of what was written to it before, in records or in pages that
+/// are free.
+#[tokio::test]
+async fn the_end_of_an_erasure_leaves_nothing_in_the_file() {
+    const SECRET: &[u8] = b"somebody@example.com";
+    let fixture = file().await;
+    let path = fixture.folder.path().join("store.redb");
+    let is_there = || std::fs::read(&path).unwrap().windows(SECRET.len()).any(|bytes| bytes == SECRET);
+    let new = postrider_store::NewRun { audience: SECRET.repeat(1000), ..new_run("one") };
+    let scene = Scene::with(&fixture, new.clone(), &[2]).await;
+    let write = |version, open, body: &[u8]| WriteErasure {
+        id: "0123456789abcdef0123456789abcdef".parse().unwrap(),
+        version,
+        by: format!("by-{version}").parse().unwrap(),
+        takes: false,
+        hold_ms: 0,
+        open,
+        body: body.to_vec(),
+    };
+    let store = fixture.store();
+    assert_eq!(store.write_erasure(write(0, true, SECRET)).await.unwrap(), Some(1));
+    let audience = Some(postrider_store::Replace { from: new.audience, to: b"blank".to_vec() });
+    store.erase_run(postrider_store::EraseRun { run: scene.run.clone(), audience, open: None }).await.unwrap();
+    assert!(is_there(), "in its records");
+    assert_eq!(store.write_erasure(write(1, false, b"done")).await.unwrap(), Some(2));
+    assert!(!is_there());
+    // It goes on in the new file, and is all there when it is opened again.
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    let (record, batches, run) = (scene.record().await, scene.batches().await, scene.run.clone());
+    drop(store);
+    let fixture = reopen(fixture).await;
+    let scene = Scene { fixture: &fixture, run };
+    assert_eq!((scene.record().await, scene.batches().await), (record, batches));
+    let names: Vec<_> =
+        std::fs::read_dir(fixture.folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["store.redb"]);
 }

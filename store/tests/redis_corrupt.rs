@@ -12,6 +12,7 @@ mod redis_server;
 
 use async_trait::async_trait;
 use postrider_common::OutcomeKind;
+use postrider_common::ids::ErasureId;
 use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
 use postrider_common::pace::{Limit, Limits};
 use postrider_common::relay::{RelayLimit, RelayWish};
@@ -20,8 +21,9 @@ use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, BadRow, ClaimHistory, Durability, Fire, Fired, ForgetRun, ForgottenRun, NewRun, Reclaim,
-    ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store,
+    ApplyCampaign, BadRow, ClaimHistory, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, Fire,
+    Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, ReleaseSplit, Replace, ReplayDead, RetireBatches, RetryRun,
+    ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, WriteErasure,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -230,6 +232,22 @@ async fn live(life: &Life) {
         store().retry_run(RetryRun { run: poison.run.clone(), key, unknown, after: 0, limit: 10 }).await.unwrap();
     }
 
+    // Recipients of every place are erased, with what is known of that; a tombstone and its correction, too.
+    let id: ErasureId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+    for (version, open) in [(0, true), (1, true), (2, false)] {
+        let (by, body) = (format!("by-{version}").parse().unwrap(), b"body".to_vec());
+        let write = WriteErasure { id: id.clone(), version, by, takes: open, hold_ms: 0, open, body };
+        assert_eq!(store().write_erasure(write).await.unwrap(), Some(version + 1));
+    }
+    for run in [&other.run, &scene.run, &poison.run] {
+        for batch in store().batches(run, 0, 100).await.unwrap() {
+            let (recipients, details) = (vec![batch.recipients.len() as u32 - 1], vec![0]);
+            let payload = if batch.is_retired() { Vec::new() } else { b"blank".to_vec() };
+            let erase = EraseRecipients { batch: batch.id, known: batch.erased, recipients, details, payload };
+            assert!(matches!(store().erase_recipients(erase).await.unwrap(), ErasedRecipients::Done { .. }));
+        }
+    }
+
     // A run with dead letters and history is forgotten, step by step; then what it left.
     store().cancel_run(&poison.run).await.unwrap();
     store().cancel_batches(&poison.run, 0, 100).await.unwrap();
@@ -251,6 +269,10 @@ async fn live(life: &Life) {
     let mut add = scene.add(&split, &[2], 10, false);
     add.bad_row_samples = vec![BadRow { row: 3, reason: "no address".to_owned() }];
     assert_eq!(store().add_batches(add).await.unwrap(), SplitStatus::Done);
+    let replace = |from: &[u8]| Some(Replace { from: from.to_vec(), to: b"blank".to_vec() });
+    let erase = EraseRun { run: third.id.clone(), audience: replace(b"audience"), open: replace(b"open") };
+    assert!(matches!(store().erase_run(erase).await.unwrap(), ErasedRun::Done { .. }));
+    split = scene.claim_split().await.unwrap();
     for failed in [true, false] {
         let error = RunError { code: "source".into(), message: "gone".into(), mend: "bring it back".into() };
         let (run, fence) = (third.id.clone(), split.fence.clone());

@@ -76,6 +76,18 @@ fn a_bucket_holds_what_was_settled_whatever_dies() {
     assert!(found.contains(&run), "{found}");
     println!("bucket: {} segments, server away once, 2 masters killed", bucket.objects("/history/").len());
     fleet.judge("bucket", &run, audience.addresses(), Rules::CLEAN, &watcher.stop());
+
+    // An address is erased from the audience and from history, in place.
+    let objects = bucket.objects("").len();
+    let erased = client.call_within(&["--output", "json", "erase", &someone, "--wait"], ENDED_BOUND);
+    let erased: serde_json::Value = serde_json::from_str(&erased.stdout).expect("the JSON of an erasure");
+    assert_eq!((&erased["recipients"], &erased["rows"], &erased["unreadable"]), (&1.into(), &1.into(), &0.into()));
+    assert_eq!(bucket.objects("").len(), objects + 1, "only the key of the hash came");
+    let listed = client.recipients(&run);
+    assert_eq!(listed.len(), RECIPIENTS);
+    let stands = listed.iter().filter(|one| erased["id"] == *one.key.as_str()).map(|one| one.state.as_str());
+    assert_eq!(stands.collect::<Vec<_>>(), ["accepted"]);
+    assert!(listed.iter().all(|one| one.address != someone));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use crate::rules::Rules;
 use crate::time::{EPOCH_MS, Time};
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, ErasureId, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::Limits;
@@ -18,10 +18,10 @@ use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    DueSchedules, Finish, Fire, Fired, ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim,
-    Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
-    Room, RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError,
-    WorkerRecord,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
+    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord, WriteErasure,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -585,5 +585,25 @@ impl Store for Line {
 
     async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
         self.write(unnamed, Command::ForgetKept, Model::forget_kept).await
+    }
+
+    async fn erase_recipients(&self, erase: EraseRecipients) -> Result<ErasedRecipients> {
+        self.write_and_wake(erase, Command::EraseRecipients, once_compared!(erase_recipients)).await?
+    }
+
+    async fn erase_run(&self, erase: EraseRun) -> Result<ErasedRun> {
+        self.write_and_wake(erase, Command::EraseRun, Model::erase_run).await
+    }
+
+    async fn write_erasure(&self, write: WriteErasure) -> Result<Option<u64>> {
+        self.write(write, Command::WriteErasure, Model::write_erasure).await
+    }
+
+    async fn erasure(&self, id: &ErasureId) -> Result<Option<ErasureRecord>> {
+        self.read(|model| model.erasure(id)).await
+    }
+
+    async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
+        self.read(|model| model.open_erasures(limit)).await
     }
 }

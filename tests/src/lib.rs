@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod poison_relay;
 pub mod process;
 pub mod redis_cluster;
+pub mod redis_dump;
 pub mod redis_server;
 pub mod sentinels;
 pub mod settings;

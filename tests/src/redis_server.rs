@@ -130,7 +130,7 @@ impl RedisServer {
         BufReader::new(stream).lines().take(lines_max).collect::<Result<_, _>>().ok()
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.dir.join("redis.sock")
     }
 }

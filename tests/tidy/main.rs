@@ -233,6 +233,8 @@ const LOOKS: &[&str] = &[
     "runs_to_forget",
     "left_segments",
     "kept",
+    "erasure",
+    "open_erasures",
 ];
 
 #[test]

@@ -4,6 +4,7 @@ pub mod campaign;
 pub mod config;
 pub mod dead;
 pub mod dev;
+pub mod erase;
 pub mod lane;
 pub mod master;
 pub mod run;
@@ -35,6 +36,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Template(command) => template::perform(&context, command),
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Dead(command) => dead::perform(&context, command).await,
+        Command::Erase(args) => erase::perform(&context, args).await,
         Command::Workers(command) => workers::perform(&context, command).await,
         Command::Master(args) => master::perform(&context, args).await,
         Command::Worker(args) => worker::perform(&context, args).await,

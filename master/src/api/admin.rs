@@ -1,7 +1,7 @@
 //! Service Admin: looking at and steering runs, lanes and workers.
 
 use super::status::{ApiError, no_run};
-use super::{dead, page_limit, recipients};
+use super::{dead, erase, page_limit, recipients};
 use crate::campaign::Invalid;
 use crate::core::Core;
 use futures::Stream;
@@ -156,6 +156,20 @@ impl Admin for AdminApi {
         let rows = self.core.store.bad_rows(&run.id).await.map_err(ApiError::from)?;
         let rows = rows.into_iter().map(|row| v1::BadRow { row: row.row, reason: row.reason }).collect();
         Ok(Response::new(v1::ListBadRowsResponse { rows, total: run.bad_rows }))
+    }
+
+    async fn erase(&self, request: Request<v1::EraseRequest>) -> Answer<v1::EraseResponse> {
+        let erasure = erase::ask(&self.core, &request.into_inner().address).await?;
+        Ok(Response::new(v1::EraseResponse { erasure: Some(erasure) }))
+    }
+
+    async fn get_erasure(&self, request: Request<v1::GetErasureRequest>) -> Answer<v1::GetErasureResponse> {
+        let erasure = erase::get(&self.core, &request.into_inner().id).await?;
+        Ok(Response::new(v1::GetErasureResponse { erasure: Some(erasure) }))
+    }
+
+    async fn list_erasures(&self, _: Request<v1::ListErasuresRequest>) -> Answer<v1::ListErasuresResponse> {
+        Ok(Response::new(erase::list(&self.core).await?))
     }
 
     async fn list_lanes(&self, _request: Request<v1::ListLanesRequest>) -> Answer<v1::ListLanesResponse> {

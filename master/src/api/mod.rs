@@ -4,6 +4,7 @@ pub mod admin;
 pub mod campaigns;
 mod dead;
 pub mod dispatch;
+mod erase;
 mod firings;
 pub mod messages;
 mod recipients;

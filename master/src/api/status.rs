@@ -59,7 +59,7 @@ impl ApiError {
             Self::History(HistoryError::Missing(_) | HistoryError::Damaged { .. }) => Code::Internal,
             Self::History(HistoryError::Storage(error)) | Self::Storage(error) => match error {
                 StorageError::Open { .. } | StorageError::Failed(_) => Code::Unavailable,
-                StorageError::Marks(_) => Code::Internal,
+                StorageError::Marks(_) | StorageError::ErasureKey => Code::Internal,
                 // A retry does not help; a person must act.
                 StorageError::Sealed(sealed) if sealed.is_about_keys() => Code::FailedPrecondition,
                 StorageError::Sealed(_) => Code::Internal,

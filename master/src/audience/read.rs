@@ -90,9 +90,11 @@ fn not_readable(error: StorageError) -> ReadError {
                 "restore it, or run the campaign again with its audience uploaded anew",
             )
         }
-        StorageError::Open { .. } | StorageError::Failed(_) | StorageError::Marks(_) | StorageError::Sealed(_) => {
-            ReadError::Storage(format!("failed to {error}"))
-        }
+        StorageError::Open { .. }
+        | StorageError::Failed(_)
+        | StorageError::Marks(_)
+        | StorageError::ErasureKey
+        | StorageError::Sealed(_) => ReadError::Storage(format!("failed to {error}")),
     }
 }
 

@@ -20,7 +20,19 @@ pub struct Row {
 #[error("{0}")]
 pub struct RowReason(pub String);
 
+/// What is left of a row that was erased.
+const ERASED: &str = "it was erased";
+
 impl RowReason {
+    pub fn erased() -> Self {
+        Self::new(ERASED)
+    }
+
+    /// No fault of the audience: it fails no run.
+    pub fn is_erased(&self) -> bool {
+        self.0 == ERASED
+    }
+
     pub fn new(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -85,6 +97,9 @@ pub fn admit(mut fields: Map<String, Value>, roles: &Roles) -> Result<Recipient,
         }
     };
     let address: Address = address.parse().map_err(|error| RowReason::new(format!("{error}")))?;
+    if address.is_erased() {
+        return Err(RowReason::erased());
+    }
     let key = match &roles.key_field {
         None => address.normalised(),
         Some(name) if *name == roles.address_field => address.normalised(),

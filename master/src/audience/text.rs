@@ -48,6 +48,11 @@ pub fn open<'a>(source: impl Read + 'a, label: Option<&str>) -> Result<Box<dyn R
 pub const ENCODING_MEND: &str =
     "give a label such as utf-8, windows-1252, iso-8859-15, utf-16le or shift_jis, or leave it out for UTF-8";
 
+/// Whether bytes that begin like this are compressed.
+pub fn is_compressed(first: &[u8]) -> bool {
+    first.starts_with(GZIP) || first.starts_with(ZSTD)
+}
+
 fn inflate<'a>(mut source: impl Read + 'a) -> io::Result<Box<dyn Read + 'a>> {
     let mut first = Vec::with_capacity(MAGIC_BYTES);
     source.by_ref().take(MAGIC_BYTES as u64).read_to_end(&mut first)?;

@@ -5,6 +5,7 @@
 //! finds every recipient once, however many are retired meanwhile. A segment that no tombstone names (its writer died
 //! before it was registered) is never read.
 
+mod erase;
 mod read;
 mod segment;
 
@@ -56,7 +57,11 @@ pub fn stored(run: &RunRecord, batch: &BatchRecord) -> Result<Vec<Known>, Histor
         return Err(HistoryError::damaged(what(), "its payload and its states differ in number"));
     }
     let known = recipients.into_iter().zip(&batch.recipients).map(|(recipient, delivery)| Known {
-        message_id: message_id(&run.id, &recipient.key, &run.sender_domain),
+        // Of one that is erased it would be another than was sent.
+        message_id: match recipient.address.is_erased() {
+            true => String::new(),
+            false => message_id(&run.id, &recipient.key, &run.sender_domain),
+        },
         key: recipient.key,
         address: recipient.address.to_string(),
         state: delivery.state,

@@ -23,7 +23,7 @@ const SEGMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 const NAME_BYTES: usize = 14;
 
 #[derive(Debug, Serialize, Deserialize)]
-struct Header {
+pub(super) struct Header {
     postrider_history: u32,
     /// With their lines.
     batches: Vec<(BatchId, usize)>,
@@ -31,23 +31,23 @@ struct Header {
 
 /// One recipient. A correction has only what is not optional.
 #[derive(Debug, Serialize, Deserialize)]
-struct Line {
-    batch: BatchId,
-    index: u32,
+pub(super) struct Line {
+    pub batch: BatchId,
+    pub index: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
-    key: Option<String>,
+    pub key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    address: Option<String>,
+    pub address: Option<String>,
     state: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     attempts: Option<u32>,
-    code: String,
+    pub code: String,
     #[serde(default, skip_serializing_if = "String::is_empty")]
-    detail: String,
+    pub detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown_reason: Option<UnknownName>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    message_id: Option<String>,
+    pub message_id: Option<String>,
     settled_at_ms: i64,
 }
 
@@ -88,7 +88,6 @@ pub struct Written {
 /// Packs batches: those not retired before with what is known of each recipient, others with their corrections. `attempt`
 /// is random: a segment that is left by a crash is not mistaken for one that is written again.
 pub fn write(attempt: u128, batches: &[(&BatchRecord, Vec<Known>)]) -> Result<Written, HistoryError> {
-    let failed = |error: &dyn std::fmt::Display| HistoryError::damaged("batches to be packed", error);
     let mut lines = Vec::new();
     let mut header = Header { postrider_history: VERSION, batches: Vec::with_capacity(batches.len()) };
     for (batch, known) in batches {
@@ -100,21 +99,28 @@ pub fn write(attempt: u128, batches: &[(&BatchRecord, Vec<Known>)]) -> Result<Wr
         }
         header.batches.push((batch.id.clone(), lines.len() - before));
     }
-    let mut text = serde_json::to_vec(&header).map_err(|error| failed(&error))?;
-    text.push(b'\n');
-    for line in &lines {
-        serde_json::to_writer(&mut text, line).map_err(|error| failed(&error))?;
-        text.push(b'\n');
-    }
+    let (text, bytes) = pack(header, &lines)?;
     let mut hash = Sha256::new();
     hash.update(attempt.to_be_bytes());
     hash.update(&text);
     let name = to_hex(&hash.finalize()[..NAME_BYTES]);
+    Ok(Written { name, bytes, recipients: lines.len() as u64 })
+}
+
+/// The text, and its frame.
+pub(super) fn pack(header: Header, lines: &[Line]) -> Result<(Vec<u8>, Vec<u8>), HistoryError> {
+    let failed = |error: &dyn std::fmt::Display| HistoryError::damaged("batches to be packed", error);
+    let mut text = serde_json::to_vec(&header).map_err(|error| failed(&error))?;
+    text.push(b'\n');
+    for line in lines {
+        serde_json::to_writer(&mut text, line).map_err(|error| failed(&error))?;
+        text.push(b'\n');
+    }
     let mut frame = zstd::Encoder::new(Vec::new(), ZSTD_LEVEL).map_err(|error| failed(&error))?;
     frame.include_checksum(true).map_err(|error| failed(&error))?;
     frame.write_all(&text).map_err(|error| failed(&error))?;
     let bytes = frame.finish().map_err(|error| failed(&error))?;
-    Ok(Written { name, bytes, recipients: lines.len() as u64 })
+    Ok((text, bytes))
 }
 
 fn whole(batch: &BatchRecord, index: u32, known: &Known) -> Line {
@@ -201,6 +207,27 @@ impl Segment {
         self.lines_of(batch).any(|line| line.to_lowercase().contains(needle))
     }
 
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// All lines but the header.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &str> {
+        self.lines.iter().map(|line| &self.text[line.clone()])
+    }
+
+    pub(super) fn line(&self, text: &str) -> Result<Line, HistoryError> {
+        serde_json::from_str(text).map_err(|error| HistoryError::damaged(format!("history/{}", self.name), error))
+    }
+
+    /// As it was read, in the order of its lines.
+    pub(super) fn header(&self) -> Header {
+        let mut batches: Vec<_> = self.batches.iter().collect();
+        batches.sort_by_key(|(_, lines)| (lines.start, lines.end));
+        let batches = batches.into_iter().map(|(id, lines)| (id.clone(), lines.len())).collect();
+        Header { postrider_history: VERSION, batches }
+    }
+
     fn lines_of(&self, batch: &BatchId) -> impl Iterator<Item = &str> {
         let range = self.batches.get(batch).cloned().unwrap_or_default();
         self.lines[range].iter().map(|line| &self.text[line.clone()])
@@ -213,7 +240,7 @@ impl Segment {
             return Err(wrong(&format!("it does not have the batch {batch}")));
         }
         for text in self.lines_of(batch) {
-            let line: Line = serde_json::from_str(text).map_err(|error| wrong(&error))?;
+            let line = self.line(text)?;
             let state = RecipientState::ALL.into_iter().find(|state| state.is_final() && state.name() == line.state);
             let state = state.ok_or_else(|| wrong(&"a state is none"))?;
             let index = line.index as usize;
@@ -255,6 +282,7 @@ mod tests {
             payload: Vec::new(),
             recipients,
             segments: if retired { vec!["first".into()] } else { Vec::new() },
+            erased: Vec::new(),
         }
     }
 

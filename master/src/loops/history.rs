@@ -5,6 +5,7 @@
 
 use super::Trouble;
 use crate::core::Core;
+use crate::erase::{self, EraseError};
 use crate::history::{self, HistoryError, Known, Written};
 use postrider_common::ids::{BatchId, RequestId, RunId};
 use postrider_common::limits::{HISTORY_BACKLOG_BATCHES_MAX, SEGMENT_BATCHES_MAX};
@@ -52,6 +53,8 @@ pub enum DrainError {
     Store(#[from] StoreError),
     #[error(transparent)]
     History(#[from] HistoryError),
+    #[error(transparent)]
+    Erase(#[from] EraseError),
     #[error("write history in time: the storage took too long, and what was written may be swept")]
     TooLate,
 }
@@ -128,6 +131,10 @@ impl HistoryDuty {
         let stamps = batches.iter().filter(wrote).map(|batch| (batch.record.id.clone(), batch.stamp)).collect();
         let retire = RetireBatches { request, segment: written.name.clone(), batches: stamps };
         let retired = core.store.retire_batches(retire).await?;
+        if retired < known.len() as u64 {
+            // One may have changed because an address is erased: what was read before has it.
+            erase::scrub(core, &written.name).await?;
+        }
         core.metrics.history_segments.inc();
         core.metrics.history_batches.inc_by(retired);
         tracing::debug!(segment = written.name, batches = retired, "history written");

@@ -4,6 +4,7 @@
 pub mod cancel;
 pub mod census;
 pub mod compare;
+pub mod erase;
 pub mod fire;
 pub mod history;
 pub mod reclaim;

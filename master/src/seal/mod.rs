@@ -10,12 +10,17 @@ mod keys;
 mod store;
 
 pub use keys::{KeyFileError, Vault, new_line};
+
+/// Fresh bytes for a key. None: this build cannot seal, or the system has none.
+pub fn random_key() -> Option<[u8; cipher::KEY_BYTES]> {
+    cipher::random()
+}
 pub use store::Sealed;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use cipher::Cipher;
-use postrider_common::ids::{BatchId, RunId};
+use postrider_common::ids::{BatchId, ErasureId, RunId};
 use postrider_common::payload::OPEN_MEND;
 use postrider_common::seal::{FINGERPRINT_BYTES, Header, KeyId, NONCE_BYTES};
 
@@ -38,6 +43,10 @@ pub enum What<'a> {
     BadRow(&'a RunId, u64),
     /// A segment of history.
     Segment(&'a str),
+    /// What is known of an erasure: until it is done, the address.
+    Erasure(&'a ErasureId),
+    /// The key of the hashes that erased addresses leave.
+    ErasureKey,
     /// One frame of an audience.
     AudienceFrame(u32),
     /// The end of an audience: its name and its size.
@@ -54,6 +63,8 @@ impl What<'_> {
             Self::Reply(id, index) => format!("reply|{id}|{index}"),
             Self::BadRow(run, row) => format!("bad_row|{run}|{row}"),
             Self::Segment(name) => format!("segment|{name}"),
+            Self::Erasure(id) => format!("erasure|{id}"),
+            Self::ErasureKey => "erasure_key".to_owned(),
             Self::AudienceFrame(number) => format!("audience_frame|{number}"),
             Self::AudienceEnd(sha256, bytes) => format!("audience_end|{sha256}|{bytes}"),
         }
@@ -159,6 +170,8 @@ impl std::fmt::Display for What<'_> {
             Self::Reply(id, index) => write!(f, "the reply about {id} {index}"),
             Self::BadRow(run, row) => write!(f, "the bad row {row} of {run}"),
             Self::Segment(name) => write!(f, "history/{name}"),
+            Self::Erasure(id) => write!(f, "the erasure {id}"),
+            Self::ErasureKey => f.write_str("erasure.key"),
             Self::AudienceFrame(number) => write!(f, "frame {number} of an audience"),
             Self::AudienceEnd(sha256, _) => write!(f, "audiences/{sha256}"),
         }

@@ -7,7 +7,7 @@
 use super::{SealError, Vault, What};
 use async_trait::async_trait;
 use bytes::Bytes;
-use postrider_common::ids::{BatchId, CampaignName, DeadId, DefinitionHash, LaneName, RunId, WorkerId};
+use postrider_common::ids::{BatchId, CampaignName, DeadId, DefinitionHash, ErasureId, LaneName, RunId, WorkerId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
@@ -15,10 +15,11 @@ use postrider_common::relay::RelayShare;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
-    DeadLetter, DueSchedules, Finish, Fire, Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun,
-    Reclaim, Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun,
-    RetryRun, Room, RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store,
-    StoreError, WorkerRecord,
+    DeadLetter, DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire,
+    Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, Replace, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    WriteErasure,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -77,6 +78,47 @@ impl Sealed {
             let reply = What::Reply(&batch.id, index);
             delivery.detail = self.vault.open_text(reply, std::mem::take(&mut delivery.detail));
         }
+    }
+
+    fn open_erasure(&self, record: &mut ErasureRecord) {
+        self.open(What::Erasure(&record.id), &mut record.body);
+    }
+
+    /// What is to replace something stored, as it is stored. None: something else is stored there.
+    fn seal_replace(&self, what: What<'_>, stored: &[u8], replace: Replace) -> Result<Option<Replace>> {
+        let mut plain = stored.to_vec();
+        self.open(what, &mut plain);
+        if plain != replace.from && plain != replace.to {
+            return Ok(None);
+        }
+        Ok(Some(Replace { from: stored.to_vec(), to: self.seal(what, replace.to)? }))
+    }
+
+    /// The parts of the call are sealed anew at each time, so they are compared here; that nobody changed them since, the
+    /// store compares.
+    async fn erase_sealed_run(&self, erase: EraseRun) -> Result<ErasedRun> {
+        let EraseRun { run, audience, open } = erase;
+        let Some(record) = self.inner.run(&run).await? else { return Ok(ErasedRun::NoRun) };
+        let taken = EraseRun { run: run.clone(), audience: None, open: None };
+        let ErasedRun::Done { open: stored } = self.inner.erase_run(taken).await? else { return Ok(ErasedRun::NoRun) };
+        let mut sealed = EraseRun { run: run.clone(), audience: None, open: None };
+        if let Some(replace) = audience {
+            sealed.audience = self.seal_replace(What::Plan(&run), &record.audience, replace)?;
+            if sealed.audience.is_none() {
+                return Ok(ErasedRun::Changed);
+            }
+        }
+        if let Some(replace) = open {
+            sealed.open = self.seal_replace(What::Open(&run), &stored, replace)?;
+            if sealed.open.is_none() {
+                return Ok(ErasedRun::Changed);
+            }
+        }
+        let mut answer = self.inner.erase_run(sealed).await?;
+        if let ErasedRun::Done { open } = &mut answer {
+            self.open(What::Open(&run), open);
+        }
+        Ok(answer)
     }
 
     /// Gives back what was claimed and no key here opens, and pauses its run: it is as it was before the claim, and is
@@ -225,6 +267,34 @@ macro_rules! passed_on {
                 let mut batches = self.inner.batches(run, after, limit).await?;
                 batches.iter_mut().for_each(|batch| self.open_batch(batch));
                 Ok(batches)
+            }
+
+            async fn erase_recipients(&self, mut erase: EraseRecipients) -> Result<ErasedRecipients> {
+                if !erase.payload.is_empty() {
+                    erase.payload = self.seal(What::Batch(&erase.batch), std::mem::take(&mut erase.payload))?;
+                }
+                self.inner.erase_recipients(erase).await
+            }
+
+            async fn erase_run(&self, erase: EraseRun) -> Result<ErasedRun> {
+                self.erase_sealed_run(erase).await
+            }
+
+            async fn write_erasure(&self, mut write: WriteErasure) -> Result<Option<u64>> {
+                write.body = self.seal(What::Erasure(&write.id), std::mem::take(&mut write.body))?;
+                self.inner.write_erasure(write).await
+            }
+
+            async fn erasure(&self, id: &ErasureId) -> Result<Option<ErasureRecord>> {
+                let mut record = self.inner.erasure(id).await?;
+                record.iter_mut().for_each(|record| self.open_erasure(record));
+                Ok(record)
+            }
+
+            async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
+                let mut records = self.inner.open_erasures(limit).await?;
+                records.iter_mut().for_each(|record| self.open_erasure(record));
+                Ok(records)
             }
 
             $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer> {

@@ -5,8 +5,9 @@
 //! to the position only tell which keys were seen, the part-filled batches come from the store.
 
 use crate::audience::row::weight;
-use crate::audience::{ReadError, Row};
+use crate::audience::{ReadError, Row, RowReason};
 use postrider_common::campaign::OnBadRow;
+use postrider_common::erasure::Erasing;
 use postrider_common::ids::{Fence, RunId, SiteName};
 use postrider_common::limits::{
     BAD_ROWS_KEPT_MAX, BATCH_BYTES_MAX, BATCH_RECIPIENTS_MAX, SPLIT_OPEN_BYTES_MAX, SPLIT_STEP_BATCHES_MAX,
@@ -35,6 +36,8 @@ pub struct Splitter {
     fence: Fence,
     sites: Arc<SiteTable>,
     on_bad_row: OnBadRow,
+    /// Nobody with one of these addresses comes in.
+    erasing: Vec<Erasing>,
     seen: HashSet<u128, BuildHasherDefault<AlreadyHashed>>,
     open: BTreeMap<SiteName, Open>,
     open_bytes: usize,
@@ -62,12 +65,18 @@ struct Open {
 
 impl Splitter {
     /// Goes on from where the lease says. Rows are to be given from the first one again.
-    pub fn resume(lease: &SplitLease, sites: Arc<SiteTable>, on_bad_row: OnBadRow) -> Result<Self, ReadError> {
+    pub fn resume(
+        lease: &SplitLease,
+        sites: Arc<SiteTable>,
+        on_bad_row: OnBadRow,
+        erasing: Vec<Erasing>,
+    ) -> Result<Self, ReadError> {
         let mut splitter = Self {
             run: lease.run.clone(),
             fence: lease.fence.clone(),
             sites,
             on_bad_row,
+            erasing,
             seen: HashSet::default(),
             open: BTreeMap::new(),
             open_bytes: 0,
@@ -93,7 +102,10 @@ impl Splitter {
                 }
             })?;
             for recipient in recipients {
-                splitter.place(recipient);
+                match splitter.without_erased(recipient) {
+                    Some(recipient) => splitter.place(recipient),
+                    None => splitter.bad_rows += 1,
+                }
             }
         }
         Ok(splitter)
@@ -108,27 +120,41 @@ impl Splitter {
                 let is_new = self.seen.insert(hash(&recipient.key));
                 match (before_position, is_new) {
                     (true, _) => {}
-                    (false, true) => self.place(recipient),
+                    (false, true) => match self.without_erased(recipient) {
+                        Some(recipient) => self.place(recipient),
+                        None => self.skip(row.number, &RowReason::erased()),
+                    },
                     (false, false) if planted(Fault::DedupeOff) => self.place(recipient),
                     (false, false) => self.repeated_rows += 1,
                 }
             }
             Err(_) if before_position => {}
+            Err(reason) if reason.is_erased() => self.skip(row.number, &reason),
             Err(reason) => match self.on_bad_row {
                 OnBadRow::Fail => {
                     let mend = "mend that row and run the campaign again, or set on_bad_row = \"skip\"";
                     return Err(ReadError::run("bad_row", format!("row {}: {reason}", row.number), mend));
                 }
-                OnBadRow::Skip => {
-                    if self.bad_rows < BAD_ROWS_KEPT_MAX as u64 {
-                        let reason = reason.0.chars().take(REASON_CHARS_MAX).collect();
-                        self.samples.push(BadRow { row: row.number, reason });
-                    }
-                    self.bad_rows += 1;
-                }
+                OnBadRow::Skip => self.skip(row.number, &reason),
             },
         }
         Ok(())
+    }
+
+    fn skip(&mut self, number: u64, reason: &RowReason) {
+        if self.bad_rows < BAD_ROWS_KEPT_MAX as u64 {
+            let reason = reason.0.chars().take(REASON_CHARS_MAX).collect();
+            self.samples.push(BadRow { row: number, reason });
+        }
+        self.bad_rows += 1;
+    }
+
+    /// Without what is being erased, or was. None: all of it.
+    fn without_erased(&self, mut recipient: Recipient) -> Option<Recipient> {
+        for erasing in &self.erasing {
+            erasing.take_from_recipient(&mut recipient);
+        }
+        (!recipient.address.is_erased()).then_some(recipient)
     }
 
     /// The audience is read to its end.

@@ -76,7 +76,7 @@ fn split(rows: &[Row], step_rows: u64, crashes: &[(u64, bool)]) -> Stored {
     let mut crashes = crashes.iter().copied().peekable();
     'leases: while !stored.complete {
         let mut splitter =
-            Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip).expect("a readable position");
+            Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip, Vec::new()).expect("a readable position");
         for row in rows {
             splitter.take(row.clone()).expect("no row ends the run");
             if splitter.is_behind_position() {
@@ -166,8 +166,8 @@ fn samples_of_bad_rows_are_capped_and_all_are_counted() {
 
 #[test]
 fn a_bad_row_can_fail_the_run() {
-    let mut splitter =
-        Splitter::resume(&Stored::default().lease(), Arc::default(), OnBadRow::Fail).expect("a readable position");
+    let mut splitter = Splitter::resume(&Stored::default().lease(), Arc::default(), OnBadRow::Fail, Vec::new())
+        .expect("a readable position");
     let error = splitter.take(Row { number: 7, recipient: Err(RowReason::new("it has no @")) }).expect_err("fails");
     let ReadError::Run(error) = error else { panic!("{error:?}") };
     assert_eq!((error.code.as_str(), error.message.as_str()), ("bad_row", "row 7: it has no @"));
@@ -176,14 +176,14 @@ fn a_bad_row_can_fail_the_run() {
 #[test]
 fn a_shorter_audience_than_before_fails_the_run() {
     let stored = Stored { cursor: 5, ..Stored::default() };
-    let mut splitter = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip).expect("readable");
+    let mut splitter = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip, Vec::new()).expect("readable");
     assert!(matches!(splitter.end(), Err(ReadError::Run(error)) if error.code == "audience_changed"));
 }
 
 #[test]
 fn a_position_that_cannot_be_read_fails_the_run() {
     let lease = SplitLease { open: vec![1, 2, 3], ..Stored::default().lease() };
-    let error = Splitter::resume(&lease, Arc::default(), OnBadRow::Skip).expect_err("unreadable");
+    let error = Splitter::resume(&lease, Arc::default(), OnBadRow::Skip, Vec::new()).expect_err("unreadable");
     assert!(matches!(error, ReadError::Run(error) if error.code == "split_position"));
 }
 
@@ -193,7 +193,8 @@ fn what_is_open_is_bounded_whatever_the_number_of_sites() {
     for n in 0..60 {
         sites.add(&format!("s{n}"), &[format!("s{n}.example")]).expect("a site");
     }
-    let mut splitter = Splitter::resume(&Stored::default().lease(), Arc::new(sites), OnBadRow::Skip).expect("readable");
+    let mut splitter =
+        Splitter::resume(&Stored::default().lease(), Arc::new(sites), OnBadRow::Skip, Vec::new()).expect("readable");
     for number in 1..=600 {
         let address: postrider_common::Address = format!("u{number}@s{}.example", number % 60).parse().expect("good");
         let mut fields = Map::new();
@@ -206,4 +207,37 @@ fn what_is_open_is_bounded_whatever_the_number_of_sites() {
             splitter.step(1);
         }
     }
+}
+
+#[test]
+fn who_is_being_erased_is_left_out_wherever_it_stands() {
+    let erasing = || {
+        let id = "0123456789abcdef0123456789abcdef".parse().expect("an id");
+        vec![Erasing::new(id, &"user7@x.example".parse().expect("an address"))]
+    };
+    let row = |number: u64, user: u64| {
+        let address: postrider_common::Address = format!("User{user}@x.example").parse().expect("an address");
+        let fields = Map::from_iter([("by".to_owned(), json!("user7@x.example"))]);
+        Row { number, recipient: Ok(Recipient { key: address.normalised(), address, fields }) }
+    };
+    let mut stored = Stored::default();
+    // The first one did not know of it yet, and has it among its open rows.
+    let mut before =
+        Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, Vec::new()).expect("a readable position");
+    (1..=10).for_each(|number| before.take(row(number, number)).expect("taken"));
+    stored.add(before.step(1));
+    let mut after = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, erasing()).expect("readable");
+    for (number, user) in (1..).zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 7, 12]) {
+        after.take(row(number, user)).expect("no row fails the run");
+    }
+    after.take(Row { number: 14, recipient: Err(RowReason::erased()) }).expect("no row fails the run");
+    after.end().expect("nothing is missing");
+    stored.add(after.step(1));
+    let recipients: Vec<Recipient> =
+        stored.batches.iter().flat_map(|batch| payload::decode(&batch.payload).expect("decodes")).collect();
+    assert_eq!(recipients.len(), 11);
+    assert!(recipients.iter().all(|one| !format!("{one:?}").to_lowercase().contains("user7@")));
+    // The one that was open, and the one that was erased; the second row of the same key is a repeat.
+    assert_eq!((stored.bad_rows, stored.repeated_rows, stored.samples), (2, 1, vec![14]));
+    assert!(stored.complete);
 }

@@ -7,6 +7,7 @@ use super::{Plan, Splitter};
 use crate::audience::read::{self, Rows};
 use crate::audience::{ReadError, Row};
 use crate::core::Core;
+use crate::erase;
 use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
@@ -115,7 +116,11 @@ impl<'a> Work<'a> {
                 "cancel this run and start a new one",
             )
         })?;
-        let splitter = Splitter::resume(&lease, core.sites.clone(), plan.on_bad_row)?;
+        // Asked after the split was claimed: whoever asks for an erasure later takes it away again.
+        let Ok(erasing) = retried(core, "open_erasures", || erase::erasing(&*core.store)).await else {
+            return Err(Halt::Ended(Ended::GivenBack { delay_ms: STORAGE_RETRY_MS }));
+        };
+        let splitter = Splitter::resume(&lease, core.sites.clone(), plan.on_bad_row, erasing)?;
         let rows = read::open(&core.storage, &plan.audience).await?;
         Ok(Self { core, rows, splitter, extend_at, ttl_ms })
     }

@@ -25,6 +25,8 @@ struct Pieces {
     /// Of the object or, when it is sealed, of its frames.
     at: u64,
     end: u64,
+    /// Of the object that was there at the beginning. Another one may take its place, see `erase`.
+    version: Option<String>,
     /// What opens the frames, and the number of the next one.
     opener: Option<(FrameOpener, u32)>,
 }
@@ -32,17 +34,17 @@ struct Pieces {
 /// None: there is no such audience.
 pub(super) async fn open(storage: &Storage, sha256: &str) -> Result<Option<AudienceBytes>, StorageError> {
     let path = audience_path(sha256);
-    let size = match storage.objects.head(&path).await {
-        Ok(object) => object.size,
+    let (size, version) = match storage.objects.head(&path).await {
+        Ok(object) => (object.size, object.e_tag),
         Err(object_store::Error::NotFound { .. }) => return Ok(None),
         Err(error) => return Err(error.into()),
     };
-    let mut pieces = Pieces { storage: storage.clone(), path, at: 0, end: size, opener: None };
-    if let Some((header, length)) = read_header(storage, &pieces.path, size).await? {
+    let mut pieces = Pieces { storage: storage.clone(), path, at: 0, end: size, version, opener: None };
+    if let Some((header, length)) = pieces.header(size).await? {
         let end_at = size.saturating_sub(TAG_BYTES as u64).max(length);
         // Too short for an end: then what is there instead does not open.
         let end = match end_at < size {
-            true => storage.objects.get_range(&pieces.path, end_at..size).await?,
+            true => pieces.get(end_at..size).await?,
             false => Bytes::new(),
         };
         let framed = end_at - length;
@@ -56,18 +58,21 @@ pub(super) async fn open(storage: &Storage, sha256: &str) -> Result<Option<Audie
 /// The header of an object; none: it is not sealed.
 pub(super) async fn header(storage: &Storage, path: &Path) -> Result<Option<Header>, StorageError> {
     let size = storage.objects.head(path).await?.size;
-    Ok(read_header(storage, path, size).await?.map(|(header, _)| header))
-}
-
-async fn read_header(storage: &Storage, path: &Path, size: u64) -> Result<Option<(Header, u64)>, StorageError> {
-    if size == 0 {
-        return Ok(None);
-    }
-    let start = storage.objects.get_range(path, 0..size.min(HEADER_BYTES_MAX as u64)).await?;
-    Ok(Header::read(&start).map(|(header, length)| (header, length as u64)))
+    let (storage, path) = (storage.clone(), path.clone());
+    let pieces = Pieces { storage, path, at: 0, end: size, version: None, opener: None };
+    Ok(pieces.header(size).await?.map(|(header, _)| header))
 }
 
 impl Pieces {
+    /// And how many bytes it has. None: it is not sealed.
+    async fn header(&self, size: u64) -> Result<Option<(Header, u64)>, StorageError> {
+        if size == 0 {
+            return Ok(None);
+        }
+        let start = self.get(0..size.min(HEADER_BYTES_MAX as u64)).await?;
+        Ok(Header::read(&start).map(|(header, length)| (header, length as u64)))
+    }
+
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, StorageError> {
         if self.at >= self.end {
             return Ok(None);
@@ -86,7 +91,8 @@ impl Pieces {
     }
 
     async fn get(&self, range: std::ops::Range<u64>) -> Result<Bytes, StorageError> {
-        let options = GetOptions { range: Some(GetRange::Bounded(range)), ..GetOptions::default() };
+        let (range, if_match) = (Some(GetRange::Bounded(range)), self.version.clone());
+        let options = GetOptions { range, if_match, ..GetOptions::default() };
         Ok(self.storage.objects.get_opts(&self.path, options).await?.bytes().await?)
     }
 }

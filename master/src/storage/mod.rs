@@ -5,6 +5,7 @@
 //! `sweep` removes.
 
 mod audience;
+mod list;
 mod place;
 mod sweep;
 mod upload;
@@ -13,11 +14,12 @@ pub use audience::AudienceBytes;
 pub use sweep::OlderThan;
 pub use upload::Upload;
 
+use crate::erase::KEY_BYTES;
 use crate::seal::{SealError, Vault, What};
 use bytes::Bytes;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt as _};
+use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutOptions};
 use place::Place;
 use postrider_common::mark::{Mark, Marks};
 use std::path::PathBuf;
@@ -37,6 +39,8 @@ pub enum StorageError {
         "read {MARKS_PATH} in the storage: {0}; bring it back from a copy, or remove it if the store is known to be whole"
     )]
     Marks(String),
+    #[error("read {ERASURE_KEY_PATH} in the storage: it is damaged; bring it back from a copy")]
+    ErasureKey,
     #[error(transparent)]
     Sealed(#[from] SealError),
 }
@@ -128,6 +132,33 @@ impl Storage {
         Ok(())
     }
 
+    /// The key of the hashes that erased addresses leave: made by whoever asks first, and kept for ever.
+    pub async fn erasure_key(&self) -> Result<[u8; KEY_BYTES], StorageError> {
+        let path = Path::from(ERASURE_KEY_PATH);
+        if let Some(key) = self.read_erasure_key(&path).await? {
+            return Ok(key);
+        }
+        let fresh = fresh_key().ok_or_else(|| SealError::NoRandom { what: What::ErasureKey.to_string() })?;
+        let sealed = self.vault.seal(What::ErasureKey, fresh.to_vec())?;
+        let only_new = PutOptions::from(PutMode::Create);
+        match self.objects.put_opts(&path, sealed.into(), only_new).await {
+            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Another one may have been quicker.
+        self.read_erasure_key(&path).await?.ok_or(StorageError::ErasureKey)
+    }
+
+    async fn read_erasure_key(&self, path: &Path) -> Result<Option<[u8; KEY_BYTES]>, StorageError> {
+        let found = match self.objects.get(path).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let key = self.vault.open(What::ErasureKey, found.into())?;
+        key.try_into().map(Some).map_err(|_| StorageError::ErasureKey)
+    }
+
     /// Begins an upload under a name of its own. `nonce` must differ between uploads.
     pub async fn begin_upload(&self, nonce: u128) -> Result<Upload, StorageError> {
         Upload::begin(self, nonce).await
@@ -136,6 +167,14 @@ impl Storage {
 
 /// The highest positions of the store's shards that some master saw acknowledged.
 const MARKS_PATH: &str = "marks.json";
+/// Apart from the store: who has only that cannot try addresses.
+const ERASURE_KEY_PATH: &str = "erasure.key";
+
+/// None: the system has no random bytes.
+fn fresh_key() -> Option<[u8; KEY_BYTES]> {
+    let halves = [uuid::Uuid::new_v4(), uuid::Uuid::new_v4()].map(uuid::Uuid::into_bytes);
+    crate::seal::random_key().or_else(|| halves.concat().try_into().ok())
+}
 
 fn audience_path(sha256: &str) -> Path {
     Path::from(format!("audiences/{sha256}"))

@@ -14,7 +14,7 @@ use std::time::{Duration, SystemTime};
 const CLOCK: &str = "uploads/clock";
 const UPLOADS: &str = "uploads";
 const HISTORY: &str = "history";
-const SEGMENT_END: &str = ".ndjson.zst";
+pub(super) const SEGMENT_END: &str = ".ndjson.zst";
 /// Folders below the storage in which files may be left half written.
 const DEPTH_MAX: u32 = 2;
 

@@ -71,12 +71,7 @@ impl Upload {
     /// Makes it readable under its name, durably. The same contents again are the same audience.
     pub async fn finish(mut self) -> Result<String, StorageError> {
         let sha256 = self.sha256();
-        if let Some(mut sealer) = self.sealer.take() {
-            if !self.frame.is_empty() {
-                self.parts.put(sealer.frame(std::mem::take(&mut self.frame)).into());
-            }
-            self.parts.put(sealer.end(&sha256).into());
-        }
+        self.end(&sha256);
         self.parts.finish().await?;
         let shown = show(&self.storage, &self.path, &sha256).await;
         let removed = match &shown {
@@ -90,6 +85,25 @@ impl Upload {
             tracing::warn!(%error, "failed to remove an upload that is done");
         }
         Ok(sha256)
+    }
+
+    /// Takes the place of an audience, whose name stays as it is.
+    pub async fn finish_in_place_of(mut self, sha256: &str) -> Result<(), StorageError> {
+        self.end(sha256);
+        self.parts.finish().await?;
+        match bring(&self.storage, &self.path, &audience_path(sha256)).await? {
+            Shown::Moved => Ok(()),
+            Shown::Copied => Ok(self.storage.objects.delete(&self.path).await?),
+        }
+    }
+
+    /// The last frame, and the end.
+    fn end(&mut self, sha256: &str) {
+        let Some(mut sealer) = self.sealer.take() else { return };
+        if !self.frame.is_empty() {
+            self.parts.put(sealer.frame(std::mem::take(&mut self.frame)).into());
+        }
+        self.parts.put(sealer.end(sha256).into());
     }
 
     /// Leaves nothing behind.
@@ -111,12 +125,16 @@ async fn show(storage: &Storage, upload: &Path, sha256: &str) -> Result<Shown, S
         Ok(_) | Err(StorageError::Failed(object_store::Error::NotFound { .. })) => {}
         Err(error) => return Err(error),
     }
+    bring(storage, upload, &name).await
+}
+
+async fn bring(storage: &Storage, upload: &Path, name: &Path) -> Result<Shown, StorageError> {
     if storage.folder.is_some() {
-        storage.objects.rename(upload, &name).await?;
+        storage.objects.rename(upload, name).await?;
         Ok(Shown::Moved)
     } else {
         // Buckets rename by copying.
-        storage.objects.copy(upload, &name).await?;
+        storage.objects.copy(upload, name).await?;
         Ok(Shown::Copied)
     }
 }

@@ -4,6 +4,7 @@
 
 mod dead;
 mod dispatch;
+mod erase;
 mod firings;
 mod harness;
 mod history;

@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a case that cannot reach its store has failed")]
 
 pub mod doubt;
+pub mod erasure;
 pub mod fire;
 pub mod history;
 pub mod known_failures;
@@ -16,6 +17,7 @@ pub mod poison;
 pub mod quota;
 pub mod random;
 mod random_dead;
+mod random_erasure;
 mod random_fire;
 mod random_history;
 mod random_reconcile;
@@ -244,6 +246,19 @@ macro_rules! conformance_tests {
             fire_of_what_was_lost_marks_who_may_have_been_sent_to,
             apply_campaign_with_another_schedule_begins_now,
             due_schedules_are_listed_longest_due_first
+        );
+        $crate::conformance_tests!(@$how $fixture, erasure,
+            erase_recipients_ends_who_is_pending,
+            erase_recipients_in_intent_end_by_their_outcome,
+            erase_recipients_in_doubt_are_unknown_and_not_resent,
+            erase_recipients_are_never_begun_again,
+            erase_recipients_takes_dead_letters_off_the_list,
+            erase_recipients_refuses_a_history_that_is_on_its_way,
+            erase_recipients_takes_single_reply_texts,
+            erase_recipients_of_every_place_leaves_nothing_to_repair,
+            erase_run_takes_the_split_from_its_holder,
+            erase_run_of_a_paused_run_waits_for_its_resume,
+            write_erasure_is_for_one_at_a_time
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

@@ -11,7 +11,9 @@ use super::Fixture;
 pub use super::reached::Reached;
 use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
-use super::{random_dead, random_fire, random_history, random_reconcile, random_retention, random_rollback};
+use super::{
+    random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention, random_rollback,
+};
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
     ReleaseSplit, ShareRelay, SplitLease,
@@ -63,6 +65,7 @@ pub(super) struct Driver {
     retried: u64,
     shared: u64,
     pub(super) fired: u64,
+    pub(super) erased: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
@@ -183,6 +186,7 @@ impl Driver {
         self.replayed += after.replayed - before.replayed;
         self.purged += after.purged - before.purged;
         self.reopened += after.reopened - before.reopened;
+        self.erased += after.erased - before.erased;
         self.forgotten.extend(after.forgotten.into_iter().skip(before.forgotten.len()));
         self.retried += 1;
     }
@@ -264,6 +268,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         retried: 0,
         shared: 0,
         fired: 0,
+        erased: 0,
         forgotten: Vec::new(),
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
@@ -281,7 +286,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..113);
+        let pick = driver.random.u8(0..116);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -345,6 +350,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.retried += driver.retried;
     reached.shared += driver.shared;
     reached.fired += driver.fired;
+    reached.erased += driver.erased;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
         reached.add(run);
@@ -456,6 +462,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             random_retention::forget(fixture, model, driver, &numbered(number)).await;
         }
         110..113 => random_reconcile::reconcile(fixture, model, driver).await,
+        113..116 => random_erasure::erase(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }

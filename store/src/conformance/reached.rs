@@ -31,6 +31,8 @@ pub struct Reached {
     pub shared: u64,
     /// Runs that a schedule began.
     pub fired: u64,
+    /// Recipients that were erased while they were pending, and splits that were taken away.
+    pub erased: u64,
     /// Runs that were forgotten.
     pub forgotten: u64,
 }
@@ -78,6 +80,7 @@ impl Reached {
             self.rollbacks,
             self.shared,
             self.fired,
+            self.erased,
             self.forgotten,
         ];
         all.iter().all(|count| *count > 0)

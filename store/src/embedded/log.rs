@@ -8,7 +8,7 @@ use crate::api::Result;
 use crate::error::StoreError;
 use redb::{Database, DatabaseError, Durability, ReadableDatabase, TableDefinition};
 use serde::{Deserialize, Serialize};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 const SNAPSHOT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshot");
@@ -31,8 +31,19 @@ struct Snapshot<M> {
     model: M,
 }
 
+/// What the file is called, and while it is made anew.
+const FILE: &str = "store.redb";
+const FRESH_FILE: &str = "store.redb.new";
+
+/// What ends an erasure: from then on nothing of what was erased may be in the file, and that includes old records and
+/// pages that are not used any more.
+fn ends_an_erasure(command: &Command) -> bool {
+    matches!(command, Command::WriteErasure(write) if !write.open)
+}
+
 #[derive(Debug)]
 pub(super) struct Log {
+    folder: PathBuf,
     database: Database,
     sequence: u64,
     bytes: u64,
@@ -44,13 +55,15 @@ impl Log {
         let place = folder.display();
         std::fs::create_dir_all(folder)
             .map_err(|error| StoreError::Url(format!("cannot create the folder {place}: {error}")))?;
-        let database = Database::create(folder.join("store.redb")).map_err(|error| match error {
+        let database = Database::create(folder.join(FILE)).map_err(|error| match error {
             DatabaseError::DatabaseAlreadyOpen => StoreError::Url(format!(
                 "{place} is in use by another process; an embedded store serves one master: use redis:// for several"
             )),
             other => StoreError::Corrupt(format!("{place}: {other}")),
         })?;
-        let mut log = Self { database, sequence: 0, bytes: 0 };
+        // Left by a process that ended while it made the file anew.
+        let _ = std::fs::remove_file(folder.join(FRESH_FILE));
+        let mut log = Self { folder: folder.to_owned(), database, sequence: 0, bytes: 0 };
         let model = log.load().map_err(|error| match error {
             StoreError::Corrupt(why) => StoreError::Corrupt(format!("{place}: {why}")),
             other => other,
@@ -80,9 +93,11 @@ impl Log {
             model = whole.model;
         }
         let records = read.open_table(RECORDS).map_err(corrupt)?;
+        let mut has_erased = false;
         for row in records.range(self.sequence + 1..).map_err(corrupt)? {
             let (sequence, bytes) = row.map_err(corrupt)?;
             let record: Record<Command> = postcard::from_bytes(bytes.value()).map_err(corrupt)?;
+            has_erased |= ends_an_erasure(&record.command);
             model.replay(record.now_ms, record.command);
             self.sequence = sequence.value();
             self.bytes += bytes.value().len() as u64;
@@ -90,6 +105,9 @@ impl Log {
         if self.sequence == 0 {
             drop((snapshot, records, read));
             self.compact(&model)?;
+        } else if has_erased {
+            drop((snapshot, records, read));
+            self.renew(&model)?;
         }
         Ok(model)
     }
@@ -112,6 +130,26 @@ impl Log {
             }
         }
         write.commit().map_err(failed)
+    }
+
+    /// As `compact`, into a new file that takes the place of this one, if these end an erasure.
+    pub fn renew_after(&mut self, commands: &[Command], model: &Model) -> Result<()> {
+        if commands.iter().any(ends_an_erasure) { self.renew(model) } else { Ok(()) }
+    }
+
+    fn renew(&mut self, model: &Model) -> Result<()> {
+        let (fresh, place) = (self.folder.join(FRESH_FILE), self.folder.join(FILE));
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Ok(()) | Err(_) => (),
+        }
+        let before = std::mem::replace(&mut self.database, Database::create(&fresh).map_err(failed)?);
+        let written = self.compact(model).and_then(|()| std::fs::rename(&fresh, &place).map_err(failed));
+        if let Err(error) = written {
+            self.database = before;
+            return Err(error);
+        }
+        std::fs::File::open(&self.folder).and_then(|folder| folder.sync_all()).map_err(failed)
     }
 
     pub fn compact_when_long(&mut self, model: &Model) -> Result<()> {

@@ -12,9 +12,10 @@ pub mod model;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    DueSchedules, Finish, Fire, Fired, ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim,
-    Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
-    Room, RunRecord, ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
+    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay,
+    Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -23,7 +24,7 @@ use bytes::Bytes;
 use log::Log;
 use model::{Command, Model};
 use postrider_common::Clock;
-use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, ErasureId, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
@@ -201,7 +202,10 @@ impl Owner {
             commands.extend(call.command);
         }
         let logged = match &mut self.log {
-            Some(log) => log.append(now, &commands, sync),
+            Some(log) => {
+                let appended = log.append(now, &commands, sync);
+                appended.and_then(|()| log.renew_after(&commands, &self.model))
+            }
             None => Ok(()),
         };
         if let Err(error) = &logged {
@@ -462,5 +466,26 @@ impl Store for Embedded {
 
     async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
         self.write(unnamed, Command::ForgetKept, Model::forget_kept).await
+    }
+
+    async fn erase_recipients(&self, erase: EraseRecipients) -> Result<ErasedRecipients> {
+        self.write_and_wake(erase, Command::EraseRecipients, once_compared!(erase_recipients)).await?
+    }
+
+    async fn erase_run(&self, erase: EraseRun) -> Result<ErasedRun> {
+        self.write_and_wake(erase, Command::EraseRun, Model::erase_run).await
+    }
+
+    async fn write_erasure(&self, write: WriteErasure) -> Result<Option<u64>> {
+        self.write(write, Command::WriteErasure, Model::write_erasure).await
+    }
+
+    async fn erasure(&self, id: &ErasureId) -> Result<Option<ErasureRecord>> {
+        let id = id.clone();
+        self.read(move |model| model.erasure(&id)).await
+    }
+
+    async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
+        self.read(move |model| model.open_erasures(limit)).await
     }
 }

@@ -3,7 +3,7 @@
 //! Keys of one script share one hash tag: `{s0}` for the first shard (its runs, batches, leases), `{s1}` for the next,
 //! and `{g}` for what is global (campaigns, definitions, the schema).
 
-use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, RelayName, RunId};
+use postrider_common::ids::{BatchId, CampaignName, DefinitionHash, ErasureId, RelayName, RunId};
 use std::fmt::Display;
 use std::num::NonZeroU16;
 
@@ -24,6 +24,8 @@ pub(super) const SHARDS: &str = "postrider:{g}:shards";
 pub(super) const KEPT: &str = "postrider:{g}:kept";
 /// Hash: how each limit of a lane or a site is divided among shards.
 pub(super) const QUOTAS: &str = "postrider:{g}:quotas";
+/// Sorted set: erasures that are not done.
+pub(super) const ERASURES: &str = "postrider:{g}:erasures";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
@@ -232,6 +234,11 @@ pub(super) fn campaign(name: &CampaignName) -> String {
 
 pub(super) fn definition(hash: &DefinitionHash) -> String {
     format!("{GLOBAL}definition:{hash}")
+}
+
+/// Hash: what is known of an erasure.
+pub(super) fn erasure(id: &ErasureId) -> String {
+    format!("{GLOBAL}erasure:{id}")
 }
 
 /// Hash: the meter of a relay, and the share of each worker.

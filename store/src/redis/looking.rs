@@ -64,6 +64,7 @@ pub(super) struct BatchHash {
     pub recipients: Vec<Recipient>,
     /// Not empty: retired.
     segments: Vec<String>,
+    erased: Vec<u32>,
     /// What its lease is for; None: all.
     pub only: Option<IndexRange>,
 }
@@ -104,6 +105,9 @@ impl BatchHash {
         Ok(Some(Self {
             recipients,
             segments: names.map(str::to_owned).collect(),
+            erased: fields
+                .get("x")
+                .map_or(Ok(Vec::new()), |x| x.split(',').map(|index| parse(index, "an index")).collect())?,
             only: fields.get("w").and_then(|w| only_of(w)),
         }))
     }
@@ -163,19 +167,21 @@ impl Head {
         let (leased, delayed): (Option<f64>, Option<f64>) = (answers.read()?, answers.read()?);
         let Self { id, site, dead, .. } = self;
         let hash = match hash {
-            Ok(None) | Err(_) if dead => BatchHash { recipients: Vec::new(), segments: Vec::new(), only: None },
+            Ok(None) | Err(_) if dead => {
+                BatchHash { recipients: Vec::new(), segments: Vec::new(), erased: Vec::new(), only: None }
+            }
             Ok(None) => return Ok(None),
             Err(error) => return Err(error),
             Ok(Some(hash)) => hash,
         };
         let state = if dead { BatchState::Dead } else { hash.state_at_rest(leased.is_some(), delayed.is_some()) };
-        let BatchHash { recipients, segments, only: _ } = hash;
+        let BatchHash { recipients, segments, erased, only: _ } = hash;
         if !segments.is_empty() {
             payload = Vec::new();
         }
         let recipients = recipients.into_iter().enumerate();
         let recipients = recipients.map(|(index, recipient)| delivery(recipient, details.get(&index))).collect();
-        Ok(Some(BatchRecord { id, site, state, payload, recipients, segments }))
+        Ok(Some(BatchRecord { id, site, state, payload, recipients, segments, erased }))
     }
 }
 

@@ -10,6 +10,7 @@ mod asking;
 mod campaigns;
 mod dead;
 mod effects;
+mod erasure;
 mod failure;
 mod global;
 mod history;
@@ -39,9 +40,10 @@ mod wake;
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
-    DueSchedules, Finish, Fire, Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim,
-    Reclaimed, Reconcile, Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun,
-    Room, RunRecord, ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
+    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release,
+    ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared,
+    SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use crate::open::Options;
 use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
@@ -52,7 +54,7 @@ use global::Global;
 use keys::{Keys, Tags};
 use link::Link;
 use locate::{Locator, Servers};
-use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, LaneName, RunId};
+use postrider_common::ids::{CampaignName, DeadId, DefinitionHash, ErasureId, LaneName, RunId};
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus};
 use postrider_common::limits::LEASES_PER_CALL_MAX;
 use postrider_common::mark::Marks;
@@ -527,5 +529,25 @@ impl Store for Redis {
 
     async fn forget_kept(&self, unnamed: Vec<Kept>) -> Result<Vec<Shared>> {
         self.global.shared_forget(unnamed).await
+    }
+
+    async fn erase_recipients(&self, erase: EraseRecipients) -> Result<ErasedRecipients> {
+        self.shard(&erase.batch.run).recipients_erase(erase).await
+    }
+
+    async fn erase_run(&self, erase: EraseRun) -> Result<ErasedRun> {
+        self.shard(&erase.run).run_erase(erase).await
+    }
+
+    async fn write_erasure(&self, write: WriteErasure) -> Result<Option<u64>> {
+        self.global.erasure_write(write).await
+    }
+
+    async fn erasure(&self, id: &ErasureId) -> Result<Option<ErasureRecord>> {
+        self.global.erasure_of(id).await
+    }
+
+    async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
+        self.global.erasures_open(limit).await
     }
 }

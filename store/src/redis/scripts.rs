@@ -58,9 +58,12 @@ pub(super) enum Transition {
     TakeQuota,
     Reconcile,
     ReconcileIndex,
+    EraseRecipients,
+    EraseRun,
     Fire,
     UsualCheckpoint,
     UsualFinish,
+    WriteErasure,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -137,7 +140,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 48] = [
         Self::Meet,
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
@@ -183,6 +186,9 @@ impl Transition {
         Self::Fire,
         Self::UsualCheckpoint,
         Self::UsualFinish,
+        Self::EraseRecipients,
+        Self::EraseRun,
+        Self::WriteErasure,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -234,6 +240,9 @@ impl Transition {
             Self::Fire => (Refusable, Effect, include_str!("lua/fire.lua")),
             Self::UsualCheckpoint => (Allowed, Usual, include_str!("lua/usual_checkpoint.lua")),
             Self::UsualFinish => (Allowed, Usual, include_str!("lua/usual_finish.lua")),
+            Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
+            Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
+            Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
         }
     }
 

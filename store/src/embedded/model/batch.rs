@@ -36,6 +36,8 @@ pub(super) struct Batch {
     pub dead: BTreeSet<u32>,
     /// Of the last retry that looked at it.
     pub generation: u64,
+    /// Recipients of whom nothing is kept: they get no intent, no reply text, and end when they are put back.
+    pub erased: BTreeSet<u32>,
 }
 
 /// The one place where a batch is.
@@ -187,10 +189,10 @@ impl Model {
     /// where it belongs. Nobody may be in intent.
     pub(super) fn put_back(&mut self, now: i64, id: &BatchId) {
         let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get_mut(&id.run)) else { return };
-        if run.cancelled {
-            for entry in &mut batch.entries {
+        if run.cancelled || !batch.erased.is_empty() {
+            for (entry, index) in batch.entries.iter_mut().zip(0..) {
                 let before = entry.state;
-                if !before.is_final() {
+                if !before.is_final() && (run.cancelled || batch.erased.contains(&index)) {
                     entry.cancel(now);
                     run.count_move(now, before, entry.state);
                 }

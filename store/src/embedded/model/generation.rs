@@ -68,7 +68,11 @@ impl Model {
         let doubtful = self.is_doubtful(&id.run);
         let Some(batch) = self.batches.get(id) else { return 0 };
         let given_up = batch.entries.iter().zip(0..).filter(|(entry, _)| may_reopen(entry, retry.unknown, doubtful));
-        let given_up: Vec<u32> = given_up.map(|(_, index)| index).filter(|index| !batch.dead.contains(index)).collect();
+        let given_up = given_up
+            .map(|(_, index)| index)
+            .filter(|index| !batch.dead.contains(index))
+            .filter(|index| !batch.erased.contains(index));
+        let given_up: Vec<u32> = given_up.collect();
         for index in &given_up {
             self.reopen(now, id, *index);
         }
@@ -125,7 +129,8 @@ impl Model {
             self.put_back(now, &id.batch);
             return DeadAnswer::Done { recipients };
         };
-        if !batch.entries.get(index as usize).is_some_and(|entry| may_reopen(entry, unknown, doubtful)) {
+        let may_reopen = |entry| may_reopen(entry, unknown, doubtful) && !batch.erased.contains(&index);
+        if !batch.entries.get(index as usize).is_some_and(may_reopen) {
             return DeadAnswer::InDoubt;
         }
         let is_idle = !matches!(batch.place, Place::Leased(_) | Place::Dead);

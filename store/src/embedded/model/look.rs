@@ -122,5 +122,6 @@ pub(super) fn batch_record(id: &BatchId, batch: &Batch) -> BatchRecord {
         payload: batch.payload.clone(),
         recipients: batch.entries.iter().map(super::recipient::Entry::delivery).collect(),
         segments: batch.segments.clone(),
+        erased: batch.erased.iter().copied().collect(),
     }
 }

@@ -10,6 +10,7 @@ mod batch;
 mod campaigns;
 mod cancel;
 mod claim;
+mod erasure;
 mod generation;
 mod history;
 mod lineage;
@@ -29,19 +30,20 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile, Release, ReleaseSplit,
-    ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared,
+    ENDS_WORKERS, EraseRecipients, EraseRun, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile,
+    Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
 pub use audit::Standing;
 use batch::Batch;
 use campaigns::Schedules;
+use erasure::Erasure;
 use lineage::Lineage;
 use pace::Meters;
 use postrider_common::ids::{
-    BatchId, CampaignName, DeadId, DefinitionHash, Fence, IdempotencyKey, LaneName, RelayName, RequestId, RunId,
-    SiteName, WorkerId,
+    BatchId, CampaignName, DeadId, DefinitionHash, ErasureId, Fence, IdempotencyKey, LaneName, RelayName, RequestId,
+    RunId, SiteName, WorkerId,
 };
 use postrider_common::lease::Fact;
 use postrider_common::mark::Mark;
@@ -92,6 +94,9 @@ pub enum Command {
     ShareLimit(ShareLimit),
     Reconcile(Reconcile),
     Fire(Fire),
+    EraseRecipients(EraseRecipients),
+    EraseRun(EraseRun),
+    WriteErasure(WriteErasure),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -239,6 +244,7 @@ pub struct Model {
     left_segments: BTreeMap<String, i64>,
     /// When somebody was about to name what is shared.
     kept: BTreeMap<Shared, i64>,
+    erasures: BTreeMap<ErasureId, Erasure>,
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
@@ -295,6 +301,9 @@ impl Model {
             Command::ShareLimit(share) => drop(self.share_limit(now, share)),
             Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
             Command::Fire(fire) => drop(self.fire(now, fire)),
+            Command::EraseRecipients(erase) => drop(self.once_compared(|model| model.erase_recipients(now, erase))),
+            Command::EraseRun(erase) => drop(self.erase_run(now, erase)),
+            Command::WriteErasure(write) => drop(self.write_erasure(now, write)),
         }
     }
 

@@ -113,10 +113,14 @@ impl Model {
         index: u32,
         act: impl FnOnce(&mut Entry) -> (T, super::recipient::Effect),
     ) -> Option<T> {
-        let entry = self.batches.get_mut(id)?.entries.get_mut(index as usize)?;
+        let batch = self.batches.get_mut(id)?;
+        let entry = batch.entries.get_mut(index as usize)?;
         let run = self.runs.get_mut(&id.run)?;
         let before = entry.state;
         let (result, effect) = act(entry);
+        if batch.erased.contains(&index) && !planted(Fault::ErasedTextKept) {
+            entry.detail.clear();
+        }
         if before != entry.state {
             run.count_move(now, before, entry.state);
         }
@@ -175,7 +179,8 @@ impl Model {
             return Err(RefusalReason::Repeated);
         }
         let refusal = entry.refusal(now);
-        if let Some(RefusalReason::Settled) = refusal {
+        let is_erased = batch.erased.contains(&index) && !planted(Fault::ErasedSentOn);
+        if refusal == Some(RefusalReason::Settled) || is_erased {
             return Err(RefusalReason::Settled);
         }
         if run.cancelled && !planted(Fault::CancelSendsOn) {

@@ -135,6 +135,7 @@ impl Model {
                 suspicion: Suspicion::default(),
                 dead: BTreeSet::new(),
                 generation: 0,
+                erased: BTreeSet::new(),
             };
             self.batches.insert(batch_id, batch);
         }

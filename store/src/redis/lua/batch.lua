@@ -125,9 +125,9 @@ end
 
 -- The hash of a batch. Of its records and fences few are needed, so those are read when somebody looks; false: none.
 local function hash_of(key)
-  local n, site, payload, s0, s1, m0, m1, w, z, k, ended, expired, h, q = unpack(call('HMGET', key, 'n', 'site', 'payload',
-    's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'ended', 'expired', 'h', 'q'))
-  local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k,
+  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h, q = unpack(call('HMGET', key, 'n', 'site', 'payload',
+    's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h', 'q'))
+  local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k, x = x,
     ended = ended, expired = expired, h = h, q = q }
   return setmetatable(fields, { __index = function(_, field)
     local value = call('HGET', key, field)
@@ -166,7 +166,7 @@ local function load_batch(id, key, details, holds)
   local b = { id = id, key = key, details = details, count = count, h = h, st = { string.byte(states, 1, -1) },
     open = intents_in(states), symbols_before = symbols, symbols = { string.byte(symbols, 1, -1) }, parsed = {}, touched = {}, gone = {}, symbol_of_text = {}, tried = 0,
     ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id, h.q), retired = retired,
-    sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), dead_new = {}, dead_gone = {} }
+    sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), erased = set_of(h.x), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
     expired = b.hold and '0' or b.expired }
@@ -338,6 +338,7 @@ end
 
 -- Whether it was given up and a person may begin again with it.
 local function may_reopen(b, index, unknown)
+  if b.erased[index] then return false end
   local state = b.st[index + 1]
   return (state == X and (unknown or not (run.hold and run.epoch < BASE))) or (state == U and unknown)
 end

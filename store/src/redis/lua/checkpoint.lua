@@ -73,7 +73,7 @@ local function checkpoint()
     local state = b.st[index + 1]
     if state == I and look_at(b, index).intent == counter then return nil end
     if not fresh then return 'repeated' end
-    if is_final(state) or state == I then return 'settled' end
+    if is_final(state) or state == I or b.erased[index] then return 'settled' end
     if run.cancelled then return 'cancelled' end
     if STOPPED or run.parked or lane_paused then return 'paused' end
     if not is_offered(b.sus, index) then return 'outside' end
@@ -93,7 +93,7 @@ local function checkpoint()
       m.debt, m.in_intent, m.changed = m.debt + COST, m.in_intent + 1, m.changed or m.paced
     end
     local is_part = b.sus and b.sus.first
-    local room = apart and #meters == 0 and not is_part and math.min(#intents - n + 1, window - b.open) or 1
+    local room = apart and #meters == 0 and not is_part and not next(b.erased) and math.min(#intents - n + 1, window - b.open) or 1
     return change_alike(b, intents, n, room, grant, grant, counter)
   end
 

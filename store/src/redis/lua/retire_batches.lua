@@ -20,7 +20,7 @@ for n = 0, number - 1 do
     segments = segments and segments .. ',' .. segment or segment
     local kept = { 'h', segments }
     for field, value in pairs(h) do
-      if field == 'n' or field == 'site' or field == 's0' or field == 's1' or string.match(field, '^f%d+$') then
+      if field == 'n' or field == 'site' or field == 's0' or field == 's1' or field == 'x' or string.match(field, '^f%d+$') then
         kept[#kept + 1] = field
         kept[#kept + 1] = value
       end

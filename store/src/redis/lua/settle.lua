@@ -81,7 +81,7 @@ local function commit(b)
   if #gone > 0 then call('HDEL', b.key, unpack(gone)) end
   local keep, drop = {}, {}
   for index, text in pairs(b.detail) do
-    if text == '' then
+    if text == '' or b.erased[index] then
       drop[#drop + 1] = index
     else
       keep[#keep + 1] = index
@@ -124,12 +124,12 @@ local function may_retire(b)
   return string.find(states_of(b), '^[^ux]*$') ~= nil
 end
 
--- Ends a lease or sorts an idle batch anew: a cancelled run loses its pending recipients, the rest goes
+-- Ends a lease or sorts an idle batch anew: a cancelled run loses its pending recipients, others those that are erased, the rest goes
 -- where it belongs. Nobody may be in intent. Writes the batch; `write_run` is left to the caller.
 local function put_back(b, from)
-  if run.cancelled then
+  if run.cancelled or next(b.erased) then
     for index = 0, b.count - 1 do
-      if not is_final(b.st[index + 1]) then
+      if not is_final(b.st[index + 1]) and (run.cancelled or b.erased[index]) then
         change(b, index, cancel_pending, cancel_pending)
       end
     end
