@@ -21,8 +21,8 @@ use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
-    ApplyCampaign, BadRow, ClaimHistory, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, Fire,
-    Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, ReleaseSplit, Replace, ReplayDead, RetireBatches, RetryRun,
+    ApplyCampaign, BadRow, ClaimHistory, Compare, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun,
+    Fire, Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, ReleaseSplit, Replace, ReplayDead, RetireBatches, RetryRun,
     ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, WriteErasure,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
@@ -77,6 +77,7 @@ impl Fixture for Life {
 /// Calls every transition, most of them in several states.
 async fn live(life: &Life) {
     let store = || life.store();
+    store().compare(Compare { marks: Default::default(), confirm: true }).await.unwrap();
     let definition_bytes = b"definition".to_vec();
     let definition = postrider_common::ids::DefinitionHash::of(&definition_bytes);
     let apply = ApplyCampaign {

@@ -235,6 +235,18 @@ macro_rules! conformance_tests {
             forget_segments_keeps_what_is_left_again,
             forget_kept_leaves_what_is_about_to_be_named
         );
+        $crate::conformance_tests!(@$how $fixture, fire,
+            fire_begins_one_run_however_many_ask,
+            fire_repeated_answers_the_same,
+            fire_of_what_changed_is_stale,
+            fire_of_what_is_to_come_is_early,
+            fire_counts_what_was_passed_over,
+            fire_lets_the_run_before_give_way,
+            fire_begins_nothing_for_a_paused_or_deleted_campaign,
+            fire_of_what_was_lost_marks_who_may_have_been_sent_to,
+            apply_campaign_with_another_schedule_begins_now,
+            due_schedules_are_listed_longest_due_first
+        );
         $crate::conformance_tests!(@$how $fixture, erasure,
             erase_recipients_ends_who_is_pending,
             erase_recipients_in_intent_end_by_their_outcome,
@@ -247,18 +259,6 @@ macro_rules! conformance_tests {
             erase_run_takes_the_split_from_its_holder,
             erase_run_of_a_paused_run_waits_for_its_resume,
             write_erasure_is_for_one_at_a_time
-        );
-        $crate::conformance_tests!(@$how $fixture, fire,
-            fire_begins_one_run_however_many_ask,
-            fire_repeated_answers_the_same,
-            fire_of_what_changed_is_stale,
-            fire_of_what_is_to_come_is_early,
-            fire_counts_what_was_passed_over,
-            fire_lets_the_run_before_give_way,
-            fire_begins_nothing_for_a_paused_or_deleted_campaign,
-            fire_of_what_was_lost_marks_who_may_have_been_sent_to,
-            apply_campaign_with_another_schedule_begins_now,
-            due_schedules_are_listed_longest_due_first
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

@@ -64,8 +64,8 @@ pub(super) struct Driver {
     pub(super) reopened: u64,
     retried: u64,
     shared: u64,
-    pub(super) erased: u64,
     pub(super) fired: u64,
+    pub(super) erased: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
@@ -267,8 +267,8 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         reopened: 0,
         retried: 0,
         shared: 0,
-        erased: 0,
         fired: 0,
+        erased: 0,
         forgotten: Vec::new(),
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
@@ -349,8 +349,8 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.reopened += driver.reopened;
     reached.retried += driver.retried;
     reached.shared += driver.shared;
-    reached.erased += driver.erased;
     reached.fired += driver.fired;
+    reached.erased += driver.erased;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
         reached.add(run);

@@ -29,10 +29,10 @@ pub struct Reached {
     pub rollbacks: u64,
     /// Shares of a relay with connections and with sends refused.
     pub shared: u64,
-    /// Recipients that were erased while they were pending, and splits that were taken away.
-    pub erased: u64,
     /// Runs that a schedule began.
     pub fired: u64,
+    /// Recipients that were erased while they were pending, and splits that were taken away.
+    pub erased: u64,
     /// Runs that were forgotten.
     pub forgotten: u64,
 }
@@ -79,8 +79,8 @@ impl Reached {
             self.retried,
             self.rollbacks,
             self.shared,
-            self.erased,
             self.fired,
+            self.erased,
             self.forgotten,
         ];
         all.iter().all(|count| *count > 0)

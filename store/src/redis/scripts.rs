@@ -60,10 +60,10 @@ pub(super) enum Transition {
     ReconcileIndex,
     EraseRecipients,
     EraseRun,
-    WriteErasure,
     Fire,
     UsualCheckpoint,
     UsualFinish,
+    WriteErasure,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -183,12 +183,12 @@ impl Transition {
         Self::TakeQuota,
         Self::Reconcile,
         Self::ReconcileIndex,
-        Self::EraseRecipients,
-        Self::EraseRun,
-        Self::WriteErasure,
         Self::Fire,
         Self::UsualCheckpoint,
         Self::UsualFinish,
+        Self::EraseRecipients,
+        Self::EraseRun,
+        Self::WriteErasure,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -237,12 +237,12 @@ impl Transition {
             Self::TakeQuota => (Allowed, PacedShard, include_str!("lua/take_quota.lua")),
             Self::Reconcile => (Allowed, Round, include_str!("lua/reconcile.lua")),
             Self::ReconcileIndex => (Allowed, Round, include_str!("lua/reconcile_index.lua")),
-            Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
-            Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
-            Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
             Self::Fire => (Refusable, Effect, include_str!("lua/fire.lua")),
             Self::UsualCheckpoint => (Allowed, Usual, include_str!("lua/usual_checkpoint.lua")),
             Self::UsualFinish => (Allowed, Usual, include_str!("lua/usual_finish.lua")),
+            Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
+            Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
+            Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
         }
     }
 

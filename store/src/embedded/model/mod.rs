@@ -93,10 +93,10 @@ pub enum Command {
     ForgetKept(Vec<Kept>),
     ShareLimit(ShareLimit),
     Reconcile(Reconcile),
+    Fire(Fire),
     EraseRecipients(EraseRecipients),
     EraseRun(EraseRun),
     WriteErasure(WriteErasure),
-    Fire(Fire),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -300,10 +300,10 @@ impl Model {
             Command::ForgetKept(unnamed) => drop(self.forget_kept(now, unnamed)),
             Command::ShareLimit(share) => drop(self.share_limit(now, share)),
             Command::Reconcile(reconcile) => drop(self.reconcile(now, reconcile)),
+            Command::Fire(fire) => drop(self.fire(now, fire)),
             Command::EraseRecipients(erase) => drop(self.once_compared(|model| model.erase_recipients(now, erase))),
             Command::EraseRun(erase) => drop(self.erase_run(now, erase)),
             Command::WriteErasure(write) => drop(self.write_erasure(now, write)),
-            Command::Fire(fire) => drop(self.fire(now, fire)),
         }
     }
 

@@ -5,12 +5,12 @@
 -- returns  see usual.lua; of each report status (settled), 0
 -- refuses  whatever is not usual
 
-local READ = { 'n', 's0', 's1', 'm0', 'm1', 'g!', 'q', 'w', 'k', 'expired', 'x' }
+local READ = { 'n', 's0', 's1', 'm0', 'm1', 'g!', 'q', 'w', 'k', 'x', 'expired' }
 
 local function finish()
   local id, fence, key, at = next_report()
   if not id or over[id] then return nil end
-  local n, s0, s1, m0, m1, granted, kept, suspicion, fallen, expired, erased = unpack(call('HMGET', key, unpack(READ)))
+  local n, s0, s1, m0, m1, granted, kept, suspicion, fallen, erased, expired = unpack(call('HMGET', key, unpack(READ)))
   if not s0 or n ~= int(#s0 + #(s1 or '')) or suspicion or fallen or erased then return nil end
   local h, b = lease_of(id, fence, kept), batch_of(s0, s1, m0, m1)
   if not (h and b and take_outcomes(b, h, at, granted)) then return nil end
