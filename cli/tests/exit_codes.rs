@@ -127,7 +127,7 @@ fn wrong_usage_ends_with_2() {
         (&["sink", "--fail", "nonsense"], "is not a rule"),
         (&["campaign", "apply", "none.toml"], "cannot read none.toml"),
         (&["campaign", "apply", "broken.toml"], "broken.toml: template.text line 1"),
-        (&["campaign", "apply", "column.toml"], "there is no column 'mail'"),
+        (&["campaign", "apply", "column.toml"], "has no column 'mail'"),
         (&["--config", "big.toml", "campaign", "apply", "good.toml"], "more than audience_bytes_max (10)"),
         (&["campaign", "run", "digest", "--audience", "none.csv"], "none.csv: No such file"),
         (&["send", "--template", "good.toml", "--to", "nobody"], "--to 'nobody': not a mail address"),

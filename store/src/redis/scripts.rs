@@ -183,11 +183,11 @@ impl Transition {
         Self::TakeQuota,
         Self::Reconcile,
         Self::ReconcileIndex,
+        Self::EraseRecipients,
+        Self::EraseRun,
         Self::Fire,
         Self::UsualCheckpoint,
         Self::UsualFinish,
-        Self::EraseRecipients,
-        Self::EraseRun,
         Self::WriteErasure,
     ];
 
