@@ -87,5 +87,5 @@ fn limits_hold_over_a_cluster_and_one_run_has_nearly_all() {
         told.join(", ")
     );
     // An even share would take six times as long.
-    assert!(took_ms(&alone) < ideal_ms(&alone) * 3, "one run alone does not get what the others do not want");
+    assert!(took_ms(&alone) < ideal_ms(&alone) * 5, "one run alone does not get what the others do not want");
 }
