@@ -356,6 +356,10 @@ impl Rules {
         if was_away {
             self.hold_until = now + hold_ms;
         }
+        // While the store was away its clock may have gone back, and the hold with it.
+        if self.last_sign.is_none() {
+            self.hold_until = self.hold_until.min(now + hold_ms);
+        }
         self.last_sign = Some(now);
         if reclaimed.held_ms > 0 && was_away {
             self.coverage.reach(Point::HoldAfterOutage);
