@@ -26,14 +26,20 @@ pub fn batches_of(people: &[Recipient]) -> Vec<NewBatch> {
         site: SITES[at % SITES.len()].parse().expect("a site"),
         count: people.len() as u32,
         payload: payload::encode(people).to_vec(),
+        not_before_ms: 0,
     };
     people.chunks(COUNT as usize).enumerate().map(batch).collect()
 }
 
 /// Batches of one recipient each, at one site, for where it does not matter what is in them.
 pub fn small_batches(number: usize, site: &str) -> Vec<NewBatch> {
-    let batch =
-        |sequence| NewBatch { sequence, site: site.parse().expect("a site"), count: 1, payload: b"payload".to_vec() };
+    let batch = |sequence| NewBatch {
+        sequence,
+        site: site.parse().expect("a site"),
+        count: 1,
+        payload: b"payload".to_vec(),
+        not_before_ms: 0,
+    };
     (1..=number as u64).map(batch).collect()
 }
 

@@ -1,6 +1,7 @@
 //! A campaign: what a customer defined.
 
 use crate::ids::{CampaignName, LaneName};
+use crate::local_time::SendAtLocal;
 use crate::message::MessageSpec;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -168,6 +169,8 @@ pub struct Campaign {
     pub on_unknown: OnUnknown,
     pub on_bad_row: OnBadRow,
     pub schedule: Option<Schedule>,
+    /// None: all are sent to as soon as a run begins.
+    pub send_at_local: Option<SendAtLocal>,
     pub audience: Option<Audience>,
     pub message: MessageSpec,
     pub notify_url: String,

@@ -13,6 +13,7 @@ pub mod ids;
 pub mod lane;
 pub mod lease;
 pub mod limits;
+pub mod local_time;
 pub mod mark;
 pub mod message;
 pub mod pace;

@@ -88,6 +88,8 @@ faults! {
     ErasedSplitGoesOn = "erased_split_goes_on",
     /// A store that went back in time is taken for one that did not.
     RollbackUnnoticed = "rollback_unnoticed",
+    /// What is for a later wave is ready at once.
+    EarlyWaves = "early_waves",
     /// A fact from before the store went back leaves no reason.
     LostFactsHealWhole = "lost_facts_heal_whole",
 }

@@ -309,6 +309,8 @@ pub struct NewBatch {
     pub count: u32,
     #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
+    /// Until then, by the store's clock, it is delayed, whatever becomes of it. 0: it is ready.
+    pub not_before_ms: i64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

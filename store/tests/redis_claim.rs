@@ -57,6 +57,7 @@ impl Queue {
                 site: site.parse().unwrap(),
                 count: 1,
                 payload: b"payload".to_vec(),
+                not_before_ms: 0,
             };
             let add = AddBatches {
                 run: id.clone(),

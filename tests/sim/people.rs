@@ -103,6 +103,7 @@ impl World {
             on_bad_row: OnBadRow::Skip,
             message,
             audience,
+            local: None,
         };
         let new = wish.freeze().expect("what is submitted is good");
         self.store().rules.runs.insert(id.clone(), Terms { lane, holds_unknown });

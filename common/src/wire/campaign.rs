@@ -4,6 +4,7 @@ use super::{InvalidField, at};
 use crate::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Schedule, Source, TextForm};
 use crate::ids::LaneName;
 use crate::limits::INLINE_ROWS_MAX;
+use crate::local_time::SendAtLocal;
 use crate::message::MessageSpec;
 use postrider_proto::v1;
 
@@ -118,13 +119,21 @@ impl TryFrom<v1::Campaign> for Campaign {
             v1::OnBadRow::Fail => OnBadRow::Fail,
         };
         let lane = if wire.lane.is_empty() { LaneName::bulk() } else { wire.lane.parse().map_err(at("lane"))? };
+        let send_at_local = wire.send_at_local.map(SendAtLocal::try_from).transpose()?;
+        let mut schedule = wire.schedule;
+        if let Some(schedule) = schedule.as_mut().filter(|one| one.overlap == v1::Overlap::Unspecified as i32) {
+            // With waves a run goes on for a day: the one before would keep every second from running.
+            let overlap = if send_at_local.is_some() { v1::Overlap::Allow } else { v1::Overlap::Skip };
+            schedule.overlap = overlap.into();
+        }
         let message = wire.message.ok_or_else(|| InvalidField::new("template", "it is missing"))?;
         Ok(Self {
             name: wire.name.parse().map_err(at("name"))?,
             lane,
             on_unknown,
             on_bad_row,
-            schedule: wire.schedule.map(Schedule::try_from).transpose()?,
+            schedule: schedule.map(Schedule::try_from).transpose()?,
+            send_at_local,
             audience: wire.audience.map(Audience::try_from).transpose()?,
             message: message.into(),
             notify_url: wire.notify_url,
@@ -147,6 +156,7 @@ impl From<Campaign> for v1::Campaign {
             lane: campaign.lane.to_string(),
             on_unknown: on_unknown.into(),
             schedule: campaign.schedule.map(Into::into),
+            send_at_local: campaign.send_at_local.map(Into::into),
             audience: campaign.audience.map(Into::into),
             message: Some(campaign.message.into()),
             notify_url: campaign.notify_url,

@@ -2,6 +2,7 @@
 
 mod campaign;
 mod lease;
+mod local_time;
 mod mark;
 mod relay;
 mod run;

@@ -69,6 +69,7 @@ impl MessagesApi {
             on_bad_row: OnBadRow::Fail,
             message: frame.message,
             audience,
+            local: None,
         };
         Ok(wish.freeze()?)
     }

@@ -39,6 +39,7 @@ pub async fn run(
         on_bad_row: campaign.on_bad_row,
         message: submit::campaign_message(campaign, ""),
         audience,
+        local: submit::local(campaign),
     };
     Ok(wish.freeze()?)
 }

@@ -4,6 +4,7 @@ use super::Invalid;
 use super::validate;
 use crate::audience::row;
 use crate::split::Plan;
+use crate::split::plan::Local;
 use postrider_common::campaign::{Audience, Campaign, OnBadRow, OnUnknown, Source};
 use postrider_common::ids::{IdempotencyKey, RunId, to_hex};
 use postrider_common::lane::Lane;
@@ -59,12 +60,13 @@ pub struct Wish<'a> {
     pub on_bad_row: OnBadRow,
     pub message: MessageSpec,
     pub audience: Audience,
+    pub local: Option<Local>,
 }
 
 impl Wish<'_> {
     pub fn freeze(self) -> Result<NewRun, Invalid> {
         let definition_bytes = self.message.encode();
-        let plan = Plan { audience: self.audience, on_bad_row: self.on_bad_row };
+        let plan = Plan { audience: self.audience, on_bad_row: self.on_bad_row, local: self.local };
         Ok(NewRun {
             id: self.id,
             fingerprint: self.fingerprint,
@@ -80,6 +82,17 @@ impl Wish<'_> {
             nominal_at_ms: None,
         })
     }
+}
+
+/// By which clocks the runs of a campaign send. A rule without a default zone goes by that of the schedule.
+pub fn local(campaign: &Campaign) -> Option<Local> {
+    let mut rule = campaign.send_at_local.clone()?;
+    let schedule = campaign.schedule.as_ref().map_or("", |schedule| schedule.time_zone.as_str());
+    if rule.default_zone.is_empty() {
+        schedule.clone_into(&mut rule.default_zone);
+    }
+    let zone = if schedule.is_empty() { rule.default_zone.clone() } else { schedule.to_owned() };
+    Some(Local { rule, zone })
 }
 
 /// The message of a campaign, with what the master fills in.

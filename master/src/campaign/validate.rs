@@ -1,5 +1,6 @@
 //! Checks a campaign or a single message before it is kept. Pure; every error names field and mend.
 
+use super::submit;
 use crate::audience::text;
 use crate::schedule::{self, Zones};
 use postrider_common::campaign::{Audience, Campaign, CatchUp, Schedule, Source, When};
@@ -82,6 +83,7 @@ pub fn campaign(campaign: &Campaign, lanes: &[Lane], zones: &Zones) -> Result<()
             return Err(Invalid::field("audience", why));
         }
     }
+    send_at_local(campaign, zones)?;
     if let Some(audience) = &campaign.audience {
         self::audience(audience)?;
     }
@@ -127,6 +129,24 @@ fn schedule(schedule: &Schedule, campaign: &str, zones: &Zones) -> Result<(), In
     schedule::read(schedule, campaign, zones)
         .map(|_| ())
         .map_err(|error| Invalid::field(error.field(), error.to_string()))
+}
+
+fn send_at_local(campaign: &Campaign, zones: &Zones) -> Result<(), Invalid> {
+    let Some(local) = submit::local(campaign) else { return Ok(()) };
+    let columns = [("send_at_local.zone", &local.rule.zone), ("send_at_local.country", &local.rule.country)];
+    for (field, name) in columns {
+        let Some(name) = name else { continue };
+        within(field, name, "column_bytes_max", COLUMN_BYTES_MAX)?;
+        no_controls(field, name)?;
+    }
+    let field = "send_at_local.default_zone";
+    if local.rule.default_zone.is_empty() {
+        let why = "it is missing, and there is no schedule with a time zone: write default_zone = \"Europe/Berlin\"";
+        return Err(Invalid::field(field, why));
+    }
+    within(field, &local.rule.default_zone, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
+    no_controls(field, &local.rule.default_zone)?;
+    zones.get(&local.rule.default_zone).map(drop).map_err(|error| Invalid::field(field, error.to_string()))
 }
 
 pub fn audience(audience: &Audience) -> Result<(), Invalid> {
@@ -253,6 +273,7 @@ mod tests {
             on_unknown: OnUnknown::Resend,
             on_bad_row: OnBadRow::Skip,
             schedule: Some(Schedule::cron("0 8 * * *", "Europe/Berlin")),
+            send_at_local: None,
             audience: Some(Audience::of(Source::Inline { rows: vec!["{}".into()] }, "email")),
             message: MessageSpec {
                 from: "Acme Digest <digest@acme.example>".into(),

@@ -6,6 +6,7 @@ use super::request::Step;
 use super::rewrite::inline_row;
 use super::work::Work;
 use crate::split::Plan;
+use crate::split::waves::Position;
 use postrider_common::campaign::Source;
 use postrider_common::erasure::Taken;
 use postrider_common::ids::{BatchId, RunId};
@@ -136,8 +137,8 @@ async fn open_rows(work: &mut Work<'_>, run: &RunRecord) -> Result<(), EraseErro
         if open.is_empty() {
             return Ok(());
         }
-        let mut recipients = match payload::decode(&open) {
-            Ok(recipients) => recipients,
+        let Position { waves, open: mut recipients } = match Position::decode(&open) {
+            Ok(position) => position,
             Err(sealed @ InvalidPayload::Sealed(_)) => return Err(locked(format!("the split of {}", run.id), sealed)),
             Err(_) => {
                 work.count(|counts| counts.unreadable += 1);
@@ -148,7 +149,7 @@ async fn open_rows(work: &mut Work<'_>, run: &RunRecord) -> Result<(), EraseErro
         if taken.iter().all(|taken| *taken == Taken::Nothing) {
             return Ok(());
         }
-        let open = Some(Replace { from: open, to: payload::encode(&recipients).into() });
+        let open = Some(Replace { from: open, to: Position::encode(waves.as_ref(), &recipients) });
         work.step()?;
         match work.core.store.erase_run(EraseRun { run: run.id.clone(), audience: None, open }).await? {
             ErasedRun::Done { .. } => {

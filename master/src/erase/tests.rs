@@ -113,7 +113,7 @@ impl World {
             definition_bytes,
             sender_domain: "acme.example".to_owned(),
             // An erased row fails no run.
-            audience: Plan { audience, on_bad_row: OnBadRow::Fail }.encode().expect("encodes"),
+            audience: Plan { audience, on_bad_row: OnBadRow::Fail, local: None }.encode().expect("encodes"),
             nominal_at_ms: None,
         };
         self.core.store.create_run(new.clone()).await.expect("creates");
@@ -226,7 +226,7 @@ impl World {
         world.create("open", source).await;
         let lease = world.claim_split().await;
         let mut splitter =
-            Splitter::resume(&lease, Arc::clone(&world.core.sites), OnBadRow::Fail, Vec::new()).expect("resumes");
+            Splitter::resume(&lease, Arc::clone(&world.core.sites), OnBadRow::Fail, Vec::new(), None).expect("resumes");
         for (number, line) in (1..).zip(audience(AudienceFormat::Csv).lines().skip(1)).take(10) {
             let address: Address = line.split(',').next().unwrap_or_default().parse().expect("an address");
             let recipient =

@@ -108,6 +108,7 @@ impl World {
             on_unknown: OnUnknown::Resend,
             on_bad_row: OnBadRow::Skip,
             schedule,
+            send_at_local: None,
             audience: Some(Audience::of(
                 Source::Inline { rows: vec![r#"{"email": "ada@example.com"}"#.to_owned()] },
                 "email",

@@ -192,7 +192,7 @@ fn stored(sha256: &str) -> Audience {
 
 /// A run of that audience, with a definition of its own.
 fn run_of(name: &str, sha256: &str) -> NewRun {
-    let plan = crate::split::Plan { audience: stored(sha256), on_bad_row: OnBadRow::Skip };
+    let plan = crate::split::Plan { audience: stored(sha256), on_bad_row: OnBadRow::Skip, local: None };
     NewRun { audience: plan.encode().expect("encodes"), ..new_run(name) }
 }
 
@@ -209,6 +209,7 @@ async fn audiences_and_definitions_that_nobody_names_are_removed() {
         on_unknown: OnUnknown::Resend,
         on_bad_row: OnBadRow::Skip,
         schedule: None,
+        send_at_local: None,
         audience: Some(stored(&of_campaign)),
         message: Default::default(),
         notify_url: String::new(),

@@ -2,15 +2,19 @@
 //!
 //! The only place where zones are calculated with. Instants leave it as milliseconds.
 
+mod countries;
 mod decide;
 mod due;
+mod local;
 mod pattern;
 mod read;
 mod timetable;
 mod zones;
 
+pub use countries::zone_of_country;
 pub use decide::{Decision, LOOK_AGAIN, Missed, ON_TIME, Position, Rules, Verdict, WAIT};
 pub use due::{CatchUp, Due, due};
+pub use local::{LocalTimes, NoLocalTimes};
 pub use pattern::{Pattern, WrongPattern};
 pub use read::{WrongSchedule, read};
 pub use timetable::{Note, Occurrence, OnGap, OnOverlap, Timetable, What};

@@ -80,6 +80,11 @@ impl Zones {
         })
     }
 
+    /// As `get`, for whoever needs no suggestion.
+    pub fn find(&self, name: &str) -> Option<TimeZone> {
+        self.database.get(name).ok().filter(|zone| !zone.is_unknown())
+    }
+
     pub fn names(&self) -> Vec<String> {
         self.database.available().map(|name| name.to_string()).collect()
     }

@@ -1,9 +1,15 @@
 //! How a run becomes batches. `plan` is what a split works from, `splitter` decides, `work` acts on one
-//! leased split.
+//! leased split. With `send_at_local` a `survey` finds the `waves` first, by the `clocks` that rows name.
 
+mod clocks;
 pub mod plan;
 pub mod splitter;
+mod survey;
+pub mod waves;
 pub mod work;
 
 pub use plan::Plan;
 pub use splitter::Splitter;
+
+#[cfg(test)]
+mod waves_tests;

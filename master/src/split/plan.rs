@@ -1,6 +1,7 @@
 //! What a run freezes of its audience, as the store keeps it.
 
 use postrider_common::campaign::{Audience, OnBadRow};
+use postrider_common::local_time::SendAtLocal;
 use serde::{Deserialize, Serialize};
 
 /// Where the recipients of a run come from, and what a bad row does.
@@ -8,6 +9,18 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     pub audience: Audience,
     pub on_bad_row: OnBadRow,
+    /// None: all at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub local: Option<Local>,
+}
+
+/// To each recipient by the recipient's own clock.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Local {
+    /// Its default zone is there.
+    pub rule: SendAtLocal,
+    /// By which the run has its date.
+    pub zone: String,
 }
 
 impl Plan {

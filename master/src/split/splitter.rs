@@ -3,7 +3,12 @@
 //! Which recipients share a batch, and its sequence, follow from the order of the rows alone. So a split
 //! that goes on from any stored position makes the batches that the first one would have made: rows up
 //! to the position only tell which keys were seen, the part-filled batches come from the store.
+//!
+//! With waves the rows are given once for each, after a survey (`waves`): only those of its wave are placed.
 
+use super::plan::Local;
+use super::survey::Surveyed;
+use super::waves::{Position, Waves};
 use crate::audience::row::weight;
 use crate::audience::{ReadError, Row, RowReason};
 use postrider_common::campaign::OnBadRow;
@@ -13,6 +18,7 @@ use postrider_common::limits::{
     BAD_ROWS_KEPT_MAX, BATCH_BYTES_MAX, BATCH_RECIPIENTS_MAX, SPLIT_OPEN_BYTES_MAX, SPLIT_STEP_BATCHES_MAX,
     SPLIT_STEP_ROWS_MAX,
 };
+use postrider_common::local_time::SendAtLocal;
 use postrider_common::message::Recipient;
 use postrider_common::payload::{self, InvalidPayload};
 use postrider_common::sabotage::{Fault, planted};
@@ -27,7 +33,7 @@ use std::sync::Arc;
 /// all open ones together are too large.
 const BATCHES_PER_ROW_MAX: usize = 3;
 /// Characters of a reason that are kept.
-const REASON_CHARS_MAX: usize = 300;
+pub(super) const REASON_CHARS_MAX: usize = 300;
 
 /// The state of one split.
 #[derive(Debug)]
@@ -45,9 +51,13 @@ pub struct Splitter {
     ready: Vec<NewBatch>,
     /// Sequence of the newest batch, stored or ready.
     sequence: u64,
-    /// Rows that are behind the position in the store.
+    /// None: all are sent to at once, or the survey is still to be made.
+    waves: Option<Waves>,
+    /// By which a row tells its wave.
+    rule: Option<SendAtLocal>,
+    /// Rows that are behind the position in the store, those of each pass.
     cursor: u64,
-    /// Rows taken.
+    /// Rows taken, of this pass.
     taken: u64,
     bad_rows: u64,
     repeated_rows: u64,
@@ -70,7 +80,9 @@ impl Splitter {
         sites: Arc<SiteTable>,
         on_bad_row: OnBadRow,
         erasing: Vec<Erasing>,
+        local: Option<&Local>,
     ) -> Result<Self, ReadError> {
+        let position = Position::decode(&lease.open).map_err(unreadable)?;
         let mut splitter = Self {
             run: lease.run.clone(),
             fence: lease.fence.clone(),
@@ -82,6 +94,8 @@ impl Splitter {
             open_bytes: 0,
             ready: Vec::new(),
             sequence: lease.sequence_max,
+            waves: position.waves,
+            rule: local.map(|local| local.rule.clone()),
             cursor: lease.cursor,
             taken: 0,
             bad_rows: lease.bad_rows,
@@ -90,31 +104,58 @@ impl Splitter {
             ended: false,
             complete: false,
         };
-        if !lease.open.is_empty() {
-            let recipients = payload::decode(&lease.open).map_err(|error| {
-                let message = format!("the position of the split cannot be read: {error}");
-                match error {
-                    // It is whole: what is missing is the key.
-                    InvalidPayload::Sealed(_) => ReadError::Storage(message),
-                    InvalidPayload::Frame(_) | InvalidPayload::Message(_) | InvalidPayload::Shape(_) => {
-                        ReadError::run("split_position", message, "cancel this run and start a new one")
-                    }
-                }
-            })?;
-            for recipient in recipients {
-                match splitter.without_erased(recipient) {
-                    Some(recipient) => splitter.place(recipient),
-                    None => splitter.bad_rows += 1,
-                }
+        for recipient in position.open {
+            match splitter.without_erased(recipient) {
+                Some(recipient) => splitter.place(recipient),
+                // With waves it is told by who is missing at the end.
+                None => splitter.bad_rows += u64::from(splitter.waves.is_none()),
             }
         }
         Ok(splitter)
     }
 
+    /// The survey is to be made first.
+    pub fn needs_survey(&self) -> bool {
+        self.rule.is_some() && self.waves.is_none()
+    }
+
+    /// The waves are known: rows are to be given from the first one, once for each wave. To be stored as a step first.
+    pub fn begin_waves(&mut self, surveyed: Surveyed) {
+        self.bad_rows = surveyed.waves.bad_rows;
+        self.repeated_rows = surveyed.repeated_rows;
+        self.samples = surveyed.samples;
+        self.ended = surveyed.waves.waves.is_empty();
+        self.waves = Some(surveyed.waves);
+    }
+
+    pub fn waves(&self) -> Option<&Waves> {
+        self.waves.as_ref()
+    }
+
+    /// Rows behind the position in the store, of this pass.
+    fn behind(&self) -> u64 {
+        self.cursor.saturating_sub(self.waves.as_ref().map_or(0, Waves::base))
+    }
+
     /// Takes the next row. An error ends the run.
     pub fn take(&mut self, row: Row) -> Result<(), ReadError> {
         self.taken += 1;
-        let before_position = self.taken <= self.cursor;
+        let before_position = self.taken <= self.behind();
+        if let (Some(waves), Some(rule)) = (&self.waves, &self.rule) {
+            // What is bad was counted by the survey.
+            let Ok(recipient) = row.recipient else { return Ok(()) };
+            let Ok(wave) = waves.clocks.of(rule, &recipient.fields) else { return Ok(()) };
+            let is_of_pass = *wave == Some(waves.pass);
+            let is_new = self.seen.insert(hash(&recipient.key));
+            if is_new
+                && is_of_pass
+                && !before_position
+                && let Some(recipient) = self.without_erased(recipient)
+            {
+                self.place(recipient);
+            }
+            return Ok(());
+        }
         match row.recipient {
             Ok(recipient) => {
                 let is_new = self.seen.insert(hash(&recipient.key));
@@ -131,10 +172,7 @@ impl Splitter {
             Err(_) if before_position => {}
             Err(reason) if reason.is_erased() => self.skip(row.number, &reason),
             Err(reason) => match self.on_bad_row {
-                OnBadRow::Fail => {
-                    let mend = "mend that row and run the campaign again, or set on_bad_row = \"skip\"";
-                    return Err(ReadError::run("bad_row", format!("row {}: {reason}", row.number), mend));
-                }
+                OnBadRow::Fail => return Err(bad_row(row.number, &reason)),
                 OnBadRow::Skip => self.skip(row.number, &reason),
             },
         }
@@ -159,8 +197,9 @@ impl Splitter {
 
     /// The audience is read to its end.
     pub fn end(&mut self) -> Result<(), ReadError> {
-        if self.taken < self.cursor {
-            let message = format!("the audience has {} rows, and {} were read from it before", self.taken, self.cursor);
+        let before = self.waves.as_ref().map_or(self.cursor, |waves| waves.rows);
+        if self.taken < before || (self.waves.is_some() && self.taken > before) {
+            let message = format!("the audience has {} rows, and {before} were read from it before", self.taken);
             return Err(ReadError::run("audience_changed", message, "cancel this run and start a new one"));
         }
         self.ended = true;
@@ -170,12 +209,12 @@ impl Splitter {
     /// Whether a step should be stored before more rows are taken.
     pub fn step_is_full(&self) -> bool {
         self.ready.len() + BATCHES_PER_ROW_MAX > SPLIT_STEP_BATCHES_MAX
-            || self.taken.saturating_sub(self.cursor) >= SPLIT_STEP_ROWS_MAX
+            || self.taken.saturating_sub(self.behind()) >= SPLIT_STEP_ROWS_MAX
     }
 
     /// Whether rows up to the stored position are still being read again.
     pub fn is_behind_position(&self) -> bool {
-        self.taken < self.cursor
+        self.taken < self.behind()
     }
 
     /// What to store next: all since the last step, up to `SPLIT_STEP_BATCHES_MAX` batches.
@@ -184,8 +223,10 @@ impl Splitter {
             let Some(site) = self.open.keys().next().cloned() else { break };
             self.close(&site);
         }
-        self.complete = self.ended && self.open.is_empty();
-        let cursor_next = self.taken.max(self.cursor);
+        let cursor_next = self.waves.as_ref().map_or(0, Waves::base).saturating_add(self.taken).max(self.cursor);
+        if self.ended && self.open.is_empty() {
+            self.end_pass();
+        }
         let add = AddBatches {
             run: self.run.clone(),
             fence: self.fence.clone(),
@@ -203,6 +244,26 @@ impl Splitter {
         add
     }
 
+    /// All rows were given, and of the last wave all are in batches.
+    fn end_pass(&mut self) {
+        let Some(waves) = &mut self.waves else {
+            self.complete = true;
+            return;
+        };
+        if waves.next_pass() {
+            (self.ended, self.taken) = (false, 0);
+            self.seen.clear();
+        } else {
+            self.bad_rows = waves.bad_rows_in_all();
+            self.complete = true;
+        }
+    }
+
+    /// All rows of the pass were given, and not all of it is stored.
+    pub fn is_ending(&self) -> bool {
+        self.ended && !self.complete
+    }
+
     pub fn run(&self) -> &RunId {
         &self.run
     }
@@ -213,11 +274,8 @@ impl Splitter {
     }
 
     fn open_encoded(&self) -> Vec<u8> {
-        if self.open.is_empty() {
-            return Vec::new();
-        }
         let recipients: Vec<Recipient> = self.open.values().flat_map(|open| open.recipients.iter().cloned()).collect();
-        payload::encode(&recipients).into()
+        Position::encode(self.waves.as_ref().filter(|_| !self.complete), &recipients)
     }
 
     fn place(&mut self, recipient: Recipient) {
@@ -245,24 +303,46 @@ impl Splitter {
         let Some(open) = self.open.remove(site) else { return };
         self.open_bytes -= open.bytes;
         self.sequence += 1;
+        let not_before_ms = self.waves.as_ref().map_or(0, Waves::at_ms);
+        if let Some(waves) = &mut self.waves {
+            waves.count(open.recipients.len());
+        }
         self.ready.push(NewBatch {
             sequence: self.sequence,
             site: site.clone(),
             count: open.recipients.len() as u32,
             payload: payload::encode(&open.recipients).into(),
+            not_before_ms,
         });
     }
 }
 
+/// What ends a run that is to have none.
+pub(super) fn bad_row(number: u64, reason: &RowReason) -> ReadError {
+    let mend = "mend that row and run the campaign again, or set on_bad_row = \"skip\"";
+    ReadError::run("bad_row", format!("row {number}: {reason}"), mend)
+}
+
+fn unreadable(error: InvalidPayload) -> ReadError {
+    let message = format!("the position of the split cannot be read: {error}");
+    match error {
+        // It is whole: what is missing is the key.
+        InvalidPayload::Sealed(_) => ReadError::Storage(message),
+        InvalidPayload::Frame(_) | InvalidPayload::Message(_) | InvalidPayload::Shape(_) => {
+            ReadError::run("split_position", message, "cancel this run and start a new one")
+        }
+    }
+}
+
 /// 128 bits: among ten thousand million keys a collision is less likely than a broken disk.
-fn hash(key: &str) -> u128 {
+pub(super) fn hash(key: &str) -> u128 {
     let digest = Sha256::digest(key);
     digest.iter().take(16).fold(0, |sum, byte| (sum << 8) | u128::from(*byte))
 }
 
 /// The keys of the set are hashes already.
 #[derive(Debug, Default)]
-struct AlreadyHashed(u64);
+pub(super) struct AlreadyHashed(u64);
 
 impl Hasher for AlreadyHashed {
     fn finish(&self) -> u64 {

@@ -75,8 +75,8 @@ fn split(rows: &[Row], step_rows: u64, crashes: &[(u64, bool)]) -> Stored {
     let mut stored = Stored::default();
     let mut crashes = crashes.iter().copied().peekable();
     'leases: while !stored.complete {
-        let mut splitter =
-            Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip, Vec::new()).expect("a readable position");
+        let mut splitter = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip, Vec::new(), None)
+            .expect("a readable position");
         for row in rows {
             splitter.take(row.clone()).expect("no row ends the run");
             if splitter.is_behind_position() {
@@ -166,7 +166,7 @@ fn samples_of_bad_rows_are_capped_and_all_are_counted() {
 
 #[test]
 fn a_bad_row_can_fail_the_run() {
-    let mut splitter = Splitter::resume(&Stored::default().lease(), Arc::default(), OnBadRow::Fail, Vec::new())
+    let mut splitter = Splitter::resume(&Stored::default().lease(), Arc::default(), OnBadRow::Fail, Vec::new(), None)
         .expect("a readable position");
     let error = splitter.take(Row { number: 7, recipient: Err(RowReason::new("it has no @")) }).expect_err("fails");
     let ReadError::Run(error) = error else { panic!("{error:?}") };
@@ -176,14 +176,15 @@ fn a_bad_row_can_fail_the_run() {
 #[test]
 fn a_shorter_audience_than_before_fails_the_run() {
     let stored = Stored { cursor: 5, ..Stored::default() };
-    let mut splitter = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip, Vec::new()).expect("readable");
+    let mut splitter =
+        Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Skip, Vec::new(), None).expect("readable");
     assert!(matches!(splitter.end(), Err(ReadError::Run(error)) if error.code == "audience_changed"));
 }
 
 #[test]
 fn a_position_that_cannot_be_read_fails_the_run() {
     let lease = SplitLease { open: vec![1, 2, 3], ..Stored::default().lease() };
-    let error = Splitter::resume(&lease, Arc::default(), OnBadRow::Skip, Vec::new()).expect_err("unreadable");
+    let error = Splitter::resume(&lease, Arc::default(), OnBadRow::Skip, Vec::new(), None).expect_err("unreadable");
     assert!(matches!(error, ReadError::Run(error) if error.code == "split_position"));
 }
 
@@ -193,8 +194,8 @@ fn what_is_open_is_bounded_whatever_the_number_of_sites() {
     for n in 0..60 {
         sites.add(&format!("s{n}"), &[format!("s{n}.example")]).expect("a site");
     }
-    let mut splitter =
-        Splitter::resume(&Stored::default().lease(), Arc::new(sites), OnBadRow::Skip, Vec::new()).expect("readable");
+    let mut splitter = Splitter::resume(&Stored::default().lease(), Arc::new(sites), OnBadRow::Skip, Vec::new(), None)
+        .expect("readable");
     for number in 1..=600 {
         let address: postrider_common::Address = format!("u{number}@s{}.example", number % 60).parse().expect("good");
         let mut fields = Map::new();
@@ -222,11 +223,12 @@ fn who_is_being_erased_is_left_out_wherever_it_stands() {
     };
     let mut stored = Stored::default();
     // The first one did not know of it yet, and has it among its open rows.
-    let mut before =
-        Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, Vec::new()).expect("a readable position");
+    let mut before = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, Vec::new(), None)
+        .expect("a readable position");
     (1..=10).for_each(|number| before.take(row(number, number)).expect("taken"));
     stored.add(before.step(1));
-    let mut after = Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, erasing()).expect("readable");
+    let mut after =
+        Splitter::resume(&stored.lease(), Arc::default(), OnBadRow::Fail, erasing(), None).expect("readable");
     for (number, user) in (1..).zip([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 7, 12]) {
         after.take(row(number, user)).expect("no row fails the run");
     }

@@ -3,11 +3,13 @@
 //! The position in the store is the only one that counts. Whatever ends this (a stop, a lost lease, a
 //! storage that does not answer) leaves a split that another master goes on with, with the same batches.
 
+use super::survey::Survey;
 use super::{Plan, Splitter};
 use crate::audience::read::{self, Rows};
 use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
+use postrider_common::erasure::Erasing;
 use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
@@ -23,6 +25,10 @@ const AHEAD_POLL: Duration = Duration::from_millis(250);
 const STORAGE_RETRY_MS: u64 = 2_000;
 /// After how long a split is due again that made room for another one.
 const ROOM_RETRY_MS: u64 = 5_000;
+
+/// So long before a wave its split is there again: as long as reading a large audience up to the position may take. Then it
+/// is held, since what waits for the wave lasts for a while once it begins.
+const WAVE_LEAD_MS: u64 = 60_000;
 
 /// How the work on a lease ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,7 +97,11 @@ pub async fn work(core: &Core, lease: SplitLease, room_is_short: impl Fn() -> bo
 
 struct Work<'a> {
     core: &'a Core,
-    rows: Rows,
+    plan: Plan,
+    /// When the run was due.
+    nominal_at_ms: i64,
+    /// Who must not come in.
+    erasing: Vec<Erasing>,
     splitter: Splitter,
     /// When the lease must have been extended: a third of its time.
     extend_at: Instant,
@@ -120,32 +130,65 @@ impl<'a> Work<'a> {
         let Ok(erasing) = retried(core, "open_erasures", || erase::erasing(&*core.store)).await else {
             return Err(Halt::Ended(Ended::GivenBack { delay_ms: STORAGE_RETRY_MS }));
         };
-        let splitter = Splitter::resume(&lease, core.sites.clone(), plan.on_bad_row, erasing)?;
-        let rows = read::open(&core.storage, &plan.audience).await?;
-        Ok(Self { core, rows, splitter, extend_at, ttl_ms })
+        let sites = core.sites.clone();
+        let splitter = Splitter::resume(&lease, sites, plan.on_bad_row, erasing.clone(), plan.local.as_ref())?;
+        Ok(Self { core, plan, nominal_at_ms: run.nominal_at_ms, erasing, splitter, extend_at, ttl_ms })
     }
 
     async fn all(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<Ended, Halt> {
-        loop {
-            let chunk = tokio::select! {
-                biased;
-                () = self.core.stopping.cancelled() => return self.stop().await,
-                () = tokio::time::sleep_until(self.extend_at) => {
-                    self.store_step().await?;
-                    continue;
-                }
-                chunk = self.rows.next() => chunk?,
-            };
-            match chunk {
-                Some(rows) => self.take(rows, room_is_short).await?,
-                None => break,
+        if self.splitter.needs_survey() {
+            self.survey().await?;
+        } else if self.splitter.waves().is_some()
+            && let Some(delay_ms) = self.is_ahead().await?.and_then(|ahead| ahead.comes_back_in_ms)
+        {
+            // What there was to do for the next wave is done: not even a row need be read.
+            return Ok(Ended::GivenBack { delay_ms });
+        }
+        while !self.splitter.is_complete() {
+            let mut rows = read::open(&self.core.storage, &self.plan.audience).await?;
+            while let Some(rows) = self.next(&mut rows).await? {
+                self.take(rows, room_is_short).await?;
+            }
+            self.splitter.end()?;
+            while self.splitter.is_ending() {
+                self.store_step().await?;
+            }
+            if !self.splitter.is_complete() {
+                self.wait_while_ahead(room_is_short).await?;
             }
         }
-        self.splitter.end()?;
-        while !self.splitter.is_complete() {
-            self.store_step().await?;
-        }
         Ok(Ended::Complete)
+    }
+
+    /// Finds out which waves there are, and stores that.
+    async fn survey(&mut self) -> Result<(), Halt> {
+        let Some(local) = &self.plan.local else { return Ok(()) };
+        let erasing = self.erasing.clone();
+        let mut survey = Survey::begin(local, self.nominal_at_ms, &self.core.zones, self.plan.on_bad_row, erasing)?;
+        let mut rows = read::open(&self.core.storage, &self.plan.audience).await?;
+        while let Some(rows) = self.next(&mut rows).await? {
+            rows.into_iter().try_for_each(|row| survey.take(row))?;
+        }
+        let surveyed = survey.end()?;
+        let waves = &surveyed.waves;
+        tracing::info!(run = %self.splitter.run(), waves = waves.waves.len(), rows = waves.rows, "waves known");
+        self.splitter.begin_waves(surveyed);
+        self.store_step().await
+    }
+
+    /// The next rows; none: that was all. Meanwhile the lease is kept.
+    async fn next(&mut self, rows: &mut Rows) -> Result<Option<Vec<Row>>, Halt> {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.core.stopping.cancelled() => {
+                    let ended = self.stop().await?;
+                    return Err(Halt::Ended(ended));
+                }
+                () = tokio::time::sleep_until(self.extend_at) => self.store_step().await?,
+                chunk = rows.next() => return Ok(chunk?),
+            }
+        }
     }
 
     async fn take(&mut self, rows: Vec<Row>, room_is_short: &(impl Fn() -> bool + Send)) -> Result<(), Halt> {
@@ -177,9 +220,12 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Far enough ahead of the workers: waits with the lease kept, or gives way when room is short.
+    /// Far enough ahead of the workers: waits with the lease kept, or gives way when room is short or it is a long time.
     async fn wait_while_ahead(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<(), Halt> {
-        while self.is_ahead().await? {
+        while let Some(ahead) = self.is_ahead().await? {
+            if let Some(delay_ms) = ahead.comes_back_in_ms {
+                return Err(Halt::Ended(Ended::GivenBack { delay_ms }));
+            }
             if room_is_short() {
                 return Err(Halt::Ended(Ended::GivenBack { delay_ms: ROOM_RETRY_MS }));
             }
@@ -194,16 +240,22 @@ impl<'a> Work<'a> {
         Ok(())
     }
 
-    async fn is_ahead(&self) -> Result<bool, Halt> {
+    /// None: it is not.
+    async fn is_ahead(&self) -> Result<Option<Ahead>, Halt> {
         let run = self.splitter.run();
         let record: Option<RunRecord> = match retried(self.core, "run", || self.core.store.run(run)).await {
             Ok(record) => record,
             Err(_) => return Err(Halt::Ended(Ended::Dropped)),
         };
-        match record {
-            Some(run) if run.cancelled || run.error.is_some() => Err(Halt::Ended(Ended::Dropped)),
-            Some(run) => Ok(run.batches.ready >= SPLIT_AHEAD_BATCHES_MAX),
-            None => Err(Halt::Ended(Ended::Dropped)),
+        let ready = match record {
+            Some(run) if run.cancelled || run.error.is_some() => return Err(Halt::Ended(Ended::Dropped)),
+            Some(run) => run.batches.ready,
+            None => return Err(Halt::Ended(Ended::Dropped)),
+        };
+        let Some(waves) = self.splitter.waves() else { return Ok(Ahead::of(ready, (0, None), 0)) };
+        match retried(self.core, "now", || self.core.store.now_ms()).await {
+            Ok(now) => Ok(Ahead::of(ready, waves.waiting(now), now)),
+            Err(_) => Err(Halt::Ended(Ended::Dropped)),
         }
     }
 
@@ -213,6 +265,28 @@ impl<'a> Work<'a> {
             self.store_step().await?;
         }
         Ok(Ended::GivenBack { delay_ms: 0 })
+    }
+}
+
+/// A split that is far enough ahead of the workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ahead {
+    /// Nothing changes for so long: until shortly before the next wave.
+    comes_back_in_ms: Option<u64>,
+}
+
+impl Ahead {
+    /// `waiting`: batches whose wave is to come, and when the next of these comes.
+    fn of(ready: u64, waiting: (u64, Option<i64>), now_ms: i64) -> Option<Self> {
+        let (waiting, next_at_ms) = waiting;
+        if ready.saturating_add(waiting) < SPLIT_AHEAD_BATCHES_MAX {
+            return None;
+        }
+        let is_only_waiting = waiting >= SPLIT_AHEAD_BATCHES_MAX;
+        let left_ms = next_at_ms.filter(|_| is_only_waiting).map(|at| u64::try_from(at - now_ms).unwrap_or(0));
+        Some(Self {
+            comes_back_in_ms: left_ms.and_then(|left| left.checked_sub(WAVE_LEAD_MS)).filter(|left| *left > 0),
+        })
     }
 }
 

@@ -23,6 +23,7 @@ mod random_history;
 mod random_reconcile;
 mod random_retention;
 mod random_rollback;
+mod random_share;
 mod reached;
 pub mod reconcile;
 pub mod relay;
@@ -31,6 +32,7 @@ pub mod rollback;
 pub mod scene;
 pub mod split;
 pub mod steer;
+pub mod waves;
 
 use crate::Store;
 use async_trait::async_trait;
@@ -115,6 +117,15 @@ macro_rules! conformance_tests {
             add_batches_without_batches_keeps_the_lease,
             release_split_with_an_error_fails_the_run_until_resumed,
             bad_rows_are_kept_and_counted
+        );
+        $crate::conformance_tests!(@$how $fixture, waves,
+            add_batches_before_their_time_are_leased_when_it_comes,
+            add_batches_of_a_time_that_has_passed_are_ready,
+            add_batches_before_their_time_end_with_their_run,
+            pause_run_and_resume_begin_nothing_early,
+            erase_recipients_before_their_time_leaves_the_others_waiting,
+            compare_gone_back_begins_nothing_early,
+            reconcile_leaves_what_waits_for_its_time
         );
         $crate::conformance_tests!(@$how $fixture, rollback,
             compare_moves_with_what_is_acknowledged,

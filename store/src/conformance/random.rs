@@ -13,10 +13,11 @@ use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
 use super::{
     random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention, random_rollback,
+    random_share,
 };
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
-    ReleaseSplit, ShareRelay, SplitLease,
+    ReleaseSplit, SplitLease, SplitStatus,
 };
 use crate::embedded::model::Model;
 use postrider_common::backoff::RetryPolicy;
@@ -25,7 +26,6 @@ use postrider_common::ids::{BatchId, Fence, RunId};
 use postrider_common::lease::{Fact, LeaseReport, Outcome, OutcomeKind, RefusalReason};
 use postrider_common::mark::Marks;
 use postrider_common::pace::{Limit, Limits, Pace};
-use postrider_common::relay::{RelayLimit, RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError};
 use std::sync::atomic::AtomicI64;
 
@@ -63,8 +63,9 @@ pub(super) struct Driver {
     pub(super) purged: u64,
     pub(super) reopened: u64,
     retried: u64,
-    shared: u64,
+    pub(super) shared: u64,
     pub(super) fired: u64,
+    waited: u64,
     pub(super) erased: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
@@ -129,16 +130,19 @@ impl Driver {
         Some(report)
     }
 
-    fn add(&mut self, seed: u64) -> Option<AddBatches> {
+    /// Some of the batches have to wait until a time around `now`.
+    fn add(&mut self, seed: u64, now: i64) -> Option<AddBatches> {
         let at = self.random.usize(0..self.splits.len().max(1));
         let lease = self.splits.get_mut(at)?;
         let count = self.random.u64(0..4);
         let rows = self.random.u64(0..50);
+        let wait = self.random.i64(-10..60);
         let batch = |at: u64| NewBatch {
             sequence: lease.sequence_max + 1 + at,
             site: SITES[(at + seed) as usize % SITES.len()].parse().unwrap(),
             count: if (at + seed).is_multiple_of(11) { 70 } else { 1 + ((at * 7 + seed) % 5) as u32 },
             payload: format!("payload {at}").into_bytes(),
+            not_before_ms: if (at + seed).is_multiple_of(4) { now + wait } else { 0 },
         };
         let add = AddBatches {
             run: lease.run.clone(),
@@ -188,6 +192,7 @@ impl Driver {
         self.reopened += after.reopened - before.reopened;
         self.erased += after.erased - before.erased;
         self.forgotten.extend(after.forgotten.into_iter().skip(before.forgotten.len()));
+        self.waited += after.waited - before.waited;
         self.retried += 1;
     }
 }
@@ -268,6 +273,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         retried: 0,
         shared: 0,
         fired: 0,
+        waited: 0,
         erased: 0,
         forgotten: Vec::new(),
     };
@@ -305,7 +311,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
             driver.learn(&before, again);
         }
         if step % 8 == 0 {
-            share(fixture, &mut model, &mut driver).await;
+            random_share::share(fixture, &mut model, &mut driver).await;
         }
         if step % 4 == 0 {
             random_fire::step(fixture, &mut model, &mut driver).await;
@@ -350,6 +356,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.retried += driver.retried;
     reached.shared += driver.shared;
     reached.fired += driver.fired;
+    reached.waited += driver.waited;
     reached.erased += driver.erased;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
@@ -378,9 +385,10 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             driver.splits.extend(lease);
         }
         6..20 => {
-            let Some(add) = driver.add(salt) else { return };
+            let now = store.now_ms().await.unwrap();
+            let Some(add) = driver.add(salt, now) else { return };
             let call = store.add_batches(add.clone());
-            both!(
+            let added = both!(
                 fixture,
                 *model,
                 "add_batches",
@@ -388,6 +396,9 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
                 |m: &mut Model, now| m.add_batches(now, add.clone()),
                 |a: &_| *a
             );
+            if added == SplitStatus::Done {
+                driver.waited += add.batches.iter().filter(|batch| batch.not_before_ms > now + 5).count() as u64;
+            }
         }
         20..22 => {
             let at = driver.random.usize(0..driver.splits.len().max(1));
@@ -465,27 +476,6 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         113..116 => random_erasure::erase(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
-}
-
-/// Workers that disagree about a relay, seldom call in the order of their numbers, and want any number.
-async fn share(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
-    let number = driver.random.u8(1..4);
-    let limit = [(36_000, 2, 4), (0, 0, 7), (72_000, 5, 0)][usize::from(number) - 1];
-    driver.requests += 1;
-    let wish = RelayWish {
-        relay: "out".parse().expect("a relay name"),
-        limit: RelayLimit::of_numbers(limit.0, limit.1, limit.2).expect("a limit"),
-        held: driver.random.u32(0..3),
-        wanted: driver.random.u32(0..6),
-        sends: driver.random.u32(0..4),
-    };
-    let sequence = driver.requests - driver.random.u64(0..3).min(driver.requests - 1);
-    let share = ShareRelay { worker: worker(number), sequence, wish, ttl_ms: TTL_MS };
-    let same = |a: &RelayShare| (a.connections, a.sends, a.retry_in_ms > 0);
-    let store = fixture.store();
-    let call = store.share_relay(share.clone());
-    let got = both!(fixture, *model, "share_relay", call, |m: &mut Model, now| m.share_relay(now, share.clone()), same);
-    driver.shared += u64::from(got.connections > 0 && got.retry_in_ms > 0);
 }
 
 async fn claim(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {

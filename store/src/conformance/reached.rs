@@ -31,6 +31,8 @@ pub struct Reached {
     pub shared: u64,
     /// Runs that a schedule began.
     pub fired: u64,
+    /// Batches that were added before their time.
+    pub waited: u64,
     /// Recipients that were erased while they were pending, and splits that were taken away.
     pub erased: u64,
     /// Runs that were forgotten.
@@ -80,6 +82,7 @@ impl Reached {
             self.rollbacks,
             self.shared,
             self.fired,
+            self.waited,
             self.erased,
             self.forgotten,
         ];

@@ -155,6 +155,7 @@ impl<'a, F: Fixture> Scene<'a, F> {
             site: sites[at].parse().expect("a site"),
             count: *count,
             payload: format!("payload {at}").into_bytes(),
+            not_before_ms: 0,
         };
         AddBatches {
             run: lease.run.clone(),

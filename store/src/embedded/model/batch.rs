@@ -17,6 +17,8 @@ pub(super) struct Batch {
     pub site: SiteName,
     #[serde(with = "serde_bytes")]
     pub payload: Vec<u8>,
+    /// It is not ready until then; 0: at once.
+    pub not_before_ms: i64,
     pub place: Place,
     pub entries: Vec<Entry>,
     /// Fences that got an intent, by counter: facts are taken from these only.
@@ -52,6 +54,11 @@ pub(super) enum Place {
 }
 
 impl Place {
+    /// Of a batch that has something to send, and may only from that instant on.
+    pub fn not_before(now: i64, not_before_ms: i64) -> Self {
+        if not_before_ms > now && !planted(Fault::EarlyWaves) { Self::Delayed(not_before_ms) } else { Self::Ready }
+    }
+
     pub fn counter<'a>(&self, counts: &'a mut BatchCounts) -> &'a mut u64 {
         match self {
             Self::Ready => &mut counts.ready,
@@ -114,12 +121,12 @@ impl Batch {
             offered.map(|(_, entry)| entry)
         };
         if pending().any(|entry| entry.is_due(now)) {
-            return Place::Ready;
+            return Place::not_before(now, self.not_before_ms);
         }
         let earliest = pending().map(|entry| entry.due_at).min().unwrap_or(now);
         let latest_joined = earliest.saturating_add_unsigned(RETRY_COALESCE_MS);
         let due = pending().map(|entry| entry.due_at).filter(|due| *due <= latest_joined).max();
-        Place::Delayed(due.unwrap_or(earliest))
+        Place::Delayed(due.unwrap_or(earliest).max(self.not_before_ms))
     }
 }
 

@@ -87,7 +87,7 @@ impl Model {
         }
         let due = now.saturating_add_unsigned(add.ttl_ms);
         self.lineage.grow();
-        self.admit(&add.run, add.batches);
+        self.admit(now, &add.run, add.batches);
         let Some(run) = self.runs.get_mut(&add.run) else { return SplitStatus::Lost };
         run.sequence_max = sequence_next;
         run.split.cursor = add.cursor_next;
@@ -108,7 +108,7 @@ impl Model {
         SplitStatus::Done
     }
 
-    fn admit(&mut self, id: &RunId, batches: Vec<NewBatch>) {
+    fn admit(&mut self, now: i64, id: &RunId, batches: Vec<NewBatch>) {
         let Some(run) = self.runs.get_mut(id) else { return };
         let parked = run.is_parked();
         for new in batches {
@@ -116,15 +116,22 @@ impl Model {
             let count = u64::from(new.count);
             run.recipients.total += count;
             run.recipients.pending += count;
-            run.batches.ready += 1;
             run.sites.insert(new.site.clone());
-            let lane = run.frozen.lane.clone();
-            let turn = Turn { lane, site: new.site.clone(), run: id.clone(), sequence: new.sequence };
-            self.turns.add(turn, parked);
+            let place = Place::not_before(now, new.not_before_ms);
+            *place.counter(&mut run.batches) += 1;
+            match &place {
+                Place::Delayed(due) => drop(self.delayed.insert((*due, batch_id.clone()))),
+                Place::Ready | Place::Leased(_) | Place::Dead | Place::Settled => {
+                    let lane = run.frozen.lane.clone();
+                    let turn = Turn { lane, site: new.site.clone(), run: id.clone(), sequence: new.sequence };
+                    self.turns.add(turn, parked);
+                }
+            }
             let batch = Batch {
                 site: new.site,
                 payload: new.payload,
-                place: Place::Ready,
+                not_before_ms: new.not_before_ms,
+                place,
                 entries: (0..new.count).map(|_| Entry::new()).collect(),
                 fences: BTreeMap::new(),
                 ended_by: None,

@@ -1,9 +1,9 @@
--- add_batches: batches become ready and the cursor of the split moves, as one. Their payloads were set
+-- add_batches: batches become ready, or delayed until their time, and the cursor of the split moves, as one. Their payloads were set
 -- before it in the same MULTI with a time to live; from here on they live as long as the batch.
 -- KEYS     the shard's, then: run, its bad rows, then of each batch its hash and its payload
 -- ARGV     1 run id, 2 fence, 3 cursor, 4 cursor next, 5 open, 6 bad rows, 7 repeated rows, 8 complete (0, 1), 9 ttl ms,
 --          10 bad rows kept max, 11 number of bad rows, then row and reason of each, then number of batches, then of each
---          sequence, site, count, payload name
+--          sequence, site, count, payload name, not before (0: it is ready)
 -- returns  done, lost, stopped
 -- refuses  a fence that is not the split's; a cursor or sequence that is not the next; a payload that is not there
 
@@ -13,10 +13,10 @@ local at = 12 + num(ARGV[11], 'bad rows') * 2
 local number = num(ARGV[at], 'batches')
 local batches = {}
 for n = 0, number - 1 do
-  local from = at + 1 + n * 4
+  local from = at + 1 + n * 5
   batches[n + 1] = { key = KEYS[OWN + 3 + n * 2], payload_key = KEYS[OWN + 4 + n * 2],
     sequence = num(ARGV[from], 'sequence'), site = ARGV[from + 1], count = num(ARGV[from + 2], 'count'),
-    payload = ARGV[from + 3] }
+    payload = ARGV[from + 3], not_before = num(ARGV[from + 4], 'not before') }
 end
 
 local f = call('HMGET', run_key, 'lane', 'cursor', 'sequence', 'complete', 'cancelled', 'error', 'paused', 'sites')
@@ -49,22 +49,33 @@ local room = num(ARGV[10], 'bad rows max') - call('LLEN', bad_key)
 
 keep_payloads()
 grow()
-local sites = f[8] or ''
+local sites, woke = f[8] or '', false
 for _, b in ipairs(batches) do
   local states, set = string.rep('p', b.count), {}
   for piece = 0, floor_div(b.count - 1, 50) do
     set[#set + 1] = 's' .. piece
     set[#set + 1] = string.sub(states, piece * 50 + 1, piece * 50 + 50)
   end
+  if b.not_before > 0 then
+    set[#set + 1] = 'from'
+    set[#set + 1] = int(b.not_before)
+  end
   call('HSET', b.key, 'n', int(b.count), 'site', b.site, 'payload', b.payload, unpack(set))
   if not string.find(',' .. sites .. ',', ',' .. b.site .. ',', 1, true) then
     sites = sites == '' and b.site or sites .. ',' .. b.site
   end
-  ready_add({ lane = f[1], site = b.site, run = id, sequence = b.sequence, count = int(b.count), payload = b.payload,
-    expired = '0' }, parked)
+  local e = { lane = f[1], site = b.site, run = id, sequence = b.sequence, count = int(b.count), payload = b.payload,
+    expired = '0' }
+  if b.not_before > now then
+    call('ZADD', K.dly, int(b.not_before), entry_text(e))
+    add_count(id, 'b_delayed', 1)
+  else
+    ready_add(e, parked)
+    add_count(id, 'b_ready', 1)
+    woke = true
+  end
   add_count(id, 'total', b.count)
   add_count(id, 'pending', b.count)
-  add_count(id, 'b_ready', 1)
 end
 write_counts()
 call('HSET', run_key, 'sequence', int(sequence + number), 'cursor', cursor_next, 'open', ARGV[5], 'bad', ARGV[6],
@@ -78,5 +89,5 @@ if complete == '1' then
 else
   split_set_due(id, parked, now + ttl)
 end
-if number > 0 then wake_all() end
+if woke then wake_all() end
 return 'done'

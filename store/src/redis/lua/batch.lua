@@ -125,10 +125,10 @@ end
 
 -- The hash of a batch. Of its records and fences few are needed, so those are read when somebody looks; false: none.
 local function hash_of(key)
-  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h, q = unpack(call('HMGET', key, 'n', 'site', 'payload',
-    's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h', 'q'))
+  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h, q, from = unpack(call('HMGET', key, 'n', 'site',
+    'payload', 's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h', 'q', 'from'))
   local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k, x = x,
-    ended = ended, expired = expired, h = h, q = q }
+    ended = ended, expired = expired, h = h, q = q, from = from }
   return setmetatable(fields, { __index = function(_, field)
     local value = call('HGET', key, field)
     fields[field] = value
@@ -160,6 +160,7 @@ local function load_batch(id, key, details, holds)
   -- A retired batch has the names of its segments instead of a payload.
   local retired = h.h ~= false
   if h.q and #h.q ~= KEPT_BYTES then return nil, 'unreadable' end
+  if h.from and not string.match(h.from, '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then return nil, 'unreadable' end
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
@@ -168,6 +169,7 @@ local function load_batch(id, key, details, holds)
     ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id, h.q), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), erased = set_of(h.x), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
+  b.not_before = tonumber(h.from or '0')
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
     expired = b.hold and '0' or b.expired }
   return b

@@ -18,6 +18,12 @@ local function place_of(b)
   return 'settled'
 end
 
+-- Of a batch that has something to send.
+local function at_once_or_later(b)
+  if b.not_before > now then return 'delayed', b.not_before end
+  return 'ready'
+end
+
 -- Where a batch without a lease belongs, and when it is due. Who is not in the next lease does not make it due.
 local function place_of_rest(b)
   -- Most batches end so, and a pattern is faster than a loop.
@@ -26,7 +32,7 @@ local function place_of_rest(b)
   for index = 1, b.count do
     local state = b.st[index]
     if (state == P or state == D) and is_offered(b.sus, index - 1) then
-      if state == P then return 'ready' end
+      if state == P then return at_once_or_later(b) end
       deferred = true
     end
   end
@@ -35,7 +41,7 @@ local function place_of_rest(b)
   for index = 0, b.count - 1 do
     if b.st[index + 1] == D and is_offered(b.sus, index) then
       local at = look_at(b, index).due_at
-      if at <= now then return 'ready' end
+      if at <= now then return at_once_or_later(b) end
       due[#due + 1] = at
       if not earliest or at < earliest then earliest = at end
     end
@@ -44,7 +50,7 @@ local function place_of_rest(b)
   for _, at in ipairs(due) do
     if at <= earliest + RETRY_COALESCE_MS and at > latest then latest = at end
   end
-  return 'delayed', latest
+  return 'delayed', math.max(latest, b.not_before)
 end
 
 local function write_letters(b, set, name, letters)
