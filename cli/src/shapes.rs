@@ -1,7 +1,9 @@
 //! What JSON readers get. The field names and their order are pinned; readers ignore unknown fields.
 
+mod local_time;
 mod schedule;
 
+pub use local_time::SendAtLocal;
 pub use schedule::Schedule;
 
 use crate::failure::{Failure, Result};
@@ -50,6 +52,8 @@ pub struct Run {
     pub leases_expired: u64,
     pub leases_taken_over: u64,
     pub generation: u64,
+    /// Of the campaign, as it was when the run began; null for a single message without one.
+    pub campaign_version: Option<u64>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -131,6 +135,7 @@ impl Run {
             leases_expired: wire.leases_expired,
             leases_taken_over: wire.leases_taken_over,
             generation: wire.generation,
+            campaign_version: Some(wire.campaign_version).filter(|version| *version > 0),
             kind,
             started_at_ms: wire.started_at_ms,
             finished_at_ms: wire.finished_at_ms,
@@ -241,6 +246,8 @@ pub struct Campaign {
     pub on_unknown: &'static str,
     pub on_bad_row: &'static str,
     pub schedule: Option<Schedule>,
+    /// Null: all are sent to as soon as a run begins.
+    pub send_at_local: Option<SendAtLocal>,
     pub audience: Option<Audience>,
     pub subject: String,
     pub reply_to: String,
@@ -289,6 +296,7 @@ impl Campaign {
             on_unknown,
             on_bad_row,
             schedule: schedule.transpose()?,
+            send_at_local: wire.send_at_local.map(SendAtLocal::from_wire).transpose()?,
             audience: wire.audience.map(|a| Audience {
                 id: some(a.audience_id),
                 address: a.address_field,

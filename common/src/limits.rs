@@ -42,6 +42,8 @@ pub const RECIPIENT_BYTES_MAX: usize = 256 * 1024;
 pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
 /// Idempotency keys that a campaign remembers; a repeat comes soon or not at all.
 pub const APPLY_KEYS_KEPT_MAX: usize = 32;
+/// Versions of a campaign that can be looked at.
+pub const CAMPAIGN_VERSIONS_KEPT_MAX: u64 = 20;
 /// Missed runs of a schedule that are caught up with when it does not say how many, and at most.
 pub const CATCH_UP_RUNS: u32 = 100;
 pub const CATCH_UP_RUNS_MAX: u32 = 1_000;
@@ -57,8 +59,12 @@ pub const AUDIENCE_INFLATED_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
 pub const INLINE_ROWS_MAX: usize = 100;
 /// Bad rows kept for reading; all are counted.
 pub const BAD_ROWS_KEPT_MAX: usize = 1000;
-/// Batches of a run that may wait in the store before its split pauses.
-pub const SPLIT_AHEAD_BATCHES_MAX: u64 = 1000;
+/// Batches of a run that may be ready in the store before its split pauses, unless the configuration says otherwise; and at
+/// most.
+pub const SPLIT_AHEAD_BATCHES: u64 = 1000;
+pub const SPLIT_AHEAD_BATCHES_MAX: u64 = 100_000;
+/// Recipients of one run. What tells repeats apart takes 20 to 39 bytes of a master for each of them.
+pub const RUN_RECIPIENTS_MAX: usize = 100_000_000;
 /// Batches written in one split transition.
 pub const SPLIT_STEP_BATCHES_MAX: usize = 20;
 /// Rows read between two split transitions at most, so that the lease of a split is kept alive through

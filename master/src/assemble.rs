@@ -52,6 +52,7 @@ pub fn assemble(
         zones,
         limits: config.limits.clone(),
         audience_bytes_max: config.audience_bytes_max,
+        split_ahead_batches: config.split_ahead_batches,
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),

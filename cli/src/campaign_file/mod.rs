@@ -5,6 +5,7 @@
 
 mod audience;
 mod fields;
+mod local_time;
 mod message;
 mod schedule;
 
@@ -29,6 +30,7 @@ const KEYS: &[&str] = &[
     "on_unknown",
     "on_bad_row",
     "schedule",
+    "send_at_local",
     "audience",
     "template",
     "reply_to",
@@ -104,7 +106,8 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let name = name(&top, &mut complaints);
     let lane = lane(&top, &mut complaints);
     let on_unknown = top.choice("on_unknown", &["resend", "hold"], &mut complaints);
-    let schedule = schedule::read(&top, &mut complaints);
+    let send_at_local = local_time::read(&top, &mut complaints);
+    let schedule = schedule::read(&top, send_at_local.is_some(), &mut complaints);
     let template = top.table("template", &mut complaints);
     let part = message::read(folder, &top, template, None, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
@@ -121,6 +124,7 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
         on_unknown: if on_unknown.as_deref() == Some("hold") { OnUnknown::Hold } else { OnUnknown::Resend },
         on_bad_row,
         schedule,
+        send_at_local,
         audience: None,
         message: part.spec,
         notify_url: part.notify_url,

@@ -23,11 +23,13 @@ const KEYS: &[&str] = &[
     "send_at_local",
 ];
 
-pub(super) fn read(top: &Fields<'_>, complaints: &mut Complaints) -> Option<Schedule> {
+/// With waves a run goes on for a day, so then the next one does not wait for it by default.
+pub(super) fn read(top: &Fields<'_>, has_waves: bool, complaints: &mut Complaints) -> Option<Schedule> {
     let (table, line) = top.table("schedule", complaints)?;
     let fields = Fields::new("schedule.", table, KEYS, complaints);
     if let Some(entry) = fields.entry("send_at_local") {
-        complaints.at(entry.line, "schedule.send_at_local comes in a later version: leave it out until then");
+        let why = "it stands at the top of the file, beside schedule: write send_at_local = \"08:00\" there";
+        complaints.at(entry.line, format!("schedule.send_at_local: {why}"));
     }
     let when = when(&fields, line, complaints);
     let time_zone = fields.text("time_zone", complaints).map(|(text, _)| text);
@@ -52,6 +54,7 @@ pub(super) fn read(top: &Fields<'_>, complaints: &mut Complaints) -> Option<Sche
         overlap: match overlap.as_deref() {
             Some("allow") => Overlap::Allow,
             Some("cancel_previous") => Overlap::CancelPrevious,
+            None if has_waves => Overlap::Allow,
             _ => Overlap::Skip,
         },
         jitter_ms,

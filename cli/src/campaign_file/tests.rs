@@ -5,6 +5,7 @@ use crate::failure::Exit;
 use postrider_common::campaign::{
     Audience, AudienceFormat, CatchUp, OnGap, OnOverlap, Overlap, Schedule, Source, When,
 };
+use postrider_common::local_time::{Passed, SendAtLocal, UnknownZone};
 
 const GOOD: &str = r#"
 name = "daily-digest"
@@ -93,6 +94,30 @@ fn a_schedule_is_read_with_every_policy() {
 }
 
 #[test]
+fn the_time_of_each_recipient_is_read() {
+    let folder = folder();
+    let read =
+        |text: &str| parse_campaign("c.toml", folder.path(), &GOOD.replace("lane = \"bulk\"", text)).expect("good");
+    let file = read("send_at_local = \"08:00\"");
+    assert_eq!(file.campaign.send_at_local, Some(SendAtLocal::new("08:00".parse().expect("a time"))));
+    assert_eq!(file.campaign.schedule.expect("one").overlap, Overlap::Allow, "a run goes on for a day");
+    let all = "send_at_local = { at = \"18:30\", zone = \"tz\", country = \"land\", default_zone = \"UTC\", \
+        passed = \"at_once\", unknown_zone = \"default\" }";
+    let expected = SendAtLocal {
+        at: "18:30".parse().expect("a time"),
+        zone: Some("tz".into()),
+        country: Some("land".into()),
+        default_zone: "UTC".into(),
+        passed: Passed::AtOnce,
+        unknown_zone: UnknownZone::Default,
+    };
+    let campaign = read(all).campaign;
+    assert_eq!(campaign.send_at_local.as_ref(), Some(&expected));
+    let wire = postrider_proto::v1::Campaign::from(campaign.clone());
+    assert_eq!(Campaign::try_from(wire).expect("reads"), campaign);
+}
+
+#[test]
 fn everything_wrong_is_told_at_once_with_its_line() {
     let text = "nam = \"x\"\nfrom = \"nobody\"\n[template]\nhtml = \"none.html\"\n";
     let expected = [
@@ -125,7 +150,29 @@ fn wrong_files_say_what_to_write() {
         (
             "cron = \"0 8 * * *\"",
             "cron = \"0 8 * * *\", send_at_local = \"08:00\"",
-            "schedule.send_at_local comes in a later version",
+            "c.toml:7: schedule.send_at_local: it stands at the top of the file, beside schedule",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_at_local = \"8\"",
+            "c.toml:5: send_at_local: '8' is not a time of the day: write one",
+        ),
+        ("lane = \"bulk\"", "send_at_local = 8", "send_at_local must be a time of the day in quotes, not a whole"),
+        ("lane = \"bulk\"", "send_at_local = {}", "c.toml:5: send_at_local.at is missing: write at = \"08:00\""),
+        (
+            "lane = \"bulk\"",
+            "send_at_local = { at = \"08:00\", passed = \"later\" }",
+            "send_at_local.passed must be one of next_day, at_once, skip, not 'later'",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_at_local = { at = \"08:00\", time_zone = \"x\" }",
+            "there is no key send_at_local.time_zone; the nearest is",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_at_local = { at = \"08:00\", zone = \"\" }",
+            "send_at_local.zone is empty: give a name",
         ),
         (
             "cron = \"0 8 * * *\"",

@@ -63,6 +63,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         sites: config.sites.clone(),
         limits: config.limits.clone(),
         audience_bytes_max: config.master.audience_bytes_max,
+        split_ahead_batches: config.master.split_ahead_batches,
         retention: Retention { runs, messages, dead_letters },
     };
     postrider_master::start(settings, store, clock).await.map_err(|error| {

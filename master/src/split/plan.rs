@@ -12,6 +12,9 @@ pub struct Plan {
     /// None: all at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub local: Option<Local>,
+    /// Of the campaign; 0: not known, or there is none.
+    #[serde(default)]
+    pub campaign_version: u64,
 }
 
 /// To each recipient by the recipient's own clock.

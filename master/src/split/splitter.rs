@@ -15,8 +15,8 @@ use postrider_common::campaign::OnBadRow;
 use postrider_common::erasure::Erasing;
 use postrider_common::ids::{Fence, RunId, SiteName};
 use postrider_common::limits::{
-    BAD_ROWS_KEPT_MAX, BATCH_BYTES_MAX, BATCH_RECIPIENTS_MAX, SPLIT_OPEN_BYTES_MAX, SPLIT_STEP_BATCHES_MAX,
-    SPLIT_STEP_ROWS_MAX,
+    BAD_ROWS_KEPT_MAX, BATCH_BYTES_MAX, BATCH_RECIPIENTS_MAX, RUN_RECIPIENTS_MAX, SPLIT_OPEN_BYTES_MAX,
+    SPLIT_STEP_BATCHES_MAX, SPLIT_STEP_ROWS_MAX,
 };
 use postrider_common::local_time::SendAtLocal;
 use postrider_common::message::Recipient;
@@ -45,6 +45,7 @@ pub struct Splitter {
     /// Nobody with one of these addresses comes in.
     erasing: Vec<Erasing>,
     seen: HashSet<u128, BuildHasherDefault<AlreadyHashed>>,
+    recipients_max: usize,
     open: BTreeMap<SiteName, Open>,
     open_bytes: usize,
     /// Batches that the next step stores.
@@ -90,6 +91,7 @@ impl Splitter {
             on_bad_row,
             erasing,
             seen: HashSet::default(),
+            recipients_max: RUN_RECIPIENTS_MAX,
             open: BTreeMap::new(),
             open_bytes: 0,
             ready: Vec::new(),
@@ -159,6 +161,9 @@ impl Splitter {
         match row.recipient {
             Ok(recipient) => {
                 let is_new = self.seen.insert(hash(&recipient.key));
+                if self.seen.len() > self.recipients_max {
+                    return Err(too_many(row.number, self.recipients_max));
+                }
                 match (before_position, is_new) {
                     (true, _) => {}
                     (false, true) => match self.without_erased(recipient) {
@@ -321,6 +326,12 @@ impl Splitter {
 pub(super) fn bad_row(number: u64, reason: &RowReason) -> ReadError {
     let mend = "mend that row and run the campaign again, or set on_bad_row = \"skip\"";
     ReadError::run("bad_row", format!("row {number}: {reason}"), mend)
+}
+
+pub(super) fn too_many(number: u64, max: usize) -> ReadError {
+    let message = format!("row {number}: a run has at most {max} recipients");
+    let mend = "cancel the run, or let it end with those it has, and make several campaigns of the audience";
+    ReadError::run("audience_too_many", message, mend)
 }
 
 fn unreadable(error: InvalidPayload) -> ReadError {

@@ -4,13 +4,13 @@
 
 use super::clocks::{Clocks, Named, Unknown};
 use super::plan::Local;
-use super::splitter::{AlreadyHashed, REASON_CHARS_MAX, bad_row, hash};
+use super::splitter::{AlreadyHashed, REASON_CHARS_MAX, bad_row, hash, too_many};
 use super::waves::{Wave, Waves};
 use crate::audience::{ReadError, Row, RowReason, nearest, shorten};
 use crate::schedule::{LocalTimes, Zones, zone_of_country};
 use postrider_common::campaign::OnBadRow;
 use postrider_common::erasure::Erasing;
-use postrider_common::limits::BAD_ROWS_KEPT_MAX;
+use postrider_common::limits::{BAD_ROWS_KEPT_MAX, RUN_RECIPIENTS_MAX};
 use postrider_common::local_time::SendAtLocal;
 use postrider_store::BadRow;
 use serde_json::{Map, Value};
@@ -96,6 +96,9 @@ impl Survey {
         if !self.seen.insert(hash(&recipient.key)) {
             self.repeated_rows += 1;
             return Ok(());
+        }
+        if self.seen.len() > RUN_RECIPIENTS_MAX {
+            return Err(too_many(row.number, RUN_RECIPIENTS_MAX));
         }
         for erasing in &self.erasing {
             erasing.take_from_recipient(&mut recipient);

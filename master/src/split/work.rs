@@ -10,7 +10,6 @@ use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
 use postrider_common::erasure::Erasing;
-use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
 use postrider_common::seal::Header;
@@ -252,9 +251,10 @@ impl<'a> Work<'a> {
             Some(run) => run.batches.ready,
             None => return Err(Halt::Ended(Ended::Dropped)),
         };
-        let Some(waves) = self.splitter.waves() else { return Ok(Ahead::of(ready, (0, None), 0)) };
+        let most = self.core.split_ahead_batches;
+        let Some(waves) = self.splitter.waves() else { return Ok(Ahead::of(ready, (0, None), 0, most)) };
         match retried(self.core, "now", || self.core.store.now_ms()).await {
-            Ok(now) => Ok(Ahead::of(ready, waves.waiting(now), now)),
+            Ok(now) => Ok(Ahead::of(ready, waves.waiting(now), now, most)),
             Err(_) => Err(Halt::Ended(Ended::Dropped)),
         }
     }
@@ -277,12 +277,12 @@ struct Ahead {
 
 impl Ahead {
     /// `waiting`: batches whose wave is to come, and when the next of these comes.
-    fn of(ready: u64, waiting: (u64, Option<i64>), now_ms: i64) -> Option<Self> {
+    fn of(ready: u64, waiting: (u64, Option<i64>), now_ms: i64, most: u64) -> Option<Self> {
         let (waiting, next_at_ms) = waiting;
-        if ready.saturating_add(waiting) < SPLIT_AHEAD_BATCHES_MAX {
+        if ready.saturating_add(waiting) < most {
             return None;
         }
-        let is_only_waiting = waiting >= SPLIT_AHEAD_BATCHES_MAX;
+        let is_only_waiting = waiting >= most;
         let left_ms = next_at_ms.filter(|_| is_only_waiting).map(|at| u64::try_from(at - now_ms).unwrap_or(0));
         Some(Self {
             comes_back_in_ms: left_ms.and_then(|left| left.checked_sub(WAVE_LEAD_MS)).filter(|left| *left > 0),

@@ -14,3 +14,4 @@ mod retention;
 mod sealed;
 mod split;
 mod submit;
+mod versions;
