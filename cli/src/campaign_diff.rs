@@ -87,6 +87,7 @@ mod tests {
             on_unknown: OnUnknown::Resend,
             on_bad_row: OnBadRow::Skip,
             schedule: Some(Schedule::cron("0 8 * * *", "Europe/Berlin")),
+            send_at_local: None,
             audience: Some(Audience::of(stored, "email")),
             message: MessageSpec {
                 from: "a@example.com".into(),

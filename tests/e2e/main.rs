@@ -32,6 +32,7 @@ mod slots_reserved;
 mod small_not_behind_big;
 mod split_killed;
 mod unsafe_store;
+mod waves;
 mod worker_drained;
 mod worker_killed;
 mod worker_restarted;

@@ -134,6 +134,11 @@ impl Splitter {
         self.waves.as_ref()
     }
 
+    /// Of a wave nothing is behind the position yet.
+    pub fn begins_pass(&self) -> bool {
+        self.waves.is_some() && self.behind() == 0
+    }
+
     /// Rows behind the position in the store, of this pass.
     fn behind(&self) -> u64 {
         self.cursor.saturating_sub(self.waves.as_ref().map_or(0, Waves::base))

@@ -137,6 +137,8 @@ impl<'a> Work<'a> {
     async fn all(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<Ended, Halt> {
         if self.splitter.needs_survey() {
             self.survey().await?;
+        } else if self.splitter.begins_pass() {
+            self.wait_while_ahead(room_is_short).await?;
         } else if self.splitter.waves().is_some()
             && let Some(delay_ms) = self.is_ahead().await?.and_then(|ahead| ahead.comes_back_in_ms)
         {
