@@ -11,6 +11,7 @@ use postrider_common::state::RecipientState;
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::reconcile::reconcile_all;
 use postrider_store::conformance::scene::{GRACE_MS, Held, Scene, TTL_MS, outcomes};
+use postrider_store::conformance::waves::waves;
 use postrider_store::{DeadAnswer, Reclaim, Repair, RepairKind, Store};
 use redis_server::{Served, Server};
 use std::collections::BTreeSet;
@@ -113,6 +114,18 @@ async fn a_batch_lost_from_the_delayed_ones_is_put_back() {
         server.does(&["ZREM", &key("dly"), &server.entry("dly")]);
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_batch_lost_before_its_time_waits_for_it_again() {
+    let fixture = harmed().await;
+    let (scene, _) = waves(&fixture, &[(3, 3_600_000), (1, 0)]).await;
+    fixture.does(&["ZREM", &key("dly"), &fixture.entry("dly")]);
+    let repairs = fixture.reconcile().await;
+    assert_eq!(kinds(&repairs), BTreeSet::from([RepairKind::Lost]), "{repairs:?}");
+    assert_eq!(scene.claim(1, 10).await.len(), 1, "the other one");
+    let record = scene.record().await;
+    assert_eq!((record.batches.delayed, record.batches.leased, record.recipients.pending), (1, 1, 4));
 }
 
 #[tokio::test]

@@ -32,6 +32,7 @@ points! {
     FactAfterSettling = "a late fact corrected a settled batch",
     SplitTakenOver = "a split was gone on with by another claim",
     SplitRefused = "a stale step of a split was refused",
+    WaveAwaited = "a recipient was sent to when the time of the wave had come",
     BatchDelayed = "a batch waited for a retry",
     HoldAfterOutage = "reclaiming was held after an outage",
     StoreRestarted = "the store came back with all it had answered",

@@ -35,6 +35,13 @@ impl World {
     pub fn check_dot(&mut self, id: TxId) {
         let tx = &self.txs[id];
         let mut wrong = None;
+        let mut waits = self.submissions.iter().filter(|one| one.run == tx.batch.run);
+        if let Some(at) = waits.find_map(|submission| submission.waits.get(&tx.key)) {
+            if self.mix.clock_steps == 0 && self.store().now() < *at {
+                wrong = Some(format!("a final dot for {} before {at}, the time of its wave", tx.batch));
+            }
+            self.store().rules.coverage.reach(Point::WaveAwaited);
+        }
         {
             let store = self.store();
             // What the store forgot since was allowed by it; the end shows whether it has its reason.

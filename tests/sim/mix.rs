@@ -27,6 +27,8 @@ pub struct Mix {
     /// Many destinations, so that a split takes several steps.
     pub is_wide: bool,
     pub holds_unknown: bool,
+    /// Some of the recipients are for a later wave.
+    pub has_waves: bool,
     pub is_limited: bool,
     pub retry_ttl_ms: u64,
     /// Bytes on a connection to the relay take up to this long.
@@ -110,6 +112,7 @@ impl Mix {
         self.store_lose = some(&[5, 20, 100]);
         self.store_repeat = some(&[5, 20, 100]);
         self.store_slow = some(&[10, 100]);
+        self.has_waves = random.below(4) == 0;
     }
 
     fn draw_processes(&mut self, random: &mut Random) {

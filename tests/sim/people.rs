@@ -2,16 +2,19 @@
 
 use crate::mix::BUSY_MS;
 use crate::rules::Terms;
+use crate::time::EPOCH_MS;
 use crate::world::{Happening, World};
 use postrider_common::MessageSpec;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::campaign::{Audience, OnBadRow, OnUnknown, Source};
 use postrider_common::ids::{LaneName, RunId};
 use postrider_common::lane::Lane;
+use postrider_common::local_time::{Passed, SendAtLocal};
 use postrider_common::site::SiteTable;
 use postrider_master::campaign::submit::{Wish, fingerprint, message_run_id};
+use postrider_master::split::plan::Local;
 use postrider_store::NewRun;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Small, so that several are in a run of a few hundred.
 const DOMAINS: [&str; 4] = ["gmail.com", "outlook.com", "acme.example", "other.example"];
@@ -34,6 +37,8 @@ pub struct Submission {
     pub new: NewRun,
     /// Keys that are to be admitted.
     pub keys: BTreeSet<String>,
+    /// Of those that wait for a wave, by the store's clock.
+    pub waits: BTreeMap<String, i64>,
     pub at_ms: u64,
     pub is_acknowledged: bool,
     /// When the relay first took one of them.
@@ -45,6 +50,22 @@ pub fn lanes(retry_ttl_ms: u64) -> Vec<Lane> {
     let mut lanes = postrider_common::lane::defaults();
     lanes.iter_mut().for_each(|lane| lane.retry = retry);
     lanes
+}
+
+/// Sent at that second of the simulation by the clock of each recipient.
+fn local(second: u64) -> Local {
+    let at = utc(EPOCH_MS / 1000 + second as i64);
+    let rule = SendAtLocal {
+        default_zone: "UTC".to_owned(),
+        passed: Passed::AtOnce,
+        ..SendAtLocal::new(at.parse().expect("a time of the day"))
+    };
+    Local { rule, zone: "UTC".to_owned() }
+}
+
+fn utc(second: i64) -> String {
+    let second = second % 86_400;
+    format!("{:02}:{:02}:{:02}", second / 3600, second / 60 % 60, second % 60)
 }
 
 impl World {
@@ -68,16 +89,28 @@ impl World {
     fn prepare(&mut self, name: &str, lane: LaneName, count: u64, at_ms: u64, holds_unknown: bool) {
         let mut keys = BTreeSet::new();
         let mut rows = Vec::new();
+        let wave_s = (self.mix.has_waves && name == "mid").then(|| 1 + at_ms / 1000 + self.random.below(6));
+        let mut waits = BTreeMap::new();
         for number in 0..count {
             let site = self.random.below(WIDE_SITES);
             let address = match self.mix.is_wide && name == "big" {
                 true => format!("{name}{number}@site{site}.example"),
                 false => format!("{name}{number}@{}", self.random.one_of(&DOMAINS)),
             };
-            rows.push(format!("{{\"email\":\"{address}\"}}"));
-            if count > 1 && self.random.below(30) == 0 {
-                rows.push(format!("{{\"email\":\"{address}\"}}"));
+            // It is an hour later there, so that their time has passed.
+            let is_passed = wave_s.is_some() && self.random.below(3) == 0;
+            let zone = if is_passed { "Etc/GMT-1" } else { "UTC" };
+            if let Some(second) = wave_s.filter(|_| !is_passed) {
+                waits.insert(address.clone(), EPOCH_MS + second as i64 * 1000);
             }
+            let row = match wave_s {
+                Some(_) => format!("{{\"email\":\"{address}\",\"time_zone\":\"{zone}\"}}"),
+                None => format!("{{\"email\":\"{address}\"}}"),
+            };
+            if count > 1 && self.random.below(30) == 0 {
+                rows.push(row.clone());
+            }
+            rows.push(row);
             if count > 1 && self.random.below(40) == 0 {
                 rows.push("{\"email\":\"nobody\"}".to_owned());
             }
@@ -104,11 +137,11 @@ impl World {
             on_bad_row: OnBadRow::Skip,
             message,
             audience,
-            local: None,
+            local: wave_s.map(local),
         };
         let new = wish.freeze().expect("what is submitted is good");
         self.store().rules.runs.insert(id.clone(), Terms { lane, holds_unknown });
-        let submission = Submission { run: id, new, keys, at_ms, is_acknowledged: false, first_ms: None };
+        let submission = Submission { run: id, new, keys, waits, at_ms, is_acknowledged: false, first_ms: None };
         self.submissions.push(submission);
         let number = self.submissions.len() - 1;
         self.after(at_ms, Happening::Submit(number));

@@ -14,7 +14,7 @@ const SOON_MS: i64 = 2_500;
 const HOUR_MS: i64 = 3_600_000;
 
 /// A complete run of batches with so many recipients and a time each, counted from now; and what now was.
-async fn waves<'a, F: Fixture>(fixture: &'a F, batches: &[(u32, i64)]) -> (Scene<'a, F>, i64) {
+pub async fn waves<'a, F: Fixture>(fixture: &'a F, batches: &[(u32, i64)]) -> (Scene<'a, F>, i64) {
     let store = fixture.store();
     let new = new_run("one");
     let scene = Scene { fixture, run: new.id.clone() };
