@@ -209,6 +209,5 @@ impl Survey {
     }
 }
 
-const MEND: &str =
-    "mend send_at_local, or bring the time zone database of the masters up to date, and run the campaign again";
+const MEND: &str = "bring the time zone database of the masters up to date and resume the run, or mend send_at_local and run the campaign again";
 const PASSED: &str = "its time had passed when the run was due (send_at_local.passed = \"skip\")";
