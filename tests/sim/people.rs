@@ -139,7 +139,9 @@ impl World {
             audience,
             local: wave_s.map(local),
         };
-        let new = wish.freeze().expect("what is submitted is good");
+        let mut new = wish.freeze().expect("what is submitted is good");
+        // As a schedule begins it: one that is lost and submitted again has the same waves (docs/waves.md).
+        new.nominal_at_ms = wave_s.map(|_| EPOCH_MS + at_ms as i64);
         self.store().rules.runs.insert(id.clone(), Terms { lane, holds_unknown });
         let submission = Submission { run: id, new, keys, waits, at_ms, is_acknowledged: false, first_ms: None };
         self.submissions.push(submission);
