@@ -1,8 +1,9 @@
-//! What a customer submits: checked (`validate`), turned into a run (`submit`, `prepare`).
+//! What a customer submits: checked (`validate`), turned into a run (`submit`, `prepare`), kept when it is replaced (`versions`).
 
 pub mod prepare;
 pub mod submit;
 pub mod validate;
+pub mod versions;
 
 pub use validate::Invalid;
 

@@ -15,3 +15,4 @@ mod retention;
 mod sealed;
 mod split;
 mod submit;
+mod versions;

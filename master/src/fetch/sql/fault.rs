@@ -53,6 +53,10 @@ pub(super) fn of(error: &sqlx::Error, when: When, limit: Duration) -> FetchError
             When::Connecting => unreachable(&error.to_string()),
             When::Reading => lost(&error.to_string()),
         },
+        sqlx::Error::ColumnDecode { index, source } => {
+            let message = format!("the column {} of the query has a value that is no text: {source}", clean(index));
+            FetchError::lasting("source_column_type", message, "leave it out of the query, or encode it as text there")
+        }
         sqlx::Error::Tls(error) => unreachable(&format!("TLS: {error}")),
         other => match when {
             When::Connecting => unreachable(&other.to_string()),

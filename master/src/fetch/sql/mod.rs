@@ -16,6 +16,7 @@ use async_trait::async_trait;
 use locate::Database;
 use postrider_common::campaign::SqlSource;
 use postrider_common::limits::FIELDS_MAX;
+use sqlx::Either;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -64,10 +65,17 @@ impl Fetcher for SqlFetcher {
 
 impl Query<'_> {
     /// Checked before the first row.
-    fn check(&self, columns: &[String]) -> Result<(), FetchError> {
+    fn check(&self, columns: &[String], parameters: usize) -> Result<(), FetchError> {
         let mend = "mend audience.sql.query, apply the campaign and run it again";
         if columns.is_empty() {
             return Err(FetchError::lasting("source_query", "the query gives no columns: it is no SELECT", mend));
+        }
+        if parameters > 0 {
+            return Err(FetchError::lasting(
+                "source_query",
+                "the query has parameters, and nothing is given for them",
+                mend,
+            ));
         }
         if columns.len() > FIELDS_MAX {
             let message =
@@ -80,6 +88,14 @@ impl Query<'_> {
             return Err(FetchError::lasting("audience_header", message, "give one of them another name: AS …"));
         }
         self.wanted.check(columns)
+    }
+}
+
+fn count<T>(parameters: Option<Either<&[T], usize>>) -> usize {
+    match parameters {
+        Some(Either::Left(types)) => types.len(),
+        Some(Either::Right(number)) => number,
+        None => 0,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
 use super::line::{Column as Member, Kind, Line};
-use super::{Query, unreadable_column};
+use super::{Query, count, unreadable_column};
 use futures::TryStreamExt as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{
@@ -61,7 +61,7 @@ async fn read(connection: &mut SqliteConnection, query: &Query<'_>, pieces: &mut
     // What a campaign says is run as it is: one statement, on a file that is open for reading only.
     let statement = connection.prepare(AssertSqlSafe(query.text).into_sql_str()).await.map_err(fault)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    query.check(&names)?;
+    query.check(&names, count(statement.parameters()))?;
     // Values have types of their own there; a column only says what is meant by 0 and 1.
     let is_flag = |kind: &str| matches!(kind, "BOOLEAN" | "BOOL");
     let kinds: Vec<Kind> = statement
