@@ -3,8 +3,8 @@
 
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
+use super::fetcher::{CONNECT_TIMEOUT, Query, count, unreadable_column};
 use super::line::{Column as Member, Kind, Line};
-use super::{CONNECT_TIMEOUT, Query, count, unreadable_column};
 use futures::TryStreamExt as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{

@@ -4,8 +4,8 @@
 
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
+use super::fetcher::{CONNECT_TIMEOUT, Query, count, unreadable_column};
 use super::line::{Column as Member, Kind, Line};
-use super::{CONNECT_TIMEOUT, Query, count, unreadable_column};
 use futures::TryStreamExt as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{
