@@ -200,6 +200,19 @@ fn what_a_database_refuses_is_told_without_password_and_mended() {
         assert_eq!(read.recipients.total, 0);
         assert_nowhere(&fleet, name);
     }
+    // A connection that ends half-way begins again.
+    let there = "application_name = 'postrider' AND state = 'active' AND query LIKE '%pg_sleep(10)%'";
+    apply(&fleet, "lost", "env:PG", "SELECT email, pg_sleep(10)::text AS slow FROM people");
+    let lost = fleet.client().run("lost", "1");
+    wait::until("the query to run", BOUND, || {
+        (postgres.ask(&format!("SELECT count(*) FROM pg_stat_activity WHERE {there}")).trim() == "1").then_some(())
+    });
+    postgres.tell(&format!("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {there}"));
+    let read_again = read(&fleet.client(), &lost);
+    assert_eq!((read_again.recipients.total, read_again.error.is_none()), (1, true), "{read_again:?}");
+    let log = std::fs::read_to_string(fleet.logs().join("m0-1.err")).expect("the log of the master");
+    let again = log.lines().find(|line| line.contains("audience not fetched, trying again"));
+    assert!(again.is_some_and(|line| line.contains("source_lost")), "{again:?}");
     // What was refused is mended, and the run goes on.
     let (run, read_first) = run(&fleet, "mended", "env:PG", "SELECT email FROM later");
     assert_eq!(read_first.error.expect("no such table").code, "source_query");
