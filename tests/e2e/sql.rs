@@ -152,6 +152,9 @@ fn what_a_database_refuses_is_told_without_password_and_mended() {
         files.path(),
     );
     postgres.tell("CREATE TABLE people (email text, x bytea); INSERT INTO people VALUES ('ada@example.com', 'x')");
+    postgres.tell(
+        "CREATE FUNCTION wipe() RETURNS TABLE (email text) LANGUAGE sql AS 'DELETE FROM people RETURNING people.email'",
+    );
     mariadb.tell("CREATE TABLE people (email text, x blob); INSERT INTO people VALUES ('ada@example.com', x'ff')");
     let rows = [
         ("env:WRONG_PG", "SELECT email FROM people", "source_refused", "password"),
@@ -173,7 +176,9 @@ fn what_a_database_refuses_is_told_without_password_and_mended() {
         ("env:MARIA", "SELECT 1; SELECT email FROM people", "source_query", "syntax"),
         ("sqlite:people.db", "SELECT 1; SELECT email FROM people", "source_query", "more than one statement"),
         ("env:PG", "DELETE FROM people RETURNING email", "source_query", "syntax"),
+        ("env:PG", "SELECT email FROM wipe()", "source_query", "read-only transaction"),
         ("env:MARIA", "DELETE FROM people", "source_query", "no SELECT"),
+        ("env:MARIA", "DELETE FROM people RETURNING email", "source_query", "READ ONLY"),
         ("sqlite:people.db", "DELETE FROM people RETURNING email", "source_query", "readonly"),
         ("env:PG", "SELECT email FROM people WHERE email = $1", "source_query", "parameters"),
         ("env:PG", "SELECT email::int AS email FROM people", "source_query", "22P02"),

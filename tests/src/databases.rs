@@ -1,4 +1,5 @@
-//! A Postgres and a MariaDB of our own: files in a temporary folder, a port on loopback, and a user that may only read.
+//! A Postgres and a MariaDB of our own: files in a temporary folder, a port on loopback, and a user that may do more than
+//! read: that nothing is written is not left to rights.
 
 use crate::process::Process;
 use crate::wait;
@@ -14,7 +15,7 @@ const READY_BOUND: Duration = Duration::from_secs(60);
 pub const PASSWORD: &str = "sesame-0pen/#";
 /// The same in a URL.
 const PASSWORD_IN_URL: &str = "sesame-0pen%2F%23";
-const READER: &str = "digest_reader";
+const USER: &str = "digest_user";
 const DATABASE: &str = "people";
 
 #[derive(Debug)]
@@ -54,14 +55,14 @@ impl Postgres {
         });
         server.tell_in("postgres", &format!("CREATE DATABASE {DATABASE}"));
         server.tell(&format!(
-            "CREATE USER {READER} PASSWORD '{PASSWORD}'; ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO {READER}"
+            "CREATE USER {USER} PASSWORD '{PASSWORD}'; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO {USER}"
         ));
         server
     }
 
-    /// For a reader, with the password.
+    /// With the password.
     pub fn url(&self) -> String {
-        format!("postgres://{READER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}?sslmode=disable", self.port)
+        format!("postgres://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}?sslmode=disable", self.port)
     }
 
     /// # Panics
@@ -125,17 +126,17 @@ impl MariaDb {
         });
         for sql in [
             format!("CREATE DATABASE {DATABASE} CHARACTER SET utf8mb4"),
-            format!("CREATE USER {READER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'"),
-            format!("GRANT SELECT ON {DATABASE}.* TO {READER}@'127.0.0.1'"),
+            format!("CREATE USER {USER}@'127.0.0.1' IDENTIFIED BY '{PASSWORD}'"),
+            format!("GRANT ALL ON {DATABASE}.* TO {USER}@'127.0.0.1'"),
         ] {
             server.client("mysql", &sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
         }
         server
     }
 
-    /// For a reader, with the password.
+    /// With the password.
     pub fn url(&self) -> String {
-        format!("mysql://{READER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}?ssl-mode=DISABLED", self.port)
+        format!("mysql://{USER}:{PASSWORD_IN_URL}@127.0.0.1:{}/{DATABASE}?ssl-mode=DISABLED", self.port)
     }
 
     /// # Panics
