@@ -6,6 +6,7 @@ mod bucket;
 mod cluster;
 mod cluster_limits;
 mod demo;
+mod doctor;
 mod erasure;
 mod failover;
 mod fleet_scale;
