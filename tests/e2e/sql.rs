@@ -177,7 +177,7 @@ fn what_a_database_refuses_is_told_without_password_and_mended() {
         ("sqlite:people.db", "SELECT 1; SELECT email FROM people", "source_query", "more than one statement"),
         ("env:PG", "DELETE FROM people RETURNING email", "source_query", "syntax"),
         ("env:PG", "SELECT email FROM wipe()", "source_query", "read-only transaction"),
-        ("env:MARIA", "DELETE FROM people", "source_query", "no SELECT"),
+        ("env:MARIA", "DELETE FROM people", "source_query", "READ ONLY"),
         ("env:MARIA", "DELETE FROM people RETURNING email", "source_query", "READ ONLY"),
         ("sqlite:people.db", "DELETE FROM people RETURNING email", "source_query", "readonly"),
         ("env:PG", "SELECT email FROM people WHERE email = $1", "source_query", "parameters"),
