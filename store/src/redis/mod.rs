@@ -138,6 +138,7 @@ impl Redis {
                 is_away: Arc::default(),
                 set_aside: AtomicU32::new(0),
                 seen: Mutex::default(),
+                is_limited: Default::default(),
             }
         };
         let shards: Arc<[Shard]> = (0..count).zip(shards.into_iter().zip(shard_links)).map(shard).collect();

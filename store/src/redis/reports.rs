@@ -8,6 +8,7 @@ use crate::api::{Checkpoint, Finish, Release, Result};
 use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use redis::{Pipeline, Value};
+use std::sync::atomic::Ordering::SeqCst;
 
 /// Reports that one script takes: bounds how long it keeps the server.
 const REPORT_STEP_MAX: usize = 16;
@@ -46,9 +47,12 @@ impl Shard {
             settings: [0, 0],
             limits: None,
         };
-        let answers = self.report(&call, &reports).await?;
-        self.wake.bump();
-        each(&reports, answers, ended)
+        let answers = each(&reports, self.report(&call, &reports).await?, ended)?;
+        // A batch that is settled leaves nothing to lease, but room where there are limits.
+        if self.is_limited.load(SeqCst) || answers.iter().any(|answer| answer.status != LeaseStatus::Settled) {
+            self.wake.bump();
+        }
+        Ok(answers)
     }
 
     pub(super) async fn report_release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {

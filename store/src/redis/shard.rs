@@ -82,10 +82,13 @@ pub(super) struct Shard {
     pub set_aside: AtomicU32,
     /// Positions that calls came back with.
     pub seen: Mutex<Marks>,
+    /// Some lane or site has a limit, as far as calls said: what ends makes room for others.
+    pub is_limited: AtomicBool,
 }
 
 impl Shard {
     pub fn limits_text(&self, limits: &Limits) -> String {
+        self.is_limited.fetch_or(!limits.is_empty(), SeqCst);
         limits_text(limits, self.shards > 1)
     }
 
