@@ -76,6 +76,8 @@ pub struct MasterConfig {
     /// Rate and concurrency of lanes and sites, the same for all masters of a store.
     pub limits: Limits,
     pub audience_bytes_max: u64,
+    /// What reading sources that are elsewhere needs.
+    pub sources: crate::fetch::Settings,
     /// Ready batches of a run after which its split pauses, 1 to `SPLIT_AHEAD_BATCHES_MAX`.
     pub split_ahead_batches: u64,
     pub retention: Retention,
@@ -169,6 +171,7 @@ mod tests {
             sites: SiteTable::default(),
             limits: Limits::default(),
             audience_bytes_max: 1,
+            sources: Default::default(),
             split_ahead_batches: SPLIT_AHEAD_BATCHES,
             retention: Retention::default(),
         }

@@ -1,6 +1,7 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
 use crate::config::LeaseSettings;
+use crate::fetch;
 use crate::lease::Turnstile;
 use crate::lineage::Lineage;
 use crate::metrics::Metrics;
@@ -30,6 +31,8 @@ pub struct Core {
     /// Of schedules.
     pub zones: Zones,
     pub audience_bytes_max: u64,
+    /// What reading sources that are elsewhere needs.
+    pub sources: fetch::Settings,
     /// Ready batches of a run after which its split pauses.
     pub split_ahead_batches: u64,
     pub metrics: Metrics,
@@ -106,6 +109,7 @@ impl Core {
             limits: Limits::default(),
             zones,
             audience_bytes_max: 1,
+            sources: fetch::Settings::default(),
             split_ahead_batches: postrider_common::limits::SPLIT_AHEAD_BATCHES,
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),

@@ -117,6 +117,7 @@ impl World {
             sites: sites(),
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
+            sources: Default::default(),
             split_ahead_batches: SPLIT_AHEAD_BATCHES,
             retention: Retention { runs: keep, messages: keep, dead_letters: keep },
         };

@@ -9,6 +9,7 @@ use crate::audience::read::{self, Rows};
 use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
+use crate::fetch::pin::Holding;
 use postrider_common::erasure::Erasing;
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
@@ -43,7 +44,7 @@ pub enum Ended {
 }
 
 /// Why rows are not taken any further now.
-enum Halt {
+pub(crate) enum Halt {
     Ended(Ended),
     Read(ReadError),
 }
@@ -129,6 +130,9 @@ impl<'a> Work<'a> {
         let Ok(erasing) = retried(core, "open_erasures", || erase::erasing(&*core.store)).await else {
             return Err(Halt::Ended(Ended::GivenBack { delay_ms: STORAGE_RETRY_MS }));
         };
+        let mut holding = Holding::of(core, &lease, extend_at);
+        let plan = holding.plan(plan, &erasing).await?;
+        let extend_at = holding.extend_at;
         let sites = core.sites.clone();
         let splitter = Splitter::resume(&lease, sites, plan.on_bad_row, erasing.clone(), plan.local.as_ref())?;
         Ok(Self { core, plan, nominal_at_ms: run.nominal_at_ms, erasing, splitter, extend_at, ttl_ms })
@@ -295,7 +299,7 @@ impl Ahead {
 /// Calls until the store answers, with growing delays. The call is the same each time, so a call that
 /// happened and was not answered is answered as the first time. An error: retrying does not help, or the
 /// master stops.
-async fn retried<T, F>(core: &Core, what: &'static str, call: impl Fn() -> F) -> Result<T, StoreError>
+pub(crate) async fn retried<T, F>(core: &Core, what: &'static str, call: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

@@ -5,6 +5,7 @@
 //! `sweep` removes.
 
 mod audience;
+mod fetched;
 mod list;
 mod place;
 mod sweep;
@@ -12,6 +13,7 @@ mod upload;
 mod versions;
 
 pub use audience::AudienceBytes;
+pub use fetched::Fetched;
 pub use sweep::OlderThan;
 pub use upload::Upload;
 

@@ -49,7 +49,7 @@ impl Storage {
         drop(uploads);
         let Some(folder) = self.folder.clone() else { return Ok(removed) };
         let halves = move || -> u64 {
-            let parts = [UPLOADS, HISTORY, "audiences", "campaigns"];
+            let parts = [UPLOADS, HISTORY, "audiences", "campaigns", "fetched"];
             parts.iter().map(|part| sweep_halves(&folder.join(part), old.file, DEPTH_MAX)).sum()
         };
         Ok(removed + tokio::task::spawn_blocking(halves).await.unwrap_or_default())
@@ -98,7 +98,7 @@ impl Storage {
     }
 }
 
-fn is_old(object: &ObjectMeta, old: OlderThan) -> bool {
+pub(super) fn is_old(object: &ObjectMeta, old: OlderThan) -> bool {
     object.last_modified.timestamp_millis() < old.instant_ms
 }
 

@@ -13,6 +13,7 @@ pub mod known_failures;
 pub mod lease;
 pub mod memory;
 pub mod pace;
+pub mod pinned;
 pub mod poison;
 pub mod quota;
 pub mod random;
@@ -126,6 +127,13 @@ macro_rules! conformance_tests {
             erase_recipients_before_their_time_leaves_the_others_waiting,
             compare_gone_back_begins_nothing_early,
             reconcile_leaves_what_waits_for_its_time
+        );
+        $crate::conformance_tests!(@$how $fixture, pinned,
+            pin_audience_is_what_the_next_one_splits,
+            pin_audience_keeps_the_lease,
+            pin_audience_is_refused_once_rows_were_read,
+            pin_audience_of_a_split_that_was_taken_away_is_refused,
+            pin_audience_of_a_paused_run_waits_for_its_resume
         );
         $crate::conformance_tests!(@$how $fixture, rollback,
             compare_moves_with_what_is_acknowledged,

@@ -12,8 +12,8 @@ pub use super::reached::Reached;
 use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
 use super::{
-    random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention, random_rollback,
-    random_share,
+    pinned, random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention,
+    random_rollback, random_share,
 };
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
@@ -51,7 +51,7 @@ pub(super) struct Driver {
     pub(super) random: fastrand::Rng,
     pub(super) requests: u64,
     leases: Vec<(BatchId, Fence, u32)>,
-    splits: Vec<SplitLease>,
+    pub(super) splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     pub(super) settled: Vec<(BatchId, u64, u64)>,
@@ -67,6 +67,7 @@ pub(super) struct Driver {
     pub(super) fired: u64,
     waited: u64,
     pub(super) erased: u64,
+    pub(super) pinned: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
@@ -191,6 +192,7 @@ impl Driver {
         self.purged += after.purged - before.purged;
         self.reopened += after.reopened - before.reopened;
         self.erased += after.erased - before.erased;
+        self.pinned += after.pinned - before.pinned;
         self.forgotten.extend(after.forgotten.into_iter().skip(before.forgotten.len()));
         self.waited += after.waited - before.waited;
         self.retried += 1;
@@ -275,6 +277,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         fired: 0,
         waited: 0,
         erased: 0,
+        pinned: 0,
         forgotten: Vec::new(),
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
@@ -312,6 +315,9 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
         if step % 8 == 0 {
             random_share::share(fixture, &mut model, &mut driver).await;
+        }
+        if step % 16 == 9 {
+            pinned::random(fixture, &mut model, &mut driver, salt).await;
         }
         if step % 4 == 0 {
             random_fire::step(fixture, &mut model, &mut driver).await;
@@ -358,6 +364,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.fired += driver.fired;
     reached.waited += driver.waited;
     reached.erased += driver.erased;
+    reached.pinned += driver.pinned;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
         reached.add(run);

@@ -35,6 +35,8 @@ pub struct Reached {
     pub waited: u64,
     /// Recipients that were erased while they were pending, and splits that were taken away.
     pub erased: u64,
+    /// Audiences that took the place of where they came from.
+    pub pinned: u64,
     /// Runs that were forgotten.
     pub forgotten: u64,
 }
@@ -84,6 +86,7 @@ impl Reached {
             self.fired,
             self.waited,
             self.erased,
+            self.pinned,
             self.forgotten,
         ];
         all.iter().all(|count| *count > 0)
