@@ -72,6 +72,8 @@ pub const DETAIL_BYTES_MAX: usize = 200;
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// One chunk of an uploaded audience.
 pub const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// The longest that a lease may be released for: whoever waits for something that is away looks again by then.
+pub const RELEASE_DELAY_MS_MAX: u64 = 600_000;
 /// The longest wait a deferral may ask for ("try again in …").
 pub const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
 /// Bytes of all fields of one batch: a batch closes early rather than pass it, so that a lease answer of
