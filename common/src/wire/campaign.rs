@@ -4,7 +4,7 @@ use super::{InvalidField, at};
 use crate::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Schedule, Source, TextForm};
 use crate::ids::LaneName;
 use crate::limits::INLINE_ROWS_MAX;
-use crate::message::MessageSpec;
+use crate::message::{DataUrl, MessageSpec, OnMissingData};
 use postrider_proto::v1;
 
 impl From<MessageSpec> for v1::MessageDefinition {
@@ -20,6 +20,7 @@ impl From<MessageSpec> for v1::MessageDefinition {
             tags: spec.tags,
             campaign: spec.campaign,
             correlation_id: spec.correlation_id,
+            data_url: spec.data_url.map(Into::into),
         }
     }
 }
@@ -37,7 +38,32 @@ impl From<v1::MessageDefinition> for MessageSpec {
             tags: wire.tags,
             campaign: wire.campaign,
             correlation_id: wire.correlation_id,
+            data_url: wire.data_url.map(Into::into),
         }
+    }
+}
+
+impl From<DataUrl> for v1::DataUrl {
+    fn from(data: DataUrl) -> Self {
+        let on_missing = match data.on_missing {
+            OnMissingData::Reject => v1::OnMissingData::Reject,
+            OnMissingData::Send => v1::OnMissingData::Send,
+            OnMissingData::Defer => v1::OnMissingData::Defer,
+        };
+        let DataUrl { url, timeout_ms, secret, on_missing: _, headers } = data;
+        Self { url, timeout_ms, secret, on_missing_data: on_missing.into(), headers }
+    }
+}
+
+impl From<v1::DataUrl> for DataUrl {
+    fn from(wire: v1::DataUrl) -> Self {
+        let on_missing = match wire.on_missing_data() {
+            v1::OnMissingData::Unspecified | v1::OnMissingData::Reject => OnMissingData::Reject,
+            v1::OnMissingData::Send => OnMissingData::Send,
+            v1::OnMissingData::Defer => OnMissingData::Defer,
+        };
+        let v1::DataUrl { url, timeout_ms, secret, on_missing_data: _, headers } = wire;
+        Self { url, timeout_ms, secret, on_missing, headers }
     }
 }
 

@@ -200,6 +200,7 @@ pub fn message(message: &MessageSpec) -> Result<(), Invalid> {
         }
     }
     correlation_id(&message.correlation_id)?;
+    message.data_url.as_ref().map_or(Ok(()), super::calls::data_url)?;
     Template::compile(message).map(|_| ()).map_err(|error| {
         let place = match (error.line, error.column) {
             (0, _) => String::new(),
