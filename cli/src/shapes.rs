@@ -253,14 +253,24 @@ pub struct Campaign {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Audience {
-    /// SHA-256 of the uploaded file; null for rows given inline.
+    /// SHA-256 of the uploaded file; null for every other source.
     pub id: Option<String>,
+    /// What a master reads when a run begins; null for files that were uploaded and for rows given inline.
+    pub source: Option<Elsewhere>,
     pub address: String,
     pub key: Option<String>,
     pub encoding: Option<String>,
     pub delimiter: Option<String>,
     /// Names in the source, and those that they are given.
     pub columns: BTreeMap<String, String>,
+}
+
+/// Where a source is that a master reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Elsewhere {
+    Sql { url: String, query: String, timeout_ms: u64 },
+    File(String),
 }
 
 impl Campaign {
@@ -291,6 +301,10 @@ impl Campaign {
             schedule: schedule.transpose()?,
             audience: wire.audience.map(|a| Audience {
                 id: some(a.audience_id),
+                source: a
+                    .sql
+                    .map(|sql| Elsewhere::Sql { url: sql.url, query: sql.query, timeout_ms: sql.timeout_ms })
+                    .or(a.file.map(|file| Elsewhere::File(file.path))),
                 address: a.address_field,
                 key: some(a.key_field),
                 encoding: some(a.encoding),

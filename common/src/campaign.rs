@@ -2,6 +2,7 @@
 
 use crate::ids::{CampaignName, LaneName};
 use crate::message::MessageSpec;
+pub use crate::source::{DatabaseAt, InvalidDatabaseAt, Source, SqlSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -26,15 +27,6 @@ pub enum OnBadRow {
 pub enum AudienceFormat {
     Csv,
     Ndjson,
-}
-
-/// Where recipients come from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Source {
-    /// An uploaded audience, named by the hex SHA-256 of its contents.
-    Stored { sha256: String, format: AudienceFormat },
-    /// Rows given with the request, each a JSON object.
-    Inline { rows: Vec<String> },
 }
 
 /// How the text of an uploaded audience is written.

@@ -22,6 +22,7 @@ pub mod run;
 pub mod sabotage;
 pub mod seal;
 pub mod site;
+pub mod source;
 pub mod state;
 pub mod wire;
 

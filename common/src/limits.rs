@@ -53,6 +53,12 @@ pub const JITTER_MS_MAX: u64 = 86_400_000;
 pub const AUDIENCE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// Bytes of an audience once it is inflated. Only the time it takes grows with them.
 pub const AUDIENCE_INFLATED_BYTES_MAX: u64 = 256 * 1024 * 1024 * 1024;
+/// Bytes of a query.
+pub const SQL_QUERY_BYTES_MAX: usize = 64 * 1024;
+/// How long a query and the reading of its rows may take: unless it is said, at least, at most.
+pub const SQL_TIMEOUT_MS: u64 = 30 * 60_000;
+pub const SQL_TIMEOUT_MS_MIN: u64 = 1_000;
+pub const SQL_TIMEOUT_MS_MAX: u64 = 12 * 3_600_000;
 /// Rows given inline in a request.
 pub const INLINE_ROWS_MAX: usize = 100;
 /// Bad rows kept for reading; all are counted.

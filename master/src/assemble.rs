@@ -52,6 +52,7 @@ pub fn assemble(
         zones,
         limits: config.limits.clone(),
         audience_bytes_max: config.audience_bytes_max,
+        sources: config.sources.clone(),
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),

@@ -76,6 +76,8 @@ pub struct MasterConfig {
     /// Rate and concurrency of lanes and sites, the same for all masters of a store.
     pub limits: Limits,
     pub audience_bytes_max: u64,
+    /// What reading sources that are elsewhere needs.
+    pub sources: crate::fetch::Settings,
     pub retention: Retention,
 }
 
@@ -163,6 +165,7 @@ mod tests {
             sites: SiteTable::default(),
             limits: Limits::default(),
             audience_bytes_max: 1,
+            sources: Default::default(),
             retention: Retention::default(),
         }
     }

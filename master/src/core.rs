@@ -1,6 +1,7 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
 use crate::config::LeaseSettings;
+use crate::fetch;
 use crate::lease::Turnstile;
 use crate::lineage::Lineage;
 use crate::metrics::Metrics;
@@ -30,6 +31,8 @@ pub struct Core {
     /// Of schedules.
     pub zones: Zones,
     pub audience_bytes_max: u64,
+    /// What reading sources that are elsewhere needs.
+    pub sources: fetch::Settings,
     pub metrics: Metrics,
     /// Cancelled when the master is to stop: held calls answer, duties end.
     pub stopping: CancellationToken,

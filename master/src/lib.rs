@@ -13,6 +13,7 @@ pub mod campaign;
 mod config;
 mod core;
 pub mod erase;
+pub mod fetch;
 pub mod history;
 mod http;
 pub mod lease;

@@ -12,9 +12,10 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
-    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release,
-    ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
-    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
+    RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    WriteErasure,
 };
 use std::future::Future;
 use std::sync::Arc;
@@ -109,6 +110,7 @@ passed_on! {
     runs_to_cancel(limit: usize) -> Vec<RunId>;
     claim_split(claim: ClaimSplit) -> Option<SplitLease>;
     add_batches(add: AddBatches) -> SplitStatus;
+    pin_audience(pin: PinAudience) -> SplitStatus;
     release_split(release: ReleaseSplit) -> SplitStatus;
     bad_rows(run: &RunId) -> Vec<BadRow>;
     checkpoint(checkpoint: Checkpoint) -> Vec<LeaseAnswer>;

@@ -8,6 +8,7 @@ pub use crate::erasure::{
     EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Replace, WriteErasure,
 };
 pub use crate::given_up::{DeadAnswer, DeadLetter, ENDS_WORKERS, ReplayDead, RetriedRun, RetryRun};
+pub use crate::pinned::PinAudience;
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 pub use crate::room::{Room, RoomOf};
@@ -86,6 +87,9 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn claim_split(&self, claim: ClaimSplit) -> Result<Option<SplitLease>>;
     /// Adds batches and moves the cursor from `cursor` to `cursor_next`, as one.
     async fn add_batches(&self, add: AddBatches) -> Result<SplitStatus>;
+    /// What was fetched from where nothing is read twice the same takes the place of the run's audience; only while
+    /// nothing was split.
+    async fn pin_audience(&self, pin: PinAudience) -> Result<SplitStatus>;
     /// Gives the split back: due again after `delay_ms`, or, with an error, when the run is resumed.
     async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus>;
     async fn bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>>;

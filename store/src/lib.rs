@@ -15,6 +15,7 @@ pub mod erasure;
 pub mod error;
 pub mod given_up;
 pub mod open;
+pub mod pinned;
 pub mod quota;
 pub mod reconciled;
 pub mod redis;

@@ -22,8 +22,8 @@ use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outc
 use postrider_store::redis::Redis;
 use postrider_store::{
     ApplyCampaign, BadRow, ClaimHistory, Compare, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun,
-    Fire, Fired, ForgetRun, ForgottenRun, NewRun, Reclaim, ReleaseSplit, Replace, ReplayDead, RetireBatches, RetryRun,
-    ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, WriteErasure,
+    Fire, Fired, ForgetRun, ForgottenRun, NewRun, PinAudience, Reclaim, ReleaseSplit, Replace, ReplayDead,
+    RetireBatches, RetryRun, ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, WriteErasure,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -267,6 +267,9 @@ async fn live(life: &Life) {
     let third = new_run("third");
     store().create_run(third.clone()).await.unwrap();
     let mut split = scene.claim_split().await.unwrap();
+    let pinned = b"audience".to_vec();
+    let pin = PinAudience { run: third.id.clone(), fence: split.fence.clone(), audience: pinned, ttl_ms: 60_000 };
+    assert_eq!(store().pin_audience(pin).await.unwrap(), SplitStatus::Done);
     let mut add = scene.add(&split, &[2], 10, false);
     add.bad_row_samples = vec![BadRow { row: 3, reason: "no address".to_owned() }];
     assert_eq!(store().add_batches(add).await.unwrap(), SplitStatus::Done);

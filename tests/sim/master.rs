@@ -116,6 +116,7 @@ impl World {
             sites: sites(),
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
+            sources: Default::default(),
             retention: Retention { runs: keep, messages: keep, dead_letters: keep },
         };
         let random = Mutex::new(Random::new(self.random.next()));

@@ -20,9 +20,10 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
-    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
-    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareLimit,
-    ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord, WriteErasure,
+    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    WriteErasure,
 };
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
@@ -391,6 +392,10 @@ impl Store for Line {
             self.world().rules.coverage.reach(Point::SplitRefused);
         }
         Ok(status)
+    }
+
+    async fn pin_audience(&self, pin: PinAudience) -> Result<SplitStatus> {
+        self.write(pin, Command::PinAudience, Model::pin_audience).await
     }
 
     async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus> {

@@ -1,5 +1,6 @@
 //! Where a campaign's recipients come from, and what can be checked of it before it is uploaded.
 
+use super::elsewhere::{self, Elsewhere};
 use super::fields::{Complaints, Fields};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Table;
@@ -11,7 +12,19 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 const KEYS: &[&str] =
-    &["csv", "ndjson", "sql", "http", "address", "key", "on_bad_row", "encoding", "delimiter", "columns"];
+    &["csv", "ndjson", "sql", "file", "http", "address", "key", "on_bad_row", "encoding", "delimiter", "columns"];
+/// One of them is given.
+const SOURCES: &[&str] = &["csv", "ndjson", "sql", "file", "http"];
+
+/// What `[audience]` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing, or nothing that can be used.
+    Nothing,
+    Local(AudienceFile),
+    /// A master reads it.
+    Elsewhere(Audience),
+}
 
 /// A local file to upload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,45 +43,63 @@ pub fn read(
     table: &Table,
     line: usize,
     complaints: &mut Complaints,
-) -> (Option<AudienceFile>, Option<(String, usize)>) {
+) -> (Found, Option<(String, usize)>) {
     let fields = Fields::new("audience.", table, KEYS, complaints);
     let on_bad_row = fields.text("on_bad_row", complaints);
-    for later in ["sql", "http"] {
-        if let Some(entry) = fields.entry(later) {
-            let why = format!("audience.{later} comes later: this version reads csv and ndjson files; export to one");
-            complaints.at(entry.line, why);
-        }
+    if let Some(entry) = fields.entry("http") {
+        complaints.at(entry.line, "audience.http comes later: this version reads csv and ndjson files and databases");
+    }
+    let given: Vec<_> = SOURCES.iter().filter_map(|source| fields.entry(source)).collect();
+    match given.as_slice() {
+        [] => complaints.at(
+            line,
+            "[audience] names no source: write csv = \"FILE\", ndjson = \"FILE\", sql = { … } or file = \"PATH\"",
+        ),
+        [_] => {}
+        [first, second, ..] => complaints
+            .at(second.line, format!("audience.{} and audience.{} are both there: keep one", first.key, second.key)),
     }
     let address = fields.text("address", complaints).map(|(name, _)| name);
     let key_field = fields.text("key", complaints).map(|(name, _)| name).filter(|name| !name.is_empty());
+    let elsewhere = elsewhere::read(&fields, key_field.is_some(), complaints);
     let text = text_form(&fields, complaints);
     let columns = fields.text_table("columns", complaints);
-    let source = match (fields.text("csv", complaints), fields.text("ndjson", complaints)) {
-        (Some(_), Some((_, line))) => {
-            complaints.at(line, "audience.csv and audience.ndjson are both there: keep one");
-            None
-        }
-        (Some((name, line)), None) => Some((name, line, AudienceFormat::Csv)),
+    let local = match (fields.text("csv", complaints), fields.text("ndjson", complaints)) {
+        (Some((name, line)), _) => Some((name, line, AudienceFormat::Csv)),
         (None, Some((name, line))) => Some((name, line, AudienceFormat::Ndjson)),
-        (None, None) => {
-            if ["csv", "ndjson", "sql", "http"].iter().all(|key| fields.entry(key).is_none()) {
-                complaints.at(line, "[audience] names no source: write csv = \"FILE\" or ndjson = \"FILE\"");
-            }
-            None
-        }
+        (None, None) => None,
     };
     let Some(address_field) = address.filter(|name| !name.is_empty()) else {
         complaints.at(line, "audience.address is missing: name the column that holds the address");
-        return (None, on_bad_row);
+        return (Found::Nothing, on_bad_row);
     };
-    let file = source.map(|(name, line, format)| {
-        let file = AudienceFile { path: folder.join(name), format, text, columns, address_field, key_field };
-        if let Err(why) = file.check_columns() {
-            complaints.at(line, why);
+    let found = match (elsewhere, local) {
+        (Some(Elsewhere { source, key }), _) => {
+            Found::Elsewhere(Audience { source, text, columns, address_field, key_field: key_field.or(key) })
         }
-        file
-    });
-    (file, on_bad_row)
+        (None, Some((name, line, format))) => {
+            let file = AudienceFile { path: folder.join(name), format, text, columns, address_field, key_field };
+            if let Err(why) = file.check_columns() {
+                complaints.at(line, why);
+            }
+            Found::Local(file)
+        }
+        (None, None) => Found::Nothing,
+    };
+    (found, on_bad_row)
+}
+
+pub(super) const ENDINGS: &str = "its name must end in .csv, .ndjson or .jsonl, compressed or not (.gz, .zst)";
+
+/// Told by the ending of its name.
+pub(super) fn format_of(path: &Path) -> Option<AudienceFormat> {
+    let name = path.file_name()?.to_string_lossy().to_lowercase();
+    let name = [".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
+    match name.rsplit_once('.')?.1 {
+        "csv" => Some(AudienceFormat::Csv),
+        "ndjson" | "jsonl" => Some(AudienceFormat::Ndjson),
+        _ => None,
+    }
 }
 
 fn text_form(fields: &Fields<'_>, complaints: &mut Complaints) -> TextForm {
@@ -95,16 +126,8 @@ impl AudienceFile {
 
     /// For `--audience FILE`, read as the campaign's `own` audience is: the format is told by the ending.
     pub fn of_path(path: &Path, own: Audience) -> Result<Self> {
-        let name = path.file_name().map(|name| name.to_string_lossy().to_lowercase()).unwrap_or_default();
-        let name = [".gz", ".zst"].iter().find_map(|ending| name.strip_suffix(ending)).unwrap_or(&name);
-        let format = match name.rsplit_once('.').map(|(_, ending)| ending) {
-            Some("csv") => AudienceFormat::Csv,
-            Some("ndjson" | "jsonl") => AudienceFormat::Ndjson,
-            _ => {
-                let why = "its name must end in .csv, .ndjson or .jsonl, compressed or not (.gz, .zst)";
-                return Err(Failure::usage(format!("cannot read the audience {}: {why}", path.display())));
-            }
-        };
+        let told = |why| Failure::usage(format!("cannot read the audience {}: {why}", path.display()));
+        let format = format_of(path).ok_or_else(|| told(ENDINGS))?;
         let Audience { source: _, text, columns, address_field, key_field } = own;
         let file = Self { path: path.to_owned(), format, text, columns, address_field, key_field };
         file.check_columns().map_err(Failure::usage)?;

@@ -4,6 +4,7 @@
 //! once with file and line. Does not talk to anybody.
 
 mod audience;
+mod elsewhere;
 mod fields;
 mod message;
 mod schedule;
@@ -51,11 +52,12 @@ const BARE_KEYS: &[&str] = &[
     "tags",
     "lane",
 ];
-/// A campaign that was read. Its audience is still a local file.
+/// A campaign that was read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CampaignFile {
-    /// Without audience: that has a name only once it is uploaded.
+    /// Without the audience if that is to be uploaded: it has a name only then.
     pub campaign: Campaign,
+    /// To upload.
     pub audience: Option<AudienceFile>,
     /// What is kept and not yet acted upon.
     pub notices: Vec<String>,
@@ -109,19 +111,24 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let part = message::read(folder, &top, template, None, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
         Some((table, line)) => audience::read(folder, table, line, &mut complaints),
-        None => (None, None),
+        None => (audience::Found::Nothing, None),
     };
     let on_bad_row = on_bad_row(&top, inner_on_bad_row, &mut complaints);
     let notices = notices(&part);
     let (Some(name), true) = (name, complaints.list.is_empty()) else { return Err(complaints.into_failure()) };
     compile(file, &part)?;
+    let (audience, elsewhere) = match audience {
+        audience::Found::Local(file) => (Some(file), None),
+        audience::Found::Elsewhere(audience) => (None, Some(audience)),
+        audience::Found::Nothing => (None, None),
+    };
     let campaign = Campaign {
         name,
         lane: lane.unwrap_or_else(LaneName::bulk),
         on_unknown: if on_unknown.as_deref() == Some("hold") { OnUnknown::Hold } else { OnUnknown::Resend },
         on_bad_row,
         schedule,
-        audience: None,
+        audience: elsewhere,
         message: part.spec,
         notify_url: part.notify_url,
     };

@@ -152,7 +152,29 @@ fn wrong_files_say_what_to_write() {
         ("csv = \"recipients.csv\"", "csv = \"none.csv\"", "c.toml:9: audience none.csv: No such file"),
         ("csv = \"recipients.csv\"", "csv = \"empty.csv\"", "audience empty.csv: it is empty"),
         ("csv = \"recipients.csv\"", "", "[audience] names no source"),
-        ("csv = \"recipients.csv\"", "sql = { url = \"env:X\", query = \"q\" }", "audience.sql comes later"),
+        ("csv = \"recipients.csv\"", "sql = { url = \"env:X\" }", "audience.sql.query is missing"),
+        (
+            "csv = \"recipients.csv\"",
+            "sql = { url = \"postgres://u:secret@db/x\", query = \"q\" }",
+            "audience.sql.url: it must say where the master finds the database",
+        ),
+        ("csv = \"recipients.csv\"", "sql = { url = \"env:X\", query = 3 }", "audience.sql.query must be a text"),
+        (
+            "csv = \"recipients.csv\"",
+            "sql = { url = \"env:X\", query = \"q\", timeout = \"5\" }",
+            "audience.sql.timeout: '5' is not a duration",
+        ),
+        (
+            "csv = \"recipients.csv\"",
+            "sql = { url = \"env:X\", query = \"q\", key = \"id\" }\nkey = \"id\"",
+            "audience.key and audience.sql.key are both there",
+        ),
+        (
+            "csv = \"recipients.csv\"",
+            "sql = { url = \"env:X\", query = \"q\" }\nencoding = \"latin1\"",
+            "audience.encoding says nothing of a query",
+        ),
+        ("csv = \"recipients.csv\"", "file = \"people.txt\"", "audience.file: its name must end in .csv"),
         ("csv = \"recipients.csv\"", "http = \"http://x\"", "audience.http comes later"),
         (
             "csv = \"recipients.csv\"",
@@ -192,7 +214,25 @@ fn wrong_files_say_what_to_write() {
         assert!(GOOD.contains(from), "{from}");
         let text = complaint(&GOOD.replacen(from, to, 1));
         assert!(text.contains(expected), "{to}\n{text}");
+        assert!(!text.contains("secret"), "{text}");
     }
+}
+
+#[test]
+fn a_source_that_a_master_reads_is_not_looked_at_here() {
+    let with = |source: &str| {
+        let text = GOOD.replacen("csv = \"recipients.csv\"", source, 1);
+        let file = parse_campaign("c.toml", folder().path(), &text).expect("a campaign");
+        assert_eq!(file.audience, None);
+        file.campaign.audience.expect("an audience")
+    };
+    let audience = with("sql = { url = \"env:DIGEST_DB\", query = \"SELECT 1\", key = \"id\", timeout = \"90s\" }");
+    let database = "env:DIGEST_DB".parse().expect("a place");
+    let sql = SqlSource { database, query: "SELECT 1".into(), timeout_ms: 90_000 };
+    assert_eq!((audience.source, audience.key_field.as_deref()), (Source::Sql(sql), Some("id")));
+    let audience = with("file = \"daily/people.ndjson.gz\"\nencoding = \"utf-8\"");
+    let file = Source::File { path: "daily/people.ndjson.gz".into(), format: AudienceFormat::Ndjson };
+    assert_eq!((audience.source, audience.key_field), (file, None));
 }
 
 #[test]

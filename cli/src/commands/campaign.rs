@@ -6,7 +6,7 @@ use crate::context::Context;
 use crate::failure::{Failure, Result};
 use crate::follow;
 use crate::output;
-use crate::shapes::{Applied, Campaign, Started};
+use crate::shapes::{Applied, Campaign, Elsewhere, Started};
 use crate::upload::upload;
 use clap::Subcommand;
 use postrider_common::campaign::{Audience, Source};
@@ -183,7 +183,12 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
         return output::json(&one);
     }
     let audience = one.audience.map_or("none (campaign run NAME --audience FILE)".to_owned(), |audience| {
-        let id = audience.id.map_or("inline rows".to_owned(), |id| format!("upload {}", &id[..id.len().min(12)]));
+        let id = match (audience.id, audience.source) {
+            (Some(id), _) => format!("upload {}", &id[..id.len().min(12)]),
+            (None, Some(Elsewhere::Sql { url, .. })) => format!("a query of {}", output::clean(&url)),
+            (None, Some(Elsewhere::File(path))) => format!("the file {} of the master", output::clean(&path)),
+            (None, None) => "inline rows".to_owned(),
+        };
         let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();
         format!("{id}, address {}{key}", audience.address)
     });

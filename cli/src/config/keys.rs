@@ -68,6 +68,7 @@ pub const SECTIONS: &[Section] = &[
             key("grpc_listen", Kind::Text),
             key("http_listen", Kind::Text),
             key("audience_bytes_max", Kind::Integer),
+            key("files_root", Kind::Text),
         ],
     },
     Section {

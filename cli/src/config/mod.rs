@@ -45,6 +45,8 @@ pub struct Config {
     pub storage: String,
     /// None: what is stored is not sealed.
     pub key_file: Option<PathBuf>,
+    /// Below it masters read files that campaigns name.
+    pub files_root: Option<PathBuf>,
     pub lease: LeaseConfig,
     pub retention: RetentionConfig,
     pub lanes: Vec<Lane>,

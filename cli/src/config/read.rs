@@ -72,6 +72,7 @@ impl Reader<'_> {
         let tls = self.store_tls();
         let storage = self.storage();
         let key_file = self.text("encryption", "key_file").map(|(path, _)| path);
+        let files_root = self.text("master", "files_root").map(|(path, _)| path);
         let lease = self.lease();
         let [runs, messages, dead_letters] = ["runs", "messages", "dead_letters"].map(|key| self.kept(key));
         let lanes = self.lanes();
@@ -87,6 +88,7 @@ impl Reader<'_> {
             tls: tls?,
             storage: storage?,
             key_file: key_file.filter(|path| !path.is_empty()).map(Into::into),
+            files_root: files_root.filter(|path| !path.is_empty()).map(Into::into),
             lease: lease?,
             retention: RetentionConfig { runs: runs?, messages: messages?, dead_letters: dead_letters? },
             lanes,

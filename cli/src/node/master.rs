@@ -3,6 +3,7 @@
 use crate::config::{Config, RetentionConfig};
 use crate::failure::{Failure, Result};
 use postrider_common::Clock;
+use postrider_master::fetch::{FilesRoot, Settings as Sources};
 use postrider_master::{LeaseSettings, MasterConfig, Retention, RunningMaster, StartError};
 use postrider_store::{Options, Store, StoreError, StoreUrl};
 use std::sync::Arc;
@@ -63,6 +64,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         sites: config.sites.clone(),
         limits: config.limits.clone(),
         audience_bytes_max: config.master.audience_bytes_max,
+        sources: Sources { files: config.files_root.clone().map(FilesRoot::new) },
         retention: Retention { runs, messages, dead_letters },
     };
     postrider_master::start(settings, store, clock).await.map_err(|error| {

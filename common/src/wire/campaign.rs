@@ -1,9 +1,12 @@
 //! Campaigns, audiences and message definitions.
 
 use super::{InvalidField, at};
-use crate::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Schedule, Source, TextForm};
+use crate::campaign::{
+    Audience, AudienceFormat, Campaign, DatabaseAt, InvalidDatabaseAt, OnBadRow, OnUnknown, Schedule, Source,
+    SqlSource, TextForm,
+};
 use crate::ids::LaneName;
-use crate::limits::INLINE_ROWS_MAX;
+use crate::limits::{INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
 use crate::message::{DataUrl, MessageSpec, OnMissingData};
 use postrider_proto::v1;
 
@@ -74,7 +77,24 @@ impl TryFrom<v1::AudienceSource> for Audience {
         if wire.address_field.is_empty() {
             return Err(InvalidField::new("audience.address", "it is missing: name the column that holds the address"));
         }
-        let source = if wire.audience_id.is_empty() {
+        let sources = [!wire.audience_id.is_empty(), !wire.inline.is_empty(), wire.sql.is_some(), wire.file.is_some()];
+        if sources.iter().filter(|given| **given).count() > 1 {
+            let why = "it has several sources: give one of audience_id, inline, sql and file";
+            return Err(InvalidField::new("audience", why));
+        }
+        let file_format = || match format {
+            v1::AudienceFormat::Unspecified => Err(InvalidField::new("audience.format", "it is missing")),
+            v1::AudienceFormat::Csv => Ok(AudienceFormat::Csv),
+            v1::AudienceFormat::Ndjson => Ok(AudienceFormat::Ndjson),
+        };
+        let source = if let Some(sql) = wire.sql {
+            let database: Result<DatabaseAt, InvalidDatabaseAt> = sql.url.parse();
+            let database = database.map_err(|why| InvalidField::new("audience.sql.url", why.to_string()))?;
+            let timeout_ms = if sql.timeout_ms == 0 { SQL_TIMEOUT_MS } else { sql.timeout_ms };
+            Source::Sql(SqlSource { database, query: sql.query, timeout_ms })
+        } else if let Some(file) = wire.file {
+            Source::File { path: file.path, format: file_format()? }
+        } else if wire.audience_id.is_empty() {
             if wire.inline.len() > INLINE_ROWS_MAX {
                 return Err(InvalidField::new(
                     "audience.inline",
@@ -83,11 +103,7 @@ impl TryFrom<v1::AudienceSource> for Audience {
             }
             Source::Inline { rows: wire.inline }
         } else {
-            let format = match format {
-                v1::AudienceFormat::Unspecified => return Err(InvalidField::new("audience.format", "it is missing")),
-                v1::AudienceFormat::Csv => AudienceFormat::Csv,
-                v1::AudienceFormat::Ndjson => AudienceFormat::Ndjson,
-            };
+            let format = file_format()?;
             let hex = |c: u8| c.is_ascii_digit() || (b'a'..=b'f').contains(&c);
             if wire.audience_id.len() != 64 || !wire.audience_id.bytes().all(hex) {
                 return Err(InvalidField::new("audience.audience_id", "it is not an id that UploadAudience answered"));
@@ -112,22 +128,30 @@ impl TryFrom<v1::AudienceSource> for Audience {
 
 impl From<Audience> for v1::AudienceSource {
     fn from(audience: Audience) -> Self {
-        let (audience_id, format, inline) = match audience.source {
-            Source::Stored { sha256, format: AudienceFormat::Csv } => (sha256, v1::AudienceFormat::Csv, Vec::new()),
-            Source::Stored { sha256, format: AudienceFormat::Ndjson } => {
-                (sha256, v1::AudienceFormat::Ndjson, Vec::new())
+        let wire_format = |format| match format {
+            AudienceFormat::Csv => v1::AudienceFormat::Csv.into(),
+            AudienceFormat::Ndjson => v1::AudienceFormat::Ndjson.into(),
+        };
+        let from = match audience.source {
+            Source::Stored { sha256, format } => {
+                Self { audience_id: sha256, format: wire_format(format), ..Self::default() }
             }
-            Source::Inline { rows } => (String::new(), v1::AudienceFormat::Unspecified, rows),
+            Source::Inline { rows } => Self { inline: rows, ..Self::default() },
+            Source::Sql(SqlSource { database, query, timeout_ms }) => {
+                let sql = v1::SqlSource { url: database.to_string(), query, timeout_ms };
+                Self { sql: Some(sql), ..Self::default() }
+            }
+            Source::File { path, format } => {
+                Self { file: Some(v1::FileSource { path }), format: wire_format(format), ..Self::default() }
+            }
         };
         Self {
-            audience_id,
-            format: format.into(),
             address_field: audience.address_field,
             key_field: audience.key_field.unwrap_or_default(),
-            inline,
             encoding: audience.text.encoding.unwrap_or_default(),
             delimiter: audience.text.delimiter.map(String::from).unwrap_or_default(),
             columns: audience.columns.into_iter().collect(),
+            ..from
         }
     }
 }

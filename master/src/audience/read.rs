@@ -57,6 +57,9 @@ pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadEr
             let sent = [Chunk::Rows(rows), Chunk::End].into_iter().try_for_each(|chunk| sender.try_send(chunk));
             sent.map_err(|error| ReadError::Storage(error.to_string()))?;
         }
+        Source::Sql(_) | Source::File { .. } => {
+            return Err(ReadError::Storage("the source of the run was not fetched".into()));
+        }
         Source::Stored { sha256, format } => {
             let stream = storage.read_audience(sha256).await.map_err(not_readable)?;
             let Some(stream) = stream else {

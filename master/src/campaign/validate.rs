@@ -1,10 +1,14 @@
 //! Checks a campaign or a single message before it is kept. Pure; every error names field and mend.
 
 use crate::audience::text;
+use crate::fetch;
 use crate::schedule::{self, Zones};
-use postrider_common::campaign::{Audience, Campaign, CatchUp, Schedule, Source, When};
+use postrider_common::campaign::{Audience, Campaign, CatchUp, Schedule, Source, SqlSource, When};
 use postrider_common::lane::Lane;
-use postrider_common::limits::{CATCH_UP_RUNS_MAX, FIELD_BYTES_MAX, FIELDS_MAX, JITTER_MS_MAX, TEMPLATE_BYTES_MAX};
+use postrider_common::limits::{
+    CATCH_UP_RUNS_MAX, FIELD_BYTES_MAX, FIELDS_MAX, JITTER_MS_MAX, SQL_QUERY_BYTES_MAX, SQL_TIMEOUT_MS_MAX,
+    SQL_TIMEOUT_MS_MIN, TEMPLATE_BYTES_MAX,
+};
 use postrider_common::message::MessageSpec;
 use postrider_common::wire::InvalidField;
 use postrider_common::{LaneName, ids::InvalidId};
@@ -25,6 +29,8 @@ pub const SUBJECT_BYTES_MAX: usize = 16 * 1024;
 pub const MAILBOX_BYTES_MAX: usize = 1024;
 /// Bytes of a column's name.
 pub const COLUMN_BYTES_MAX: usize = 256;
+/// Bytes of a path.
+pub const PATH_BYTES_MAX: usize = 1024;
 /// Bytes of a URL.
 pub const URL_BYTES_MAX: usize = 2048;
 /// Bytes of a cron expression or of a time zone's name.
@@ -163,12 +169,41 @@ pub fn audience(audience: &Audience) -> Result<(), Invalid> {
         let why = format!("{delimiter:?} cannot separate columns: give one ASCII character, such as \";\"");
         return Err(Invalid::field("audience.delimiter", why));
     }
-    if let Source::Inline { rows } = &audience.source {
-        for (index, row) in rows.iter().enumerate() {
-            within(&format!("audience.inline[{index}]"), row, "row_bytes_max", 4 * FIELD_BYTES_MAX)?;
+    source(audience)
+}
+
+fn source(audience: &Audience) -> Result<(), Invalid> {
+    match &audience.source {
+        Source::Stored { .. } => {}
+        Source::Inline { rows } => {
+            for (index, row) in rows.iter().enumerate() {
+                within(&format!("audience.inline[{index}]"), row, "row_bytes_max", 4 * FIELD_BYTES_MAX)?;
+            }
+        }
+        Source::File { path, format: _ } => {
+            within("audience.file", path, "path_bytes_max", PATH_BYTES_MAX)?;
+            no_controls("audience.file", path)?;
+            if path.is_empty() {
+                return Err(Invalid::field("audience.file", "it is empty: name a file below master.files_root"));
+            }
+        }
+        Source::Sql(SqlSource { database, query, timeout_ms }) => {
+            within("audience.sql.url", &database.to_string(), "path_bytes_max", PATH_BYTES_MAX)?;
+            within("audience.sql.query", query, "sql_query_bytes_max", SQL_QUERY_BYTES_MAX)?;
+            if query.trim().is_empty() || query.contains('\0') {
+                return Err(Invalid::field("audience.sql.query", "it is empty, or has a NUL: write one SELECT"));
+            }
+            if !(SQL_TIMEOUT_MS_MIN..=SQL_TIMEOUT_MS_MAX).contains(timeout_ms) {
+                return Err(Invalid::field("audience.sql.timeout", "it must be from 1s to 12h"));
+            }
+            if audience.text != Default::default() {
+                let why =
+                    "a query has neither encoding nor delimiter: leave audience.encoding and audience.delimiter out";
+                return Err(Invalid::field("audience.sql", why));
+            }
         }
     }
-    Ok(())
+    fetch::supports(&audience.source).map_err(|why| Invalid::field("audience", why))
 }
 
 /// Sizes first, then what the templates say.

@@ -14,6 +14,7 @@ mod names;
 mod request;
 mod rewrite;
 mod runs;
+mod scrub;
 mod segments;
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod work;
 
 pub use hash::{KEY_BYTES, id_of};
 pub use request::{Counts, Request, Step, ask, erasing, open};
+pub use scrub::Scrubber;
 pub use segments::scrub;
 pub use work::{Work, Worked};
 

@@ -30,8 +30,8 @@ impl Fields {
 
     fn add(&mut self, audience: &Audience) {
         self.format = Some(match &audience.source {
-            Source::Stored { format, .. } => *format,
-            Source::Inline { .. } => AudienceFormat::Ndjson,
+            Source::Stored { format, .. } | Source::File { format, .. } => *format,
+            Source::Inline { .. } | Source::Sql(_) => AudienceFormat::Ndjson,
         });
         let TextForm { encoding, delimiter } = &audience.text;
         self.text.encoding = self.text.encoding.take().or_else(|| encoding.clone());

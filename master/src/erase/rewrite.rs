@@ -143,7 +143,7 @@ fn bare_line(erasing: &Erasing, line: &[u8]) -> (Vec<u8>, Taken) {
 /// A line that nobody takes for a row, and that has nothing in it.
 const NO_ROW: &[u8] = b"\"erased\"";
 
-fn json_line(erasing: &Erasing, fields: &Fields, line: &[u8]) -> (Vec<u8>, Taken) {
+pub(super) fn json_line(erasing: &Erasing, fields: &Fields, line: &[u8]) -> (Vec<u8>, Taken) {
     let unchanged = || (line.to_vec(), Taken::Nothing);
     let Ok(mut object) = parse_object(line) else {
         let mentioned = erasing.is_in(&String::from_utf8_lossy(line));

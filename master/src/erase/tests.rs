@@ -58,6 +58,7 @@ fn core(folder: &Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Core {
         limits: Default::default(),
         zones: Zones::newest(Path::new(SYSTEM_FOLDER)),
         audience_bytes_max: 1,
+        sources: Default::default(),
         metrics: Metrics::default(),
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),

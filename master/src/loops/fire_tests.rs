@@ -80,6 +80,7 @@ impl World {
             limits: Default::default(),
             zones,
             audience_bytes_max: 1,
+            sources: Default::default(),
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             turnstile: Turnstile::default(),

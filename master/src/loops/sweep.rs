@@ -33,6 +33,8 @@ const SEGMENTS_MAX: usize = 100_000;
 /// Audiences and definitions looked at in one sweep, likewise; and how many are read at once.
 const KEPT_MAX: usize = 100_000;
 const KEPT_PER_READ: usize = 5_000;
+/// Notes of fetched snapshots looked at in one sweep.
+const FETCHED_MAX: usize = 100_000;
 /// Orphans that are plausible beside any number of named segments: one for each crash of a master while it writes.
 const ORPHANS_PLAUSIBLE: usize = 10;
 
@@ -111,6 +113,7 @@ impl SweepDuty {
         let (all, kept) = (candidates.len(), self.kept().await?);
         let named = Named::look(&self.core, candidates, kept).await?;
 
+        self.forget_fetched(old).await?;
         let shared = self.forget_unnamed(&named).await?;
         let counts = Counts { uploads, ..shared };
         let segments = self.remove_orphans(&named.segments, &left, all).await?;
@@ -144,6 +147,19 @@ impl SweepDuty {
             }
         }
         Ok(settled)
+    }
+
+    /// What is noted of runs that are not there any more.
+    async fn forget_fetched(&self, old: OlderThan) -> Result<(), SweepError> {
+        for run in self.core.storage.old_fetched(old, FETCHED_MAX).await? {
+            if self.core.store.run(&run).await?.is_none() {
+                self.core.storage.forget_fetched(&run).await?;
+            }
+            if !self.core.pause(named::READ_PAUSE).await {
+                return Err(SweepError::Stopping);
+            }
+        }
+        Ok(())
     }
 
     /// Of `all` old segments; how many were removed, and how many are named.

@@ -57,6 +57,7 @@ fn world() -> World {
         limits: Default::default(),
         zones: Zones::newest(Path::new(SYSTEM_FOLDER)),
         audience_bytes_max: 1,
+        sources: Default::default(),
         metrics: Metrics::default(),
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),

@@ -16,10 +16,10 @@ use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
     DeadLetter, DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire,
-    Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
-    Release, ReleaseSplit, Replace, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
-    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
-    WriteErasure,
+    Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, Replace, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
+    RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError,
+    WorkerRecord, WriteErasure,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -201,6 +201,11 @@ macro_rules! passed_on {
                     bad.reason = self.seal_text(What::BadRow(&run, bad.row), std::mem::take(&mut bad.reason))?;
                 }
                 self.inner.add_batches(add).await
+            }
+
+            async fn pin_audience(&self, mut pin: PinAudience) -> Result<SplitStatus> {
+                pin.audience = self.seal(What::Plan(&pin.run), std::mem::take(&mut pin.audience))?;
+                self.inner.pin_audience(pin).await
             }
 
             async fn bad_rows(&self, run: &RunId) -> Result<Vec<BadRow>> {

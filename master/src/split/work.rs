@@ -8,6 +8,7 @@ use crate::audience::read::{self, Rows};
 use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
+use crate::fetch::pin::Holding;
 use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
@@ -38,7 +39,7 @@ pub enum Ended {
 }
 
 /// Why rows are not taken any further now.
-enum Halt {
+pub(crate) enum Halt {
     Ended(Ended),
     Read(ReadError),
 }
@@ -120,6 +121,9 @@ impl<'a> Work<'a> {
         let Ok(erasing) = retried(core, "open_erasures", || erase::erasing(&*core.store)).await else {
             return Err(Halt::Ended(Ended::GivenBack { delay_ms: STORAGE_RETRY_MS }));
         };
+        let mut holding = Holding::of(core, &lease, extend_at);
+        let plan = holding.plan(plan, &erasing).await?;
+        let extend_at = holding.extend_at;
         let splitter = Splitter::resume(&lease, core.sites.clone(), plan.on_bad_row, erasing)?;
         let rows = read::open(&core.storage, &plan.audience).await?;
         Ok(Self { core, rows, splitter, extend_at, ttl_ms })
@@ -219,7 +223,7 @@ impl<'a> Work<'a> {
 /// Calls until the store answers, with growing delays. The call is the same each time, so a call that
 /// happened and was not answered is answered as the first time. An error: retrying does not help, or the
 /// master stops.
-async fn retried<T, F>(core: &Core, what: &'static str, call: impl Fn() -> F) -> Result<T, StoreError>
+pub(crate) async fn retried<T, F>(core: &Core, what: &'static str, call: impl Fn() -> F) -> Result<T, StoreError>
 where
     F: Future<Output = Result<T, StoreError>>,
 {

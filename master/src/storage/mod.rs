@@ -5,12 +5,14 @@
 //! `sweep` removes.
 
 mod audience;
+mod fetched;
 mod list;
 mod place;
 mod sweep;
 mod upload;
 
 pub use audience::AudienceBytes;
+pub use fetched::Fetched;
 pub use sweep::OlderThan;
 pub use upload::Upload;
 

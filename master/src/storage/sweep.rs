@@ -49,7 +49,7 @@ impl Storage {
         drop(uploads);
         let Some(folder) = self.folder.clone() else { return Ok(removed) };
         let halves = move || -> u64 {
-            let parts = [UPLOADS, HISTORY, "audiences"];
+            let parts = [UPLOADS, HISTORY, "audiences", "fetched"];
             parts.iter().map(|part| sweep_halves(&folder.join(part), old.file, DEPTH_MAX)).sum()
         };
         Ok(removed + tokio::task::spawn_blocking(halves).await.unwrap_or_default())
@@ -90,7 +90,7 @@ impl Storage {
         self.remove(&audience_path(sha256)).await
     }
 
-    async fn remove(&self, path: &Path) -> Result<(), StorageError> {
+    pub(super) async fn remove(&self, path: &Path) -> Result<(), StorageError> {
         match self.objects.delete(path).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error.into()),
@@ -98,7 +98,7 @@ impl Storage {
     }
 }
 
-fn is_old(object: &ObjectMeta, old: OlderThan) -> bool {
+pub(super) fn is_old(object: &ObjectMeta, old: OlderThan) -> bool {
     object.last_modified.timestamp_millis() < old.instant_ms
 }
 

@@ -4,7 +4,7 @@ use crate::harness::{SOON, Worker, World, campaign, inline, message};
 use postrider_proto::v1;
 use tokio::time::Instant;
 
-async fn erased(world: &World, address: &str) -> v1::Erasure {
+pub async fn erased(world: &World, address: &str) -> v1::Erasure {
     let request = v1::EraseRequest { address: address.into() };
     let asked = world.admin().erase(request).await.unwrap().into_inner().erasure.unwrap();
     assert!(asked.asked_at_ms > 0);

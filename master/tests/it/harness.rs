@@ -46,6 +46,7 @@ pub fn config(storage: &TempDir) -> MasterConfig {
         sites: SiteTable::default(),
         limits: Default::default(),
         audience_bytes_max: 64 * 1024 * 1024,
+        sources: Default::default(),
         retention: Retention::default(),
     }
 }

@@ -5,6 +5,7 @@
 mod dead;
 mod dispatch;
 mod erase;
+mod fetch;
 mod firings;
 mod harness;
 mod history;

@@ -13,6 +13,7 @@ pub mod known_failures;
 pub mod lease;
 pub mod memory;
 pub mod pace;
+pub mod pinned;
 pub mod poison;
 pub mod quota;
 pub mod random;
@@ -115,6 +116,13 @@ macro_rules! conformance_tests {
             add_batches_without_batches_keeps_the_lease,
             release_split_with_an_error_fails_the_run_until_resumed,
             bad_rows_are_kept_and_counted
+        );
+        $crate::conformance_tests!(@$how $fixture, pinned,
+            pin_audience_is_what_the_next_one_splits,
+            pin_audience_keeps_the_lease,
+            pin_audience_is_refused_once_rows_were_read,
+            pin_audience_of_a_split_that_was_taken_away_is_refused,
+            pin_audience_of_a_paused_run_waits_for_its_resume
         );
         $crate::conformance_tests!(@$how $fixture, rollback,
             compare_moves_with_what_is_acknowledged,

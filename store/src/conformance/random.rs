@@ -12,7 +12,8 @@ pub use super::reached::Reached;
 use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
 use super::{
-    random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention, random_rollback,
+    pinned, random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention,
+    random_rollback,
 };
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
@@ -51,7 +52,7 @@ pub(super) struct Driver {
     pub(super) random: fastrand::Rng,
     pub(super) requests: u64,
     leases: Vec<(BatchId, Fence, u32)>,
-    splits: Vec<SplitLease>,
+    pub(super) splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
     pub(super) settled: Vec<(BatchId, u64, u64)>,
@@ -66,6 +67,7 @@ pub(super) struct Driver {
     shared: u64,
     pub(super) fired: u64,
     pub(super) erased: u64,
+    pub(super) pinned: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
@@ -187,6 +189,7 @@ impl Driver {
         self.purged += after.purged - before.purged;
         self.reopened += after.reopened - before.reopened;
         self.erased += after.erased - before.erased;
+        self.pinned += after.pinned - before.pinned;
         self.forgotten.extend(after.forgotten.into_iter().skip(before.forgotten.len()));
         self.retried += 1;
     }
@@ -269,6 +272,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         shared: 0,
         fired: 0,
         erased: 0,
+        pinned: 0,
         forgotten: Vec::new(),
     };
     let mut unanswered: Vec<Unanswered> = Vec::new();
@@ -286,7 +290,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..116);
+        let pick = driver.random.u8(0..118);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -351,6 +355,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.shared += driver.shared;
     reached.fired += driver.fired;
     reached.erased += driver.erased;
+    reached.pinned += driver.pinned;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
         reached.add(run);
@@ -463,6 +468,7 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         }
         110..113 => random_reconcile::reconcile(fixture, model, driver).await,
         113..116 => random_erasure::erase(fixture, model, driver).await,
+        116..118 => pinned::random(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }

@@ -33,6 +33,8 @@ pub struct Reached {
     pub fired: u64,
     /// Recipients that were erased while they were pending, and splits that were taken away.
     pub erased: u64,
+    /// Audiences that took the place of where they came from.
+    pub pinned: u64,
     /// Runs that were forgotten.
     pub forgotten: u64,
 }
@@ -81,6 +83,7 @@ impl Reached {
             self.shared,
             self.fired,
             self.erased,
+            self.pinned,
             self.forgotten,
         ];
         all.iter().all(|count| *count > 0)

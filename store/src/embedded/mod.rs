@@ -13,9 +13,9 @@ use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
-    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled,
-    Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay,
-    Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -330,6 +330,10 @@ impl Store for Embedded {
 
     async fn add_batches(&self, add: AddBatches) -> Result<SplitStatus> {
         self.write_and_wake(add, Command::AddBatches, Model::add_batches).await
+    }
+
+    async fn pin_audience(&self, pin: PinAudience) -> Result<SplitStatus> {
+        self.write(pin, Command::PinAudience, Model::pin_audience).await
     }
 
     async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus> {

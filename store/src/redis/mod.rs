@@ -41,9 +41,9 @@ use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
-    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, Reclaim, Reclaimed, Reconcile, Reconciled, Release,
-    ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord, ShareRelay, Shared,
-    SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
+    Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
+    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
 };
 use crate::open::Options;
 use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
@@ -343,6 +343,10 @@ impl Store for Redis {
 
     async fn add_batches(&self, add: AddBatches) -> Result<SplitStatus> {
         self.shard(&add.run).split_add_batches(add).await
+    }
+
+    async fn pin_audience(&self, pin: PinAudience) -> Result<SplitStatus> {
+        self.shard(&pin.run).split_pin_audience(pin).await
     }
 
     async fn release_split(&self, release: ReleaseSplit) -> Result<SplitStatus> {

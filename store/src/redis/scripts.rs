@@ -27,6 +27,7 @@ pub(super) enum Transition {
     CancelBatches,
     ClaimSplit,
     AddBatches,
+    PinAudience,
     ReleaseSplit,
     Claim,
     Checkpoint,
@@ -140,7 +141,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 48] = [
+    pub const ALL: [Self; 49] = [
         Self::Meet,
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
@@ -152,6 +153,7 @@ impl Transition {
         Self::CancelBatches,
         Self::ClaimSplit,
         Self::AddBatches,
+        Self::PinAudience,
         Self::ReleaseSplit,
         Self::Claim,
         Self::Checkpoint,
@@ -206,6 +208,7 @@ impl Transition {
             Self::CancelBatches => (Allowed, Batch, include_str!("lua/cancel_batches.lua")),
             Self::ClaimSplit => (Refusable, Shard, include_str!("lua/claim_split.lua")),
             Self::AddBatches => (Refusable, Shard, include_str!("lua/add_batches.lua")),
+            Self::PinAudience => (Refusable, Shard, include_str!("lua/pin_audience.lua")),
             Self::ReleaseSplit => (Allowed, Shard, include_str!("lua/release_split.lua")),
             Self::Claim => (Refusable, Base::Claim, include_str!("lua/claim.lua")),
             Self::Checkpoint => (Allowed, PacedReport, include_str!("lua/checkpoint.lua")),

@@ -3,7 +3,7 @@
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
 use super::shard::{Shard, only};
-use crate::api::{AddBatches, BadRow, ClaimSplit, ReleaseSplit, Result, SplitLease, SplitStatus};
+use crate::api::{AddBatches, BadRow, ClaimSplit, PinAudience, ReleaseSplit, Result, SplitLease, SplitStatus};
 use postrider_common::ids::{BatchId, RunId, to_hex};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
 use redis::Value;
@@ -70,6 +70,14 @@ impl Shard {
         let status = split_status(only(self.links.bulk.call(pipe).await?)?)?;
         self.wake.bump();
         Ok(status)
+    }
+
+    pub(super) async fn split_pin_audience(&self, pin: PinAudience) -> Result<SplitStatus> {
+        let args = Args::default().text(pin.run.as_str()).text(pin.fence.to_string());
+        let args = args.text(&pin.audience).int(pin.ttl_ms);
+        let mut pipe = redis::pipe();
+        pipe.add_command(self.script(Transition::PinAudience, &[self.keys.run(&pin.run)], args));
+        split_status(only(self.links.bulk.call(pipe).await?)?)
     }
 
     pub(super) async fn split_release(&self, release: ReleaseSplit) -> Result<SplitStatus> {

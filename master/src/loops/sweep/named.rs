@@ -14,7 +14,7 @@ const RUNS_PER_READ: usize = 50;
 const CAMPAIGNS_PER_READ: usize = 50;
 const BATCHES_PER_READ: usize = 20;
 /// Between reads, so that the store has time for others.
-const READ_PAUSE: Duration = Duration::from_millis(5);
+pub(super) const READ_PAUSE: Duration = Duration::from_millis(5);
 
 /// What is left of candidates after everybody was asked.
 #[derive(Debug)]
@@ -51,7 +51,8 @@ impl Named {
     fn note_audience(&mut self, audience: &Audience) {
         match &audience.source {
             Source::Stored { sha256, format: _ } => self.note(&Shared::Audience(sha256.clone())),
-            Source::Inline { .. } => (),
+            // What was fetched for a run is named by its plan as it is stored.
+            Source::Inline { .. } | Source::Sql(_) | Source::File { .. } => (),
         }
     }
 

@@ -30,8 +30,8 @@ mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
-    ENDS_WORKERS, EraseRecipients, EraseRun, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, Reclaim, Reconcile,
-    Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
+    ENDS_WORKERS, EraseRecipients, EraseRun, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, PinAudience, Reclaim,
+    Reconcile, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
@@ -97,6 +97,7 @@ pub enum Command {
     EraseRecipients(EraseRecipients),
     EraseRun(EraseRun),
     WriteErasure(WriteErasure),
+    PinAudience(PinAudience),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -304,6 +305,7 @@ impl Model {
             Command::EraseRecipients(erase) => drop(self.once_compared(|model| model.erase_recipients(now, erase))),
             Command::EraseRun(erase) => drop(self.erase_run(now, erase)),
             Command::WriteErasure(write) => drop(self.write_erasure(now, write)),
+            Command::PinAudience(pin) => drop(self.pin_audience(now, pin)),
         }
     }
 

@@ -5,7 +5,7 @@ use super::poison::Suspicion;
 use super::recipient::Entry;
 use super::turns::Turn;
 use super::{Model, Run};
-use crate::api::{AddBatches, BadRow, ClaimSplit, NewBatch, ReleaseSplit, SplitLease, SplitStatus};
+use crate::api::{AddBatches, BadRow, ClaimSplit, NewBatch, PinAudience, ReleaseSplit, SplitLease, SplitStatus};
 use postrider_common::ids::{BatchId, RunId};
 use postrider_common::limits::BAD_ROWS_KEPT_MAX;
 use postrider_common::sabotage::{Fault, planted};
@@ -139,6 +139,21 @@ impl Model {
             };
             self.batches.insert(batch_id, batch);
         }
+    }
+
+    pub fn pin_audience(&mut self, now: i64, pin: PinAudience) -> SplitStatus {
+        let Some(run) = self.runs.get_mut(&pin.run) else { return SplitStatus::Lost };
+        if run.cancelled || run.error.is_some() {
+            return SplitStatus::Stopped;
+        }
+        let is_held = run.split.hold.as_ref().is_some_and(|(fence, _)| *fence == pin.fence);
+        if !is_held || run.split.cursor > 0 || run.sequence_max > 0 {
+            return SplitStatus::Lost;
+        }
+        self.lineage.grow();
+        run.frozen.audience = pin.audience;
+        self.set_split_due(&pin.run, Some(now.saturating_add_unsigned(pin.ttl_ms)));
+        SplitStatus::Done
     }
 
     pub fn release_split(&mut self, now: i64, release: ReleaseSplit) -> SplitStatus {
