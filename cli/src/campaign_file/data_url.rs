@@ -22,7 +22,8 @@ pub(super) fn read(top: &Fields<'_>, complaints: &mut Complaints) -> Option<Data
         }
         Value::Table(table) => of_table(table, entry.line, complaints),
         other => {
-            let why = format!("data_url must be a URL in quotes or a table {{ url = \"https://…\" }}, not {}", other.kind());
+            let why =
+                format!("data_url must be a URL in quotes or a table {{ url = \"https://…\" }}, not {}", other.kind());
             complaints.at(entry.line, why);
             None
         }
