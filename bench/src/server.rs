@@ -127,9 +127,8 @@ impl Server {
     /// Begins to count the calls of one command.
     pub fn begin(&mut self, name: &'static str, command: &'static str) -> Phase {
         let (calls, usec) = self.command(command);
-        let (waits, _) = self.command("wait");
         let counter = self.process.pid().and_then(Counter::start);
-        Phase { counter, name, command, calls, usec, waits, cpu: self.cpu_seconds(), begun: Instant::now() }
+        Phase { counter, name, command, calls, usec, cpu: self.cpu_seconds(), begun: Instant::now() }
     }
 
     pub fn end(&mut self, phase: Phase) -> Cost {
@@ -137,9 +136,7 @@ impl Server {
         let counted = phase.counter.and_then(Counter::end);
         let cpu = self.cpu_seconds() - phase.cpu;
         let (calls, usec) = self.command(phase.command);
-        // Before each WAIT there is a script that is no transition.
-        let waits = self.command("wait").0 - phase.waits;
-        let calls = calls - phase.calls - waits;
+        let calls = calls - phase.calls;
         let (command_us, cpu_us) = ((usec - phase.usec) / calls, cpu * 1e6 / calls);
         Cost { name: phase.name, calls, seconds, command_us, cpu_us, instructions: counted.map(|all| all / calls) }
     }
@@ -169,7 +166,6 @@ pub struct Phase {
     command: &'static str,
     calls: f64,
     usec: f64,
-    waits: f64,
     cpu: f64,
     begun: Instant,
 }

@@ -63,8 +63,12 @@ pub const SQL_TIMEOUT_MS_MAX: u64 = 12 * 3_600_000;
 pub const INLINE_ROWS_MAX: usize = 100;
 /// Bad rows kept for reading; all are counted.
 pub const BAD_ROWS_KEPT_MAX: usize = 1000;
-/// Batches of a run that may wait in the store before its split pauses.
-pub const SPLIT_AHEAD_BATCHES_MAX: u64 = 1000;
+/// Batches of a run that may be ready in the store before its split pauses, unless the configuration says otherwise; and at
+/// most.
+pub const SPLIT_AHEAD_BATCHES: u64 = 1000;
+pub const SPLIT_AHEAD_BATCHES_MAX: u64 = 100_000;
+/// Recipients of one run. What tells repeats apart takes 20 to 39 bytes of a master for each of them.
+pub const RUN_RECIPIENTS_MAX: usize = 100_000_000;
 /// Batches written in one split transition.
 pub const SPLIT_STEP_BATCHES_MAX: usize = 20;
 /// Rows read between two split transitions at most, so that the lease of a split is kept alive through

@@ -53,6 +53,7 @@ pub fn assemble(
         limits: config.limits.clone(),
         audience_bytes_max: config.audience_bytes_max,
         sources: config.sources.clone(),
+        split_ahead_batches: config.split_ahead_batches,
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),

@@ -1,7 +1,7 @@
 //! The settings of a master, as one value.
 
 use postrider_common::lane::Lane;
-use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::limits::{SPLIT_AHEAD_BATCHES_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::{LIMITED_MAX, Limits};
 use postrider_common::site::SiteTable;
 use std::net::SocketAddr;
@@ -78,6 +78,8 @@ pub struct MasterConfig {
     pub audience_bytes_max: u64,
     /// What reading sources that are elsewhere needs.
     pub sources: crate::fetch::Settings,
+    /// Ready batches of a run after which its split pauses, 1 to `SPLIT_AHEAD_BATCHES_MAX`.
+    pub split_ahead_batches: u64,
     pub retention: Retention,
 }
 
@@ -133,6 +135,9 @@ impl MasterConfig {
         if self.audience_bytes_max == 0 {
             return wrong("audience_bytes_max", "it must be at least 1");
         }
+        if !(1..=SPLIT_AHEAD_BATCHES_MAX).contains(&self.split_ahead_batches) {
+            return wrong("split_ahead_batches", &format!("it must be from 1 to {SPLIT_AHEAD_BATCHES_MAX}"));
+        }
         let Retention { runs, messages, dead_letters } = self.retention;
         for (field, keep) in
             [("retention.runs", runs), ("retention.messages", messages), ("retention.dead_letters", dead_letters)]
@@ -148,6 +153,7 @@ impl MasterConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use postrider_common::limits::SPLIT_AHEAD_BATCHES;
 
     fn config() -> MasterConfig {
         MasterConfig {
@@ -166,6 +172,7 @@ mod tests {
             limits: Limits::default(),
             audience_bytes_max: 1,
             sources: Default::default(),
+            split_ahead_batches: SPLIT_AHEAD_BATCHES,
             retention: Retention::default(),
         }
     }
@@ -173,7 +180,7 @@ mod tests {
     #[test]
     fn settings_that_break_promises_are_refused() {
         type Change = fn(&mut MasterConfig);
-        let rows: [(Change, &str); 8] = [
+        let rows: [(Change, &str); 9] = [
             (|c| c.grpc_listen = "0.0.0.0:7400".parse().unwrap(), "grpc_listen is not a loopback address"),
             (|c| c.http_listen = Some("10.0.0.1:7401".parse().unwrap()), "http_listen is not a loopback address"),
             (|c| c.lease.ttl = Duration::from_millis(999), "lease.ttl"),
@@ -181,6 +188,7 @@ mod tests {
             (|c| c.lease.hard_cap = Duration::from_secs(1), "lease.hard_cap"),
             (|c| c.lease.hard_cap = Duration::from_mins(11), "lease.hard_cap: it must be more than 11m"),
             (|c| c.lanes.clear(), "lane"),
+            (|c| c.split_ahead_batches = 0, "split_ahead_batches"),
             (|c| c.retention.messages = Some(Duration::ZERO), "retention.messages: it must be at least 1s"),
         ];
         assert!(config().check().is_ok());

@@ -33,6 +33,8 @@ pub struct Core {
     pub audience_bytes_max: u64,
     /// What reading sources that are elsewhere needs.
     pub sources: fetch::Settings,
+    /// Ready batches of a run after which its split pauses.
+    pub split_ahead_batches: u64,
     pub metrics: Metrics,
     /// Cancelled when the master is to stop: held calls answer, duties end.
     pub stopping: CancellationToken,
@@ -85,6 +87,36 @@ impl Core {
     pub fn retry_delay(&self, failures: u32) -> Duration {
         let bound = RETRY_BASE_MS.saturating_mul(1 << failures.min(16)).min(RETRY_CAP_MS);
         Duration::from_millis(bound / 2 + self.clock.random() % (bound / 2 + 1))
+    }
+}
+
+#[cfg(test)]
+impl Core {
+    /// With the defaults, and its storage in a folder. Nothing can be uploaded by the API.
+    pub fn for_tests(folder: &std::path::Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>, zones: Zones) -> Self {
+        Self {
+            store,
+            storage: Storage::open(&folder.display().to_string(), Default::default()).expect("opens"),
+            clock,
+            lease: LeaseSettings {
+                ttl: Duration::from_mins(1),
+                window: 10,
+                doubt_grace: Duration::from_secs(10),
+                hard_cap: Duration::from_mins(30),
+            },
+            lanes: postrider_common::lane::defaults(),
+            sites: Arc::new(SiteTable::default()),
+            limits: Limits::default(),
+            zones,
+            audience_bytes_max: 1,
+            sources: fetch::Settings::default(),
+            split_ahead_batches: postrider_common::limits::SPLIT_AHEAD_BATCHES,
+            metrics: Metrics::default(),
+            stopping: CancellationToken::new(),
+            turnstile: Turnstile::default(),
+            lineage: Lineage::default(),
+            split_due: Notify::new(),
+        }
     }
 }
 

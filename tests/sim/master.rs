@@ -8,6 +8,7 @@ use crate::store::Line;
 use crate::time::{EPOCH_MS, Time};
 use crate::world::{Happening, Steer, World};
 use postrider_common::clock::Clock;
+use postrider_common::limits::SPLIT_AHEAD_BATCHES;
 use postrider_master::schedule::Zones;
 use postrider_master::{LeaseSettings, Master, MasterConfig, Retention, assemble};
 use postrider_proto::v1;
@@ -117,6 +118,7 @@ impl World {
             limits: limits(mix),
             audience_bytes_max: 1 << 20,
             sources: Default::default(),
+            split_ahead_batches: SPLIT_AHEAD_BATCHES,
             retention: Retention { runs: keep, messages: keep, dead_letters: keep },
         };
         let random = Mutex::new(Random::new(self.random.next()));

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 /// A client call retries connection trouble for 10 s; after this one it hangs.
 const CALL_BOUND: Duration = Duration::from_secs(30);
+/// A million recipients are a list of 200 MB.
+const LIST_BOUND: Duration = Duration::from_mins(4);
 
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -171,7 +173,9 @@ impl Client {
     }
 
     pub fn recipients(&self, run: &str) -> Vec<RecipientLine> {
-        lines(&self.ok(&["--output", "json", "run", "recipients", run]))
+        let answer = self.call_within(&["--output", "json", "run", "recipients", run], LIST_BOUND);
+        assert_eq!(answer.code, 0, "run recipients\n{}", answer.stderr);
+        lines(&answer.stdout)
     }
 
     /// Ids of all runs there are.

@@ -1,7 +1,7 @@
 //! An HTTP server of a customer: answers as a scenario says, and remembers what it was asked.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead, BufReader, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
@@ -89,7 +89,7 @@ fn serve(stream: TcpStream, answer: &Answer, seen: &Mutex<Vec<Asked>>) -> Option
     }
 }
 
-fn read(reader: &mut impl std::io::BufRead) -> Option<Asked> {
+fn read(reader: &mut impl BufRead) -> Option<Asked> {
     let mut line = String::new();
     reader.read_line(&mut line).ok()?;
     let path = line.split(' ').nth(1)?.to_owned();

@@ -69,6 +69,7 @@ pub const SECTIONS: &[Section] = &[
             key("http_listen", Kind::Text),
             key("audience_bytes_max", Kind::Integer),
             key("files_root", Kind::Text),
+            key("split_ahead_batches", Kind::Integer),
         ],
     },
     Section {

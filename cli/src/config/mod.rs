@@ -71,6 +71,7 @@ pub struct MasterConfig {
     pub grpc_listen: SocketAddr,
     pub http_listen: Option<SocketAddr>,
     pub audience_bytes_max: u64,
+    pub split_ahead_batches: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

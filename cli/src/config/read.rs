@@ -10,7 +10,7 @@ use postrider_common::backoff::RetryPolicy;
 use postrider_common::duration;
 use postrider_common::ids::{LaneName, RelayName};
 use postrider_common::lane::Lane;
-use postrider_common::limits::TRANSACTION_MS_MAX;
+use postrider_common::limits::{SPLIT_AHEAD_BATCHES_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
 use postrider_common::relay::{CONNECTIONS_TOTAL_MAX, RELAYS_LIMITED_MAX, RelayLimit};
 use postrider_common::site::SiteTable;
@@ -163,10 +163,12 @@ impl Reader<'_> {
         let grpc_listen = self.listen("master", "grpc_listen", false);
         let http_listen = self.listen("master", "http_listen", true);
         let audience_bytes_max = self.whole("master", "audience_bytes_max", 1..=i64::MAX);
+        let split_ahead_batches = self.whole("master", "split_ahead_batches", 1..=SPLIT_AHEAD_BATCHES_MAX as i64);
         Some(MasterConfig {
             grpc_listen: grpc_listen??,
             http_listen: http_listen?,
             audience_bytes_max: audience_bytes_max?.unsigned_abs(),
+            split_ahead_batches: split_ahead_batches?.unsigned_abs(),
         })
     }
 

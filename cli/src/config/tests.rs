@@ -7,7 +7,7 @@ use super::{Config, RetentionConfig, show};
 use crate::failure::{Exit, Failure};
 use postrider_common::clock::SystemClock;
 use postrider_common::lane;
-use postrider_common::limits::AUDIENCE_BYTES_MAX;
+use postrider_common::limits::{AUDIENCE_BYTES_MAX, SPLIT_AHEAD_BATCHES};
 use postrider_store::open::{Durability, TlsFiles};
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,6 +51,7 @@ fn the_defaults_are_those_of_the_code() {
     let config = given("").read().expect("the defaults are good");
     assert_eq!(config.lanes, lane::defaults());
     assert_eq!(config.master.audience_bytes_max, AUDIENCE_BYTES_MAX);
+    assert_eq!(config.master.split_ahead_batches, SPLIT_AHEAD_BATCHES);
     assert_eq!(config.master.grpc_listen.to_string(), "127.0.0.1:7400");
     assert_eq!(config.master.http_listen.map(|a| a.to_string()).as_deref(), Some("127.0.0.1:7401"));
     assert_eq!(config.store.to_string(), "embedded:./postrider-data/store");

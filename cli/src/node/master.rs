@@ -65,6 +65,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         limits: config.limits.clone(),
         audience_bytes_max: config.master.audience_bytes_max,
         sources: Sources { files: config.files_root.clone().map(FilesRoot::new) },
+        split_ahead_batches: config.master.split_ahead_batches,
         retention: Retention { runs, messages, dead_letters },
     };
     postrider_master::start(settings, store, clock).await.map_err(|error| {

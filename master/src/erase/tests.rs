@@ -2,23 +2,18 @@
 
 use super::request::Step;
 use super::{Counts, EraseError, Request, Work, ask, erasing};
-use crate::config::LeaseSettings;
 use crate::core::Core;
 use crate::history::Reader;
-use crate::lease::Turnstile;
 use crate::loops::erase::{Config, EraseDuty};
 use crate::loops::history::{self, HistoryDuty};
-use crate::metrics::Metrics;
-use crate::schedule::{SYSTEM_FOLDER, Zones};
+use crate::schedule::Zones;
 use crate::split::work::{Ended, work};
 use crate::split::{Plan, Splitter};
-use crate::storage::Storage;
 use postrider_common::campaign::{Audience, AudienceFormat, OnBadRow, OnUnknown, Source};
 use postrider_common::ids::{DefinitionHash, RunId};
 use postrider_common::lease::{Fact, OutcomeKind};
-use postrider_common::site::SiteTable;
 use postrider_common::state::RecipientState;
-use postrider_common::{Address, Clock, SystemClock, lane, payload};
+use postrider_common::{Address, Clock, SystemClock, payload};
 use postrider_store::conformance::reconcile::reconcile_all;
 use postrider_store::conformance::scene::{outcome, worker};
 use postrider_store::embedded::Embedded;
@@ -29,8 +24,6 @@ use postrider_store::{
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 const ADA: &str = "Ada.L@Example.com";
 const SECRET: &str = "ada.l@";
@@ -43,28 +36,7 @@ struct World {
 }
 
 fn core(folder: &Path, store: Arc<dyn Store>, clock: Arc<dyn Clock>) -> Core {
-    Core {
-        store,
-        storage: Storage::open(&folder.display().to_string(), Default::default()).expect("opens"),
-        clock,
-        lease: LeaseSettings {
-            ttl: Duration::from_mins(1),
-            window: 10,
-            doubt_grace: Duration::from_secs(10),
-            hard_cap: Duration::from_mins(30),
-        },
-        lanes: lane::defaults(),
-        sites: Arc::new(SiteTable::default()),
-        limits: Default::default(),
-        zones: Zones::newest(Path::new(SYSTEM_FOLDER)),
-        audience_bytes_max: 1,
-        sources: Default::default(),
-        metrics: Metrics::default(),
-        stopping: CancellationToken::new(),
-        turnstile: Turnstile::default(),
-        lineage: Default::default(),
-        split_due: Notify::new(),
-    }
+    Core::for_tests(folder, store, clock, Zones::bundled())
 }
 
 /// Forty people; the fifth is Ada, and the ninth was brought by her.

@@ -10,6 +10,8 @@ mod pieces;
 pub(crate) mod pin;
 mod root;
 mod snapshot;
+#[cfg(feature = "sql")]
+mod sql;
 
 pub use pieces::{Pieces, RowTooLong};
 pub use root::FilesRoot;
@@ -21,6 +23,7 @@ use async_trait::async_trait;
 use postrider_common::campaign::{Audience, AudienceFormat, Source, TextForm};
 use postrider_common::run::RunError;
 use std::fmt::Debug;
+use std::sync::Arc;
 
 /// One source that was opened for reading.
 #[async_trait]
@@ -98,6 +101,9 @@ impl Wanted {
 pub fn supports(source: &Source) -> Result<(), &'static str> {
     match source {
         Source::Stored { .. } | Source::Inline { .. } | Source::File { .. } => Ok(()),
+        #[cfg(feature = "sql")]
+        Source::Sql(_) => Ok(()),
+        #[cfg(not(feature = "sql"))]
         Source::Sql(_) => {
             Err("this build cannot read databases: use one with the feature sql (cargo build --features sql)")
         }
@@ -105,13 +111,19 @@ pub fn supports(source: &Source) -> Result<(), &'static str> {
 }
 
 /// The fetcher of a source. None: it is read as it is.
-fn open(settings: &Settings, audience: &Audience) -> Result<Option<Box<dyn Fetcher>>, FetchError> {
+fn open(settings: &Settings, audience: &Audience) -> Result<Option<Arc<dyn Fetcher>>, FetchError> {
     match &audience.source {
         Source::Stored { .. } | Source::Inline { .. } => Ok(None),
         Source::File { path, format } => {
             let form = Form { format: *format, text: audience.text.clone() };
-            Ok(Some(Box::new(file::FileFetcher::new(settings.files.clone(), path, form))))
+            Ok(Some(Arc::new(file::FileFetcher::new(settings.files.clone(), path, form))))
         }
+        #[cfg(feature = "sql")]
+        Source::Sql(source) => {
+            let (root, source, wanted) = (settings.files.clone(), source.clone(), Wanted::of(audience));
+            Ok(Some(Arc::new(sql::SqlFetcher { root, source, wanted })))
+        }
+        #[cfg(not(feature = "sql"))]
         Source::Sql(_) => {
             let why = supports(&audience.source).err().unwrap_or_default();
             Err(FetchError::lasting(

@@ -18,9 +18,12 @@ use postrider_common::ids::{Fence, RunId};
 use postrider_store::{AddBatches, PinAudience, Shared, SplitLease, SplitStatus};
 use std::future::Future;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::task::JoinError;
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 /// Tries at a source that cannot be reached, and the pause before the second; each further one is twice as long.
 const ATTEMPTS_MAX: u32 = 6;
@@ -86,7 +89,7 @@ impl<'a> Holding<'a> {
         let mut failures = 0;
         loop {
             tracing::info!(run = %self.run, attempt = failures + 1, "fetching the audience");
-            let error = match self.attempt(&*fetcher, audience, erasing).await {
+            let error = match self.attempt(&fetcher, audience, erasing).await {
                 Ok(fetched) => return Ok(fetched),
                 Err(Refused::Storage(error)) => return Err(unwritten(error)),
                 Err(Refused::Halt(halt)) => return Err(halt),
@@ -105,7 +108,7 @@ impl<'a> Holding<'a> {
 
     async fn attempt(
         &mut self,
-        fetcher: &dyn Fetcher,
+        fetcher: &Arc<dyn Fetcher>,
         audience: &Audience,
         erasing: &[Erasing],
     ) -> Result<Fetched, Refused> {
@@ -132,13 +135,25 @@ impl<'a> Holding<'a> {
     }
 
     /// Writes all of the source. Its name, for which it is safe from being swept.
-    async fn fill(&mut self, fetcher: &dyn Fetcher, snapshot: &mut Snapshot) -> Result<String, Refused> {
+    async fn fill(&mut self, fetcher: &Arc<dyn Fetcher>, snapshot: &mut Snapshot) -> Result<String, Refused> {
         let begun_at = Instant::now();
         let (mut pieces, taken) = Pieces::channel();
-        let reading = async move {
-            fetcher.fetch(&mut pieces).await.map_err(Refused::Fetch)?;
-            pieces.flush().await.map_err(Refused::Fetch)?;
+        let fetcher = Arc::clone(fetcher);
+        // Of its own, so that reading and writing go on at the same time.
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            fetcher.fetch(&mut pieces).await?;
+            pieces.flush().await?;
             Ok(pieces.rows())
+        }));
+        let reading = async {
+            let defect = |error: JoinError| {
+                FetchError::lasting(
+                    "source_defect",
+                    format!("reading the source ended by a defect: {error}"),
+                    "report it",
+                )
+            };
+            task.await.map_err(defect).flatten().map_err(Refused::Fetch)
         };
         // Who cannot write ends the reading.
         let both = async { tokio::try_join!(reading, write(snapshot, taken)) };

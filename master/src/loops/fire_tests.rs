@@ -1,21 +1,14 @@
 use super::*;
-use crate::config::LeaseSettings;
-use crate::lease::Turnstile;
-use crate::metrics::Metrics;
 use crate::schedule::Zones;
-use crate::storage::Storage;
+use postrider_common::Clock;
 use postrider_common::campaign::{Audience, CatchUp, OnBadRow, OnUnknown, Overlap, Schedule, Source, When};
 use postrider_common::ids::{CampaignName, DefinitionHash, LaneName};
 use postrider_common::message::MessageSpec;
-use postrider_common::site::SiteTable;
-use postrider_common::{Clock, lane};
 use postrider_store::embedded::Embedded;
 use postrider_store::{ApplyCampaign, Store};
 use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicI64, Ordering};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 /// A clock that the test winds, also back; and that of a master, which is a minute off.
 #[derive(Debug)]
@@ -65,28 +58,8 @@ impl World {
     }
 
     fn master(&self, number: i64, zones: Zones, seed: u64) -> FireDuty {
-        let core = Core {
-            store: Arc::clone(&self.store),
-            storage: Storage::open(&self._folder.path().display().to_string(), Default::default()).expect("opens"),
-            clock: clock(&self.at, (number - 1) * 60_000, seed + number.unsigned_abs()),
-            lease: LeaseSettings {
-                ttl: Duration::from_mins(1),
-                window: 10,
-                doubt_grace: Duration::from_secs(10),
-                hard_cap: Duration::from_mins(30),
-            },
-            lanes: lane::defaults(),
-            sites: Arc::new(SiteTable::default()),
-            limits: Default::default(),
-            zones,
-            audience_bytes_max: 1,
-            sources: Default::default(),
-            metrics: Metrics::default(),
-            stopping: CancellationToken::new(),
-            turnstile: Turnstile::default(),
-            lineage: Default::default(),
-            split_due: Notify::new(),
-        };
+        let clock = clock(&self.at, (number - 1) * 60_000, seed + number.unsigned_abs());
+        let core = Core::for_tests(self._folder.path(), Arc::clone(&self.store), clock, zones);
         FireDuty::new(Arc::new(core), Config::default())
     }
 

@@ -1,15 +1,10 @@
 use super::*;
-use crate::config::LeaseSettings;
-use crate::lease::Turnstile;
-use crate::metrics::Metrics;
-use crate::schedule::{SYSTEM_FOLDER, Zones};
-use crate::storage::Storage;
+use crate::schedule::Zones;
 use async_trait::async_trait;
 use postrider_common::campaign::{Audience, AudienceFormat, Campaign, OnBadRow, OnUnknown, Source};
 use postrider_common::ids::{DefinitionHash, LaneName, RunId};
 use postrider_common::lease::OutcomeKind;
-use postrider_common::site::SiteTable;
-use postrider_common::{Clock, SystemClock, lane};
+use postrider_common::{Clock, SystemClock};
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::Scene;
 use postrider_store::conformance::scene::new_run;
@@ -17,8 +12,6 @@ use postrider_store::embedded::Embedded;
 use postrider_store::{ApplyCampaign, ClaimHistory, ForgetRun, ForgottenRun, NewRun, RetireBatches, Shared, Store};
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
 
 const TWO_DAYS: Duration = Duration::from_hours(48);
 
@@ -42,28 +35,7 @@ fn world() -> World {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
     let store: Arc<dyn Store> = Arc::new(Embedded::in_memory(Arc::clone(&clock)));
     let folder = tempfile::tempdir().expect("a folder");
-    let core = Core {
-        store: Arc::clone(&store),
-        storage: Storage::open(&folder.path().display().to_string(), Default::default()).expect("opens"),
-        clock,
-        lease: LeaseSettings {
-            ttl: Duration::from_mins(1),
-            window: 10,
-            doubt_grace: Duration::from_secs(10),
-            hard_cap: Duration::from_mins(30),
-        },
-        lanes: lane::defaults(),
-        sites: Arc::new(SiteTable::default()),
-        limits: Default::default(),
-        zones: Zones::newest(Path::new(SYSTEM_FOLDER)),
-        audience_bytes_max: 1,
-        sources: Default::default(),
-        metrics: Metrics::default(),
-        stopping: CancellationToken::new(),
-        turnstile: Turnstile::default(),
-        lineage: Default::default(),
-        split_due: Notify::new(),
-    };
+    let core = Core::for_tests(folder.path(), Arc::clone(&store), clock, Zones::bundled());
     World { store, folder, duty: SweepDuty::new(Arc::new(core), Config::default()) }
 }
 

@@ -10,8 +10,8 @@ use postrider_common::campaign::OnBadRow;
 use postrider_common::erasure::Erasing;
 use postrider_common::ids::{Fence, RunId, SiteName};
 use postrider_common::limits::{
-    BAD_ROWS_KEPT_MAX, BATCH_BYTES_MAX, BATCH_RECIPIENTS_MAX, SPLIT_OPEN_BYTES_MAX, SPLIT_STEP_BATCHES_MAX,
-    SPLIT_STEP_ROWS_MAX,
+    BAD_ROWS_KEPT_MAX, BATCH_BYTES_MAX, BATCH_RECIPIENTS_MAX, RUN_RECIPIENTS_MAX, SPLIT_OPEN_BYTES_MAX,
+    SPLIT_STEP_BATCHES_MAX, SPLIT_STEP_ROWS_MAX,
 };
 use postrider_common::message::Recipient;
 use postrider_common::payload::{self, InvalidPayload};
@@ -39,6 +39,7 @@ pub struct Splitter {
     /// Nobody with one of these addresses comes in.
     erasing: Vec<Erasing>,
     seen: HashSet<u128, BuildHasherDefault<AlreadyHashed>>,
+    recipients_max: usize,
     open: BTreeMap<SiteName, Open>,
     open_bytes: usize,
     /// Batches that the next step stores.
@@ -78,6 +79,7 @@ impl Splitter {
             on_bad_row,
             erasing,
             seen: HashSet::default(),
+            recipients_max: RUN_RECIPIENTS_MAX,
             open: BTreeMap::new(),
             open_bytes: 0,
             ready: Vec::new(),
@@ -118,6 +120,12 @@ impl Splitter {
         match row.recipient {
             Ok(recipient) => {
                 let is_new = self.seen.insert(hash(&recipient.key));
+                if self.seen.len() > self.recipients_max {
+                    let message = format!("row {}: a run has at most {} recipients", row.number, self.recipients_max);
+                    let mend =
+                        "cancel the run, or let it end with those it has, and make several campaigns of the audience";
+                    return Err(ReadError::run("audience_too_many", message, mend));
+                }
                 match (before_position, is_new) {
                     (true, _) => {}
                     (false, true) => match self.without_erased(recipient) {

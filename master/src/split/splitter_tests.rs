@@ -241,3 +241,21 @@ fn who_is_being_erased_is_left_out_wherever_it_stands() {
     assert_eq!((stored.bad_rows, stored.repeated_rows, stored.samples), (2, 1, vec![14]));
     assert!(stored.complete);
 }
+
+#[test]
+fn a_run_has_a_limit_of_recipients_and_repeats_do_not_count() {
+    let mut splitter =
+        Splitter::resume(&Stored::default().lease(), Arc::default(), OnBadRow::Skip, Vec::new()).expect("readable");
+    splitter.recipients_max = 2;
+    let row = |number: u64, user: u64| {
+        let address: postrider_common::Address = format!("user{user}@x.example").parse().expect("an address");
+        Row { number, recipient: Ok(Recipient { key: address.normalised(), address, fields: Map::new() }) }
+    };
+    for (number, user) in (1..).zip([1, 2, 2, 1]) {
+        splitter.take(row(number, user)).expect("two people");
+    }
+    let error = splitter.take(row(5, 3)).expect_err("a third");
+    let ReadError::Run(error) = error else { panic!("{error:?}") };
+    assert_eq!(error.code, "audience_too_many");
+    assert!(error.message.contains("row 5: a run has at most 2 recipients"), "{}", error.message);
+}

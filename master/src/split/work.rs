@@ -9,7 +9,6 @@ use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
 use crate::fetch::pin::Holding;
-use postrider_common::limits::SPLIT_AHEAD_BATCHES_MAX;
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
 use postrider_common::seal::Header;
@@ -206,7 +205,7 @@ impl<'a> Work<'a> {
         };
         match record {
             Some(run) if run.cancelled || run.error.is_some() => Err(Halt::Ended(Ended::Dropped)),
-            Some(run) => Ok(run.batches.ready >= SPLIT_AHEAD_BATCHES_MAX),
+            Some(run) => Ok(run.batches.ready >= self.core.split_ahead_batches),
             None => Err(Halt::Ended(Ended::Dropped)),
         }
     }

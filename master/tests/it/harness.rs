@@ -2,6 +2,7 @@
 
 use postrider_common::clock::{Clock, SystemClock};
 use postrider_common::ids::to_hex;
+use postrider_common::limits::SPLIT_AHEAD_BATCHES;
 use postrider_common::site::SiteTable;
 use postrider_common::{lane, payload};
 use postrider_master::{LeaseSettings, MasterConfig, Retention, RunningMaster, start};
@@ -47,6 +48,7 @@ pub fn config(storage: &TempDir) -> MasterConfig {
         limits: Default::default(),
         audience_bytes_max: 64 * 1024 * 1024,
         sources: Default::default(),
+        split_ahead_batches: SPLIT_AHEAD_BATCHES,
         retention: Retention::default(),
     }
 }

@@ -1,7 +1,7 @@
 //! How audiences become batches: bad rows, limits, and masters that die while splitting.
 
 use crate::harness::{SOON, Worker, World, campaign, csv, inline, stored};
-use postrider_common::limits::{SPLIT_AHEAD_BATCHES_MAX, SPLIT_STEP_BATCHES_MAX};
+use postrider_common::limits::{SPLIT_AHEAD_BATCHES, SPLIT_STEP_BATCHES_MAX};
 use postrider_common::payload;
 use postrider_proto::v1;
 use std::collections::BTreeSet;
@@ -130,7 +130,7 @@ async fn an_audience_that_went_away_fails_the_run_until_it_is_back() {
     let world = World::new().await;
     let text = csv(ROWS);
     let run = world.run_csv("huge", &text).await;
-    world.until(&run, "ahead", |run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES_MAX).await;
+    world.until(&run, "ahead", |run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES).await;
     let next = world.again().await;
     world.master.stop().await;
     // The split that `next` has meanwhile, if it has, reads on from the file that it has open; its
@@ -164,17 +164,17 @@ async fn a_split_keeps_a_bounded_way_ahead_and_the_run_ends() {
     let world = World::new().await;
     let text = csv(ROWS);
     let run = world.run_csv("huge", &text).await;
-    let is_ahead = |run: &v1::Run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES_MAX;
+    let is_ahead = |run: &v1::Run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES;
     let shown = world.until(&run, "ahead", is_ahead).await;
     assert_eq!(shown.state(), v1::RunState::Splitting);
-    assert!(shown.batches.unwrap().ready < SPLIT_AHEAD_BATCHES_MAX + SPLIT_STEP_BATCHES_MAX as u64);
+    assert!(shown.batches.unwrap().ready < SPLIT_AHEAD_BATCHES + SPLIT_STEP_BATCHES_MAX as u64);
 
     // Small is not stuck behind big.
     let small = world.run_csv("small", &csv(3)).await;
     world.until(&small, "split", |run| run.split_complete).await;
     let shown = world.show(&run).await;
     assert!(!shown.split_complete, "the huge one waits for its workers");
-    assert!(shown.batches.unwrap().ready < SPLIT_AHEAD_BATCHES_MAX + SPLIT_STEP_BATCHES_MAX as u64);
+    assert!(shown.batches.unwrap().ready < SPLIT_AHEAD_BATCHES + SPLIT_STEP_BATCHES_MAX as u64);
 
     let mut worker = Worker::new(&world, "w");
     let delivered = worker.deliver_run(&world, &run).await;
@@ -200,7 +200,7 @@ async fn goes_on(orderly: bool) {
     let mut world = World::new().await;
     let run = world.run_csv("huge", &text).await;
     // Once while it is under way, once while it waits for workers.
-    for ready in [60, SPLIT_AHEAD_BATCHES_MAX] {
+    for ready in [60, SPLIT_AHEAD_BATCHES] {
         let shown = world.until(&run, "under way", |run| run.batches.unwrap().ready >= ready).await;
         assert!(!shown.split_complete);
         let next = world.again().await;
@@ -242,7 +242,7 @@ async fn two_masters_split_a_run_once() {
 async fn a_cancelled_split_stops() {
     let world = World::new().await;
     let run = world.run_csv("huge", &csv(ROWS)).await;
-    world.until(&run, "ahead", |run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES_MAX).await;
+    world.until(&run, "ahead", |run| run.batches.unwrap().ready >= SPLIT_AHEAD_BATCHES).await;
     world.admin().cancel_run(v1::CancelRunRequest { run_id: run.clone() }).await.unwrap();
     let shown = world.until(&run, "cancelled", |run| run.state() == v1::RunState::Cancelled).await;
     let counts = shown.recipients.unwrap();

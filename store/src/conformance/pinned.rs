@@ -97,11 +97,12 @@ pub async fn pin_audience_of_a_paused_run_waits_for_its_resume(fixture: &impl Fi
 }
 
 /// By a random holder of a split, now or before.
-pub(super) async fn random(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
+pub(super) async fn random(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, salt: u64) {
+    let mut random = fastrand::Rng::with_seed(salt);
     let store = fixture.store();
-    let at = driver.random.usize(0..driver.splits.len().max(1));
+    let at = random.usize(0..driver.splits.len().max(1));
     let Some(lease) = driver.splits.get(at).cloned() else { return };
-    let pin = pin(&lease, &[driver.random.u8(..)]);
+    let pin = pin(&lease, &[random.u8(..)]);
     let call = store.pin_audience(pin.clone());
     let apply = |m: &mut Model, now| m.pin_audience(now, pin.clone());
     let status = both!(fixture, *model, "pin_audience", call, apply, |a: &SplitStatus| *a);

@@ -290,7 +290,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..118);
+        let pick = driver.random.u8(0..116);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -310,6 +310,9 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         }
         if step % 8 == 0 {
             share(fixture, &mut model, &mut driver).await;
+        }
+        if step % 16 == 9 {
+            pinned::random(fixture, &mut model, &mut driver, salt).await;
         }
         if step % 4 == 0 {
             random_fire::step(fixture, &mut model, &mut driver).await;
@@ -468,7 +471,6 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         }
         110..113 => random_reconcile::reconcile(fixture, model, driver).await,
         113..116 => random_erasure::erase(fixture, model, driver).await,
-        116..118 => pinned::random(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }

@@ -1,0 +1,208 @@
+//! What went wrong at a database, as an error of the run: what it is, whether it may pass, and what to do.
+//!
+//! A server's message is told where it speaks of the query (names of tables and columns, syntax), and not where it may
+//! quote a row: what a recipient is called is in no error.
+
+use super::super::FetchError;
+use crate::audience::shorten;
+use postrider_common::duration;
+use std::time::Duration;
+
+/// Characters of a server's message.
+const MESSAGE_CHARS_MAX: usize = 500;
+
+/// When it happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    Connecting,
+    Reading,
+}
+
+/// What a server said: its code, and the SQLSTATE if it has one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Said<'a> {
+    pub code: Option<u32>,
+    pub state: &'a str,
+    pub message: &'a str,
+}
+
+pub(super) fn ended(why: &str) -> FetchError {
+    FetchError::passing("source_lost", format!("reading the database ended early: {}", shorten(why)), RESUME)
+}
+
+pub(super) fn timeout(timeout: Duration) -> FetchError {
+    let message = format!("the query and its rows took more than {} (audience.sql.timeout)", duration::print(timeout));
+    let mend = "make the query quicker, or raise audience.sql.timeout, apply the campaign and run it again";
+    FetchError::lasting("source_timeout", message, mend)
+}
+
+const RESUME: &str = "see that the database can be reached from every master, then resume the run";
+
+pub(super) fn of(error: &sqlx::Error, when: When, limit: Duration) -> FetchError {
+    match error {
+        sqlx::Error::Database(said) => {
+            let number =
+                said.try_downcast_ref::<sqlx::mysql::MySqlDatabaseError>().map(|error| u32::from(error.number()));
+            let state = said.code().unwrap_or_default();
+            // SQLite numbers its errors and has no SQLSTATE.
+            let is_sqlite = said.try_downcast_ref::<sqlx::sqlite::SqliteError>().is_some();
+            let said = Said { code: number, state: if is_sqlite { "" } else { &state }, message: said.message() };
+            if is_sqlite { sqlite(&said, &state, limit) } else { server(&said, when, limit) }
+        }
+        sqlx::Error::Io(error) => match when {
+            When::Connecting => unreachable(&error.to_string()),
+            When::Reading => lost(&error.to_string()),
+        },
+        sqlx::Error::Tls(error) => unreachable(&format!("TLS: {error}")),
+        other => match when {
+            When::Connecting => unreachable(&other.to_string()),
+            When::Reading => lost(&other.to_string()),
+        },
+    }
+}
+
+pub(super) fn unreachable(why: &str) -> FetchError {
+    FetchError::passing("source_unreachable", format!("the database cannot be reached: {}", clean(why)), RESUME)
+}
+
+fn lost(why: &str) -> FetchError {
+    FetchError::passing("source_lost", format!("the connection to the database ended early: {}", clean(why)), RESUME)
+}
+
+fn clean(text: &str) -> String {
+    text.chars().take(MESSAGE_CHARS_MAX).map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// Of Postgres, MySQL and MariaDB.
+fn server(said: &Said<'_>, when: When, limit: Duration) -> FetchError {
+    let class = said.state.get(..2).unwrap_or_default();
+    let message = clean(said.message);
+    match (said.state, said.code, class) {
+        // query_canceled; MySQL's and MariaDB's limits of a statement.
+        ("57014", ..) | (_, Some(3024 | 1969), _) => timeout(limit),
+        (_, Some(1044 | 1045 | 1698 | 1049), _) | ("3D000", ..) | (.., "28") => {
+            let mend = "mend user, password or database in the URL that audience.sql.url names, then resume the run";
+            FetchError::lasting("source_refused", format!("the database does not let us in: {message}"), mend)
+        }
+        // Too many connections, starting up or shutting down, a conflict with recovery of a replica, connections.
+        (_, Some(1040 | 1053 | 1152..=1161 | 1203 | 1205 | 1213 | 1226), _) | (.., "53" | "57" | "08" | "40") => {
+            match when {
+                When::Connecting => unreachable(&message),
+                When::Reading => lost(&message),
+            }
+        }
+        _ => {
+            let mend = "mend audience.sql.query, or what the user may read, then apply the campaign and run it again";
+            let code = said.code.map_or(String::new(), |code| format!("{code}, "));
+            let message = match tells_of_the_query(said) {
+                true => format!("the query fails: {message} ({code}SQLSTATE {})", clean(said.state)),
+                false => format!("the query fails over a value ({code}SQLSTATE {})", clean(said.state)),
+            };
+            FetchError::lasting("source_query", message, mend)
+        }
+    }
+}
+
+/// Syntax, names and rights (42), what the server cannot do (0A, 54, 55), writing in a transaction that reads (25).
+fn tells_of_the_query(said: &Said<'_>) -> bool {
+    let classes = ["42", "0A", "25", "26", "34", "3F", "54", "55"];
+    classes.iter().any(|class| said.state.starts_with(class)) || matches!(said.code, Some(1290 | 1792 | 1295))
+}
+
+fn sqlite(said: &Said<'_>, code: &str, limit: Duration) -> FetchError {
+    let message = clean(said.message);
+    let primary = code.parse::<u32>().map_or(0, |code| code & 0xff);
+    let resume = "see that the file is a database that the master may read, then resume the run";
+    match primary {
+        // SQLITE_BUSY, SQLITE_LOCKED.
+        5 | 6 => FetchError::passing("source_lost", format!("the database is in use: {message}"), RESUME),
+        // SQLITE_INTERRUPT: by our own limit.
+        9 => timeout(limit),
+        // SQLITE_PERM, SQLITE_IOERR, SQLITE_CORRUPT, SQLITE_CANTOPEN, SQLITE_NOTADB.
+        3 | 10 | 11 | 14 | 26 => {
+            FetchError::lasting("source_unreachable", format!("the database cannot be read: {message}"), resume)
+        }
+        _ => {
+            let mend = "mend audience.sql.query, then apply the campaign and run it again";
+            FetchError::lasting("source_query", format!("the query fails: {message} (code {code})"), mend)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_becomes_an_error_that_says_what_to_do() {
+        let limit = Duration::from_mins(30);
+        let rows = [
+            (None, "42703", "column \"emial\" does not exist", When::Reading, "source_query", false, true),
+            (
+                None,
+                "22P02",
+                "invalid input syntax for type integer: \"ada@example.com\"",
+                When::Reading,
+                "source_query",
+                false,
+                false,
+            ),
+            (Some(1366), "22007", "Incorrect value: 'ada@example.com'", When::Reading, "source_query", false, false),
+            (Some(1054), "42S22", "Unknown column 'emial'", When::Reading, "source_query", false, true),
+            (
+                None,
+                "25006",
+                "cannot execute DELETE in a read-only transaction",
+                When::Reading,
+                "source_query",
+                false,
+                true,
+            ),
+            (
+                None,
+                "57014",
+                "canceling statement due to statement timeout",
+                When::Reading,
+                "source_timeout",
+                false,
+                false,
+            ),
+            (Some(1969), "70100", "Query execution was interrupted", When::Reading, "source_timeout", false, false),
+            (None, "57P01", "terminating connection", When::Reading, "source_lost", true, true),
+            (None, "57P03", "the database system is starting up", When::Connecting, "source_unreachable", true, true),
+            (None, "53300", "too many clients already", When::Connecting, "source_unreachable", true, true),
+            (
+                None,
+                "28P01",
+                "password authentication failed for user \"x\"",
+                When::Connecting,
+                "source_refused",
+                false,
+                true,
+            ),
+            (
+                Some(1045),
+                "28000",
+                "Access denied for user 'x'@'localhost'",
+                When::Connecting,
+                "source_refused",
+                false,
+                true,
+            ),
+            (Some(1049), "42000", "Unknown database 'x'", When::Connecting, "source_refused", false, true),
+            (Some(1040), "08004", "Too many connections", When::Connecting, "source_unreachable", true, true),
+        ];
+        for (code, state, message, when, expected, passes, told) in rows {
+            let found = server(&Said { code, state, message }, when, limit);
+            assert_eq!((found.error.code.as_str(), found.passes), (expected, passes), "{message}");
+            assert_eq!(found.error.message.contains(message), told, "{found:?}");
+            assert!(!found.error.message.contains("ada@"), "{found:?}");
+            assert!(!found.error.mend.is_empty());
+        }
+        assert!(timeout(limit).error.message.contains("30m"));
+        let busy = Said { code: None, state: "", message: "database is locked" };
+        assert!(sqlite(&busy, "261", limit).passes);
+        assert_eq!(sqlite(&busy, "9", limit).error.code, "source_timeout");
+        assert_eq!(sqlite(&busy, "1", limit).error.code, "source_query");
+    }
+}

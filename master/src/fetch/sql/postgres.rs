@@ -1,0 +1,78 @@
+//! Postgres: the query in a repeatable read transaction that may only read. The server writes the values as text, which is
+//! exact for every type it has; rows come as the server sends them, so neither side holds the whole result (but for what a
+//! sort or a hash needs at the server).
+
+use super::super::{FetchError, Pieces};
+use super::fault::{self, When};
+use super::line::{Column as Member, Kind, Line};
+use super::{CONNECT_TIMEOUT, Query, unreadable_column};
+use futures::TryStreamExt as _;
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{
+    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlSafeStr as _,
+};
+use sqlx::{Statement as _, TypeInfo as _};
+
+pub(super) async fn fetch(
+    options: &PgConnectOptions,
+    query: &Query<'_>,
+    pieces: &mut Pieces,
+) -> Result<(), FetchError> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+    let connected = connected.map_err(|_| fault::unreachable("it does not answer"))?;
+    let mut connection = connected.map_err(|error| fault::of(&error, When::Connecting, query.timeout))?;
+    read(&mut connection, query, pieces).await?;
+    // All is read: how the connection ends does not matter.
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
+    Ok(())
+}
+
+async fn read(connection: &mut PgConnection, query: &Query<'_>, pieces: &mut Pieces) -> Result<(), FetchError> {
+    let fault = |error: sqlx::Error| fault::of(&error, When::Reading, query.timeout);
+    let begin = format!(
+        "BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY; SET LOCAL statement_timeout = {}; \
+         SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = 'ISO, YMD'; SET LOCAL intervalstyle = 'iso_8601'",
+        query.timeout.as_millis()
+    );
+    // Nothing of a campaign is in it.
+    connection.execute(sqlx::raw_sql(AssertSqlSafe(begin))).await.map_err(fault)?;
+    // What a campaign says is run as it is: as one statement (the extended protocol takes no other), in a transaction that
+    // may only read, by a user who should have no right but that.
+    let statement = connection.prepare(AssertSqlSafe(query.text).into_sql_str()).await.map_err(fault)?;
+    let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
+    query.check(&names)?;
+    let (mut members, mut selected) = (Vec::new(), Vec::new());
+    for (at, column) in statement.columns().iter().enumerate() {
+        let (kind, written) = written(column.type_info().name());
+        let written = written.ok_or_else(|| unreadable_column(column.name(), "bytes"))?;
+        members.push(Member::new(column.name(), kind));
+        selected.push(written.replace('#', &format!("q.c{at}")));
+    }
+    let given: Vec<String> = (0..members.len()).map(|at| format!("c{at}")).collect();
+    // A line of its own: the query may end with a comment.
+    let wrapped = format!("SELECT {} FROM (\n{}\n) AS q({})", selected.join(", "), query.text, given.join(", "));
+    let wrapped = sqlx::query(AssertSqlSafe(wrapped)).persistent(false);
+    let mut rows = connection.fetch(wrapped);
+    let mut line = Line::default();
+    while let Some(row) = rows.try_next().await.map_err(fault)? {
+        line.begin();
+        for (at, member) in members.iter().enumerate() {
+            line.member(member, row.try_get_unchecked::<Option<&str>, _>(at).map_err(fault)?);
+        }
+        pieces.line(line.end()).await?;
+    }
+    Ok(())
+}
+
+/// How values of a type are written, and what makes the server write them so (`#`: the column). None: it cannot be.
+fn written(kind: &str) -> (Kind, Option<&'static str>) {
+    match kind.to_ascii_uppercase().as_str() {
+        "BYTEA" | "BYTEA[]" => (Kind::Text, None),
+        "BOOL" | "INT2" | "INT4" | "INT8" | "OID" => (Kind::Json, Some("#::text")),
+        // Exact: 12.10 stays 12.10.
+        "NUMERIC" | "MONEY" => (Kind::Text, Some("#::text")),
+        "TEXT" | "VARCHAR" | "CHAR" | "NAME" | "UUID" => (Kind::Text, Some("#::text")),
+        // Dates by ISO 8601, floats that are none as texts, JSON as it is, lists and records as theirs, all else as text.
+        _ => (Kind::Json, Some("to_json(#)::text")),
+    }
+}
