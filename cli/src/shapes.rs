@@ -269,8 +269,14 @@ pub struct Audience {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Elsewhere {
-    Sql { url: String, query: String, timeout_ms: u64 },
+    Sql {
+        url: String,
+        query: String,
+        timeout_ms: u64,
+    },
     File(String),
+    /// The URL of the first page.
+    Http(String),
 }
 
 impl Campaign {
@@ -304,7 +310,8 @@ impl Campaign {
                 source: a
                     .sql
                     .map(|sql| Elsewhere::Sql { url: sql.url, query: sql.query, timeout_ms: sql.timeout_ms })
-                    .or(a.file.map(|file| Elsewhere::File(file.path))),
+                    .or(a.file.map(|file| Elsewhere::File(file.path)))
+                    .or(a.http.map(|http| Elsewhere::Http(http.url))),
                 address: a.address_field,
                 key: some(a.key_field),
                 encoding: some(a.encoding),

@@ -187,6 +187,7 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
             (Some(id), _) => format!("upload {}", &id[..id.len().min(12)]),
             (None, Some(Elsewhere::Sql { url, .. })) => format!("a query of {}", output::clean(&url)),
             (None, Some(Elsewhere::File(path))) => format!("the file {} of the master", output::clean(&path)),
+            (None, Some(Elsewhere::Http(url))) => format!("pages of {}", output::clean(&url)),
             (None, None) => "inline rows".to_owned(),
         };
         let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();

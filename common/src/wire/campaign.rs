@@ -2,11 +2,11 @@
 
 use super::{InvalidField, at};
 use crate::campaign::{
-    Audience, AudienceFormat, Campaign, DatabaseAt, InvalidDatabaseAt, OnBadRow, OnUnknown, Schedule, Source,
-    SqlSource, TextForm,
+    Audience, AudienceFormat, Campaign, DatabaseAt, HttpSource, InvalidDatabaseAt, OnBadRow, OnUnknown, Schedule,
+    Source, SqlSource, TextForm,
 };
 use crate::ids::LaneName;
-use crate::limits::{INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
+use crate::limits::{HTTP_TIMEOUT_MS, INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
 use crate::message::{DataUrl, MessageSpec, OnMissingData};
 use postrider_proto::v1;
 
@@ -77,9 +77,10 @@ impl TryFrom<v1::AudienceSource> for Audience {
         if wire.address_field.is_empty() {
             return Err(InvalidField::new("audience.address", "it is missing: name the column that holds the address"));
         }
-        let sources = [!wire.audience_id.is_empty(), !wire.inline.is_empty(), wire.sql.is_some(), wire.file.is_some()];
+        let elsewhere = [wire.sql.is_some(), wire.file.is_some(), wire.http.is_some()];
+        let sources = [&[!wire.audience_id.is_empty(), !wire.inline.is_empty()][..], &elsewhere].concat();
         if sources.iter().filter(|given| **given).count() > 1 {
-            let why = "it has several sources: give one of audience_id, inline, sql and file";
+            let why = "it has several sources: give one of audience_id, inline, sql, file and http";
             return Err(InvalidField::new("audience", why));
         }
         let file_format = || match format {
@@ -92,6 +93,9 @@ impl TryFrom<v1::AudienceSource> for Audience {
             let database = database.map_err(|why| InvalidField::new("audience.sql.url", why.to_string()))?;
             let timeout_ms = if sql.timeout_ms == 0 { SQL_TIMEOUT_MS } else { sql.timeout_ms };
             Source::Sql(SqlSource { database, query: sql.query, timeout_ms })
+        } else if let Some(http) = wire.http {
+            let timeout_ms = if http.timeout_ms == 0 { HTTP_TIMEOUT_MS } else { http.timeout_ms };
+            Source::Http(HttpSource { url: http.url, headers: http.headers, timeout_ms })
         } else if let Some(file) = wire.file {
             Source::File { path: file.path, format: file_format()? }
         } else if wire.audience_id.is_empty() {
@@ -140,6 +144,9 @@ impl From<Audience> for v1::AudienceSource {
             Source::Sql(SqlSource { database, query, timeout_ms }) => {
                 let sql = v1::SqlSource { url: database.to_string(), query, timeout_ms };
                 Self { sql: Some(sql), ..Self::default() }
+            }
+            Source::Http(HttpSource { url, headers, timeout_ms }) => {
+                Self { http: Some(v1::HttpSource { url, headers, timeout_ms }), ..Self::default() }
             }
             Source::File { path, format } => {
                 Self { file: Some(v1::FileSource { path }), format: wire_format(format), ..Self::default() }

@@ -2,8 +2,9 @@
 //! calls it, at each call.
 
 use super::Invalid;
+use postrider_common::campaign::{HttpSource, TextForm};
 use postrider_common::duration;
-use postrider_common::limits::{CALL_HEADERS_MAX, DATA_TIMEOUT_MS_MAX, DATA_TIMEOUT_MS_MIN};
+use postrider_common::limits::{CALL_HEADERS_MAX, DATA_TIMEOUT_MS_MAX, DATA_TIMEOUT_MS_MIN, HTTP_TIMEOUT_MS_MAX};
 use postrider_common::message::DataUrl;
 use postrider_outgoing::{InvalidTarget, Secret, SecretText, Target};
 use std::collections::BTreeMap;
@@ -36,6 +37,19 @@ pub fn data_url(data: &DataUrl) -> Result<(), Invalid> {
         data.secret.parse::<Secret>().map_err(invalid)?;
     }
     headers("data_url.headers", &data.headers)
+}
+
+/// `audience.http`.
+pub fn http(source: &HttpSource, text: &TextForm) -> Result<(), Invalid> {
+    url("audience.http", &source.url)?;
+    if !(1_000..=HTTP_TIMEOUT_MS_MAX).contains(&source.timeout_ms) {
+        return Err(Invalid::field("audience.http.timeout", "it must be from 1s to 1h"));
+    }
+    if *text != TextForm::default() {
+        let why = "pages are NDJSON in UTF-8: leave audience.encoding and audience.delimiter out";
+        return Err(Invalid::field("audience.http", why));
+    }
+    headers("audience.http.headers", &source.headers)
 }
 
 pub fn url(field: &str, url: &str) -> Result<(), Invalid> {

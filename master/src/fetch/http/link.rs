@@ -36,7 +36,9 @@ fn end_of_parameters(text: &str) -> usize {
 fn is_next(parameters: &str) -> bool {
     let mut pairs = parameters.split(';').filter_map(|pair| pair.split_once('='));
     let rel = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("rel"));
-    rel.is_some_and(|(_, value)| value.trim().trim_matches('"').split_whitespace().any(|word| word.eq_ignore_ascii_case("next")))
+    rel.is_some_and(|(_, value)| {
+        value.trim().trim_matches('"').split_whitespace().any(|word| word.eq_ignore_ascii_case("next"))
+    })
 }
 
 #[cfg(test)]

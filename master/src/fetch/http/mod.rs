@@ -15,7 +15,7 @@ use page::{Broken, Page, Part};
 use postrider_common::Clock;
 use postrider_common::campaign::HttpSource;
 use postrider_common::limits::HTTP_PAGES_MAX;
-use postrider_outgoing::{Failure, Outgoing, Request, Response, SecretText, Target};
+use postrider_outgoing::{Failure, Outgoing, Request, Response, SecretText, Settings, Target};
 use sha2::{Digest, Sha256};
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -42,12 +42,14 @@ pub(super) struct HttpFetcher {
 }
 
 impl HttpFetcher {
-    pub fn new(outgoing: &Outgoing, clock: Arc<dyn Clock>, source: &HttpSource) -> Result<Self, FetchError> {
-        let mend = "mend it, apply the campaign and run it again; or mend [outgoing] of every master and resume the run";
+    pub fn new(settings: &Settings, clock: Arc<dyn Clock>, source: &HttpSource) -> Result<Self, FetchError> {
+        let mend =
+            "mend it, apply the campaign and run it again; or mend [outgoing] of every master and resume the run";
         let wrong = |why: String| FetchError::lasting("source_settings", format!("audience.http: {why}"), mend);
         let first = source.url.parse().map_err(|error: postrider_outgoing::InvalidTarget| wrong(error.to_string()))?;
-        let headers = revealed(&source.headers, outgoing.settings()).map_err(wrong)?;
-        let (outgoing, timeout) = (outgoing.clone(), Duration::from_millis(source.timeout_ms));
+        let headers = revealed(&source.headers, settings).map_err(wrong)?;
+        let outgoing = Outgoing::new(settings).map_err(|failure| wrong(failure.to_string()))?;
+        let timeout = Duration::from_millis(source.timeout_ms);
         Ok(Self { outgoing, clock, first, headers, timeout })
     }
 
@@ -132,7 +134,11 @@ impl HttpFetcher {
             tokio::time::sleep(PAUSE * 2_u32.pow(tries - 1)).await;
         }
         let message = format!("{}: whether it changed meanwhile could not be seen", self.first.shown());
-        Err(FetchError::passing("source_unreachable", message, "see that it answers If-None-Match, then resume the run"))
+        Err(FetchError::passing(
+            "source_unreachable",
+            message,
+            "see that it answers If-None-Match, then resume the run",
+        ))
     }
 
     fn repeats(target: &Target, number: u64, why: &str) -> FetchError {
@@ -186,7 +192,8 @@ impl Fetcher for HttpFetcher {
 impl HttpFetcher {
     fn next(&self, target: &Target, number: u64, reference: &str) -> Result<Target, FetchError> {
         let wrong = |why: String| {
-            let message = format!("page {number} of {}: its Link with rel=\"next\" is not followed: {why}", target.shown());
+            let message =
+                format!("page {number} of {}: its Link with rel=\"next\" is not followed: {why}", target.shown());
             FetchError::lasting("source_link", message, "mend the feed, then resume the run")
         };
         let next = target.join(reference).map_err(|error| wrong(error.to_string()))?;

@@ -217,7 +217,9 @@ mod tests {
 
     #[test]
     fn what_is_not_ndjson_is_told_by_its_first_row() {
-        for (text, what) in [("[{}]\n", "a JSON list"), ("\n <html>\n", "HTML or XML"), ("email,name\n", "no JSON object")] {
+        for (text, what) in
+            [("[{}]\n", "a JSON list"), ("\n <html>\n", "HTML or XML"), ("email,name\n", "no JSON object")]
+        {
             let Err(Broken::Lasting(error)) = page().take(text.as_bytes()) else { panic!("{text} is taken") };
             assert!(error.error.message.contains(what), "{}", error.error.message);
         }
