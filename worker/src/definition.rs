@@ -71,7 +71,8 @@ impl Batch {
         let recipient = recipient.ok_or((OutcomeKind::Rejected, "the batch has no such recipient".to_owned()))?;
         let origin = match &self.definition.origin {
             None => return Ok(Cow::Borrowed(recipient)),
-            Some(Err(why)) => return Err((OutcomeKind::Rejected, why.clone())),
+            // Such a lease is handed back before anybody of it is asked for.
+            Some(Err(why)) => return Err((OutcomeKind::NotWritten, why.clone())),
             Some(Ok(origin)) => origin,
         };
         // The engine asks for nobody before; without, nothing is sent.
@@ -173,6 +174,10 @@ fn unpack(lease: &Lease, known: &mut Definitions) -> Option<Batch> {
         tracing::error!(batch = %lease.batch, definition = %lease.definition, "lease came without its definition");
         return None;
     };
+    if let Some(Err(why)) = &definition.origin {
+        tracing::error!(batch = %lease.batch, error = why, "merge fields cannot be fetched by this worker");
+        return None;
+    }
     let recipients = match payload::decode(&lease.payload) {
         Ok(recipients) => recipients,
         Err(error) => {

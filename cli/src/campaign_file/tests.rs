@@ -3,7 +3,7 @@
 use super::*;
 use crate::failure::Exit;
 use postrider_common::campaign::{
-    Audience, AudienceFormat, CatchUp, OnGap, OnOverlap, Overlap, Schedule, Source, When,
+    Audience, AudienceFormat, CatchUp, HttpSource, OnGap, OnOverlap, Overlap, Schedule, Source, SqlSource, When,
 };
 
 const GOOD: &str = r#"
@@ -175,7 +175,7 @@ fn wrong_files_say_what_to_write() {
             "audience.encoding says nothing of a query",
         ),
         ("csv = \"recipients.csv\"", "file = \"people.txt\"", "audience.file: its name must end in .csv"),
-        ("csv = \"recipients.csv\"", "http = \"http://x\"", "audience.http comes later"),
+        ("csv = \"recipients.csv\"", "http = \"ftp://x\"", "audience.http: ftp:// is refused"),
         (
             "csv = \"recipients.csv\"",
             "csv = \"recipients.csv\"\nndjson = \"a\"",
@@ -233,6 +233,13 @@ fn a_source_that_a_master_reads_is_not_looked_at_here() {
     let audience = with("file = \"daily/people.ndjson.gz\"\nencoding = \"utf-8\"");
     let file = Source::File { path: "daily/people.ndjson.gz".into(), format: AudienceFormat::Ndjson };
     assert_eq!((audience.source, audience.key_field), (file, None));
+    let http = |timeout_ms, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Source::Http(HttpSource { url: "http://crm.example/people".into(), headers, timeout_ms })
+    };
+    assert_eq!(with("http = \"http://crm.example/people\"").source, http(300_000, &[]));
+    let whole = "http = { url = \"http://crm.example/people\", timeout = \"9s\", headers = { X-Of = \"env:A\" } }";
+    assert_eq!(with(whole).source, http(9_000, &[("X-Of", "env:A")]));
 }
 
 #[test]

@@ -169,14 +169,14 @@ impl Fetcher for HttpFetcher {
                 return Err(Self::repeats(&target, number, "is the same as the one before, under another cursor"));
             }
             before = Some(contents);
-            let Some(next) = page.next else { break };
+            let Some((base, next)) = page.next else { break };
             if empty == EMPTY_MAX {
                 return Err(Self::repeats(&target, number, "is one of a hundred in a row without a row"));
             }
             if number == HTTP_PAGES_MAX {
                 return Err(Self::repeats(&target, number, "has another one after it, which is over http_pages_max"));
             }
-            target = self.next(&target, number, &next)?;
+            target = self.next(&base, number, &next)?;
         }
         match etag.filter(|_| number > 1) {
             Some(etag) if !self.is_unchanged(&etag).await? => {

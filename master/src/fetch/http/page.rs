@@ -3,7 +3,7 @@
 use super::link;
 use crate::fetch::FetchError;
 use postrider_common::limits::RECIPIENT_BYTES_MAX;
-use postrider_outgoing::Response;
+use postrider_outgoing::{Response, Target};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
 
@@ -27,8 +27,8 @@ pub(super) struct Page {
     pub number: u64,
     pub rows: u64,
     pub etag: Option<String>,
-    /// Where the next one is.
-    pub next: Option<String>,
+    /// Where the next one is, and what that is relative to.
+    pub next: Option<(Target, String)>,
     /// Of all that was handed over, and how much that was.
     handed: Sha256,
     handed_bytes: u64,
@@ -60,11 +60,12 @@ impl Page {
         if self.is_begun && etag != self.etag {
             return Err(self.changed());
         }
-        self.start(etag, link::next(answer.headers("link")).map(str::to_owned));
+        let next = link::next(answer.headers("link"));
+        self.start(etag, next.map(|reference| (answer.target().clone(), reference.to_owned())));
         Ok(())
     }
 
-    fn start(&mut self, etag: Option<String>, next: Option<String>) {
+    fn start(&mut self, etag: Option<String>, next: Option<(Target, String)>) {
         (self.etag, self.next, self.is_begun) = (etag, next, true);
         self.line.clear();
         self.repeated = (self.handed_bytes > 0).then(|| (Sha256::new(), 0));
