@@ -4,7 +4,8 @@
 //! `seal` what encryption at rest costs a master;
 //! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server;
 //! `claim` whether a claim stays cheap whatever is queued, `compare` what one job per recipient would cost,
-//! `share` how much of a core Redis takes at a given pace, `restart` how long it is away after its death.
+//! `share` how much of a core Redis takes at a given pace, `restart` how long it is away after its death,
+//! `split` how fast an audience becomes batches, and what is held of it.
 //! The program measured is `POSTRIDER_BIN`, which `scripts/bench` sets to a release build.
 
 mod calls;
@@ -17,6 +18,7 @@ mod restart;
 mod seal;
 mod server;
 mod share;
+mod split;
 mod throughput;
 mod transitions;
 
@@ -95,6 +97,11 @@ enum What {
         #[arg(long, default_value_t = 4)]
         workers: u8,
     },
+    /// Rows a second from an uploaded CSV to batches in Redis, beside parsing the file alone; what a master and Redis hold.
+    Split {
+        #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
+        rows: Vec<usize>,
+    },
     /// Time from the start of a killed server to its first answer and to the first claim.
     Restart {
         #[arg(long, default_value_t = 1_000_000)]
@@ -115,6 +122,7 @@ fn main() {
             compare::measure(recipients, jobs, callers, batches_per_call);
         }
         What::Share { rate, seconds, workers } => share::measure(rate, seconds, workers),
+        What::Split { rows } => split::measure(&rows),
         What::Restart { recipients } => restart::measure(recipients),
     }
 }

@@ -3,6 +3,9 @@
 
 use postrider_common::message::Recipient;
 use postrider_tests::Audience;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::path::Path;
 
 const FIRST: [&str; 16] = [
     "Ada", "Boris", "Chiara", "David", "Elif", "Fatima", "George", "Hana", "Ivan", "José", "Kenji", "Łucja", "Mina",
@@ -71,6 +74,18 @@ pub fn audience(count: usize, seed: u64) -> Audience {
         audience.add_row(&address, &format!("{name},{offer},{coupon},{token}"));
     }
     audience
+}
+
+/// The same people as a file, whatever their number.
+pub fn write_csv(path: &Path, count: usize, seed: u64) {
+    let mut file = BufWriter::new(File::create(path).expect("a file"));
+    writeln!(file, "email,name,offer,coupon,token").expect("written");
+    let mut random = Random(seed);
+    for index in 0..count {
+        let Person { address, name, offer, coupon, token } = person(&mut random, index);
+        writeln!(file, "{address},{name},{offer},{coupon},{token}").expect("written");
+    }
+    file.flush().expect("written");
 }
 
 /// The same people as a splitter would hand them to the store.

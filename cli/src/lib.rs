@@ -1,6 +1,7 @@
 //! The `postrider` binary as a library: configuration, commands, and the processes it can be.
 
 pub mod args;
+pub mod campaign_diff;
 pub mod campaign_file;
 pub mod client;
 pub mod commands;

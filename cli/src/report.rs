@@ -11,7 +11,11 @@ pub fn report(run: &Run, now_ms: i64) -> String {
     let mut row = |name: &str, value: String| {
         let _ = writeln!(text, "{name:<12} {value}");
     };
-    let campaign = if run.campaign.is_empty() { "single message" } else { run.campaign.as_str() };
+    let campaign = match (run.campaign.as_str(), run.campaign_version) {
+        ("", _) => "single message".to_owned(),
+        (name, None) => name.to_owned(),
+        (name, Some(version)) => format!("{name} version {version}"),
+    };
     row("run", format!("{} ({campaign}, lane {})", run.run, run.lane));
     row("state", state(run));
     if let Some(error) = &run.error {

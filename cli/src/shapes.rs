@@ -50,6 +50,8 @@ pub struct Run {
     pub leases_expired: u64,
     pub leases_taken_over: u64,
     pub generation: u64,
+    /// Of the campaign, as it was when the run began; null for a single message without one.
+    pub campaign_version: Option<u64>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -131,6 +133,7 @@ impl Run {
             leases_expired: wire.leases_expired,
             leases_taken_over: wire.leases_taken_over,
             generation: wire.generation,
+            campaign_version: Some(wire.campaign_version).filter(|version| *version > 0),
             kind,
             started_at_ms: wire.started_at_ms,
             finished_at_ms: wire.finished_at_ms,

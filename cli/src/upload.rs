@@ -53,6 +53,11 @@ pub async fn upload(client: &mut Client, file: &AudienceFile, bytes_max: u64) ->
     Ok(file.stored(sha256))
 }
 
+/// The audience as it would be named once it is uploaded.
+pub async fn named_without_upload(file: &AudienceFile) -> Result<Audience> {
+    Ok(file.stored(hash(&file.path).await?))
+}
+
 fn unreadable(path: &Path, error: &std::io::Error) -> Failure {
     Failure::usage(format!("audience {}: {error}", path.display()))
 }

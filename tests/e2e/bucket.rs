@@ -17,7 +17,7 @@ const DRAINED_BOUND: Duration = Duration::from_secs(90);
 /// A key file as an operator makes one.
 fn key_file(folder: &Path) -> String {
     let line =
-        Command::new(binary::with_s3()).args(["config", "keygen", "2026-11"]).output().expect("it can be started");
+        Command::new(binary::complete()).args(["config", "keygen", "2026-11"]).output().expect("it can be started");
     assert!(line.status.success(), "{line:?}");
     let path = folder.join("keys");
     fs::write(&path, line.stdout).expect("the key file can be written");
@@ -38,7 +38,7 @@ fn a_bucket_holds_what_was_settled_whatever_dies() {
         sink_latency_ms: 60,
         storage: Some(bucket.url()),
         environment: bucket.environment(),
-        program: Some(binary::with_s3()),
+        program: Some(binary::complete()),
         extra: key_file(keys.path()),
         ..Settings::default()
     });

@@ -98,6 +98,7 @@ impl World {
             id: id.clone(),
             fingerprint: fingerprint(&[name.as_bytes()]),
             campaign: "",
+            campaign_version: 0,
             lane: found,
             on_unknown,
             on_bad_row: OnBadRow::Skip,

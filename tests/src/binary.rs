@@ -6,8 +6,8 @@ use std::sync::OnceLock;
 
 /// The binary under test, given by `scripts/test`; without it the debug build is brought up to date once.
 pub const BIN: &str = "POSTRIDER_BIN";
-/// A binary built with `--features s3`, for a storage that is a bucket.
-pub const BIN_S3: &str = "POSTRIDER_BIN_S3";
+/// A binary built with `--features s3,sql`, for a storage that is a bucket and audiences from databases.
+pub const BIN_COMPLETE: &str = "POSTRIDER_BIN_COMPLETE";
 /// A binary built with `--features sabotage`, for the runs that must go red.
 pub const BIN_SABOTAGED: &str = "POSTRIDER_BIN_SABOTAGED";
 /// Which fault a sabotaged binary shows: `ignore_fences` or `skip_intents`.
@@ -26,10 +26,11 @@ pub fn sabotaged() -> PathBuf {
     })
 }
 
-pub fn with_s3() -> PathBuf {
+pub fn complete() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    from_env(BIN_S3)
-        .unwrap_or_else(|| BUILT.get_or_init(|| build(&["--features", "s3", "--target-dir", &apart("s3")])).clone())
+    from_env(BIN_COMPLETE).unwrap_or_else(|| {
+        BUILT.get_or_init(|| build(&["--features", "s3,sql", "--target-dir", &apart("complete")])).clone()
+    })
 }
 
 fn from_env(name: &str) -> Option<PathBuf> {

@@ -354,6 +354,15 @@ impl Fleet {
         self.note_fleet_fault(Role::Redis, "primary", in_intent, false);
     }
 
+    /// The most memory that a running master had, of the system's own count.
+    pub fn master_peak_bytes(&self, index: usize) -> u64 {
+        let process = self.masters[index].process.as_ref().expect("the master runs");
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", process.pid())).expect("a process has a status");
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+        peak.trim().trim_end_matches(" kB").parse::<u64>().expect("a number of kB") * 1024
+    }
+
     pub fn kill_master(&mut self, index: usize) {
         if let Some(mut process) = self.masters[index].process.take() {
             process.kill();

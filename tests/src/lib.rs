@@ -13,6 +13,7 @@ pub mod audience;
 pub mod binary;
 pub mod bucket;
 pub mod client;
+pub mod databases;
 pub mod endpoint;
 pub mod faults;
 pub mod fleet;

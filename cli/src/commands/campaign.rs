@@ -1,5 +1,6 @@
 //! `campaign …`: definitions, and starting runs of them.
 
+use crate::campaign_diff;
 use crate::campaign_file::{self, AudienceFile};
 use crate::client::{self, Client};
 use crate::context::Context;
@@ -7,11 +8,11 @@ use crate::failure::{Failure, Result};
 use crate::follow;
 use crate::output;
 use crate::shapes::{Applied, Campaign, Elsewhere, Started};
-use crate::upload::upload;
+use crate::upload::{named_without_upload, upload};
 use clap::Subcommand;
-use postrider_common::campaign::{Audience, Source};
+use postrider_common::campaign::{self, Audience, Source};
 use postrider_proto::v1;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Column of the address in `--audience FILE` when the campaign has no audience of its own.
 const ADDRESS_FIELD: &str = "email";
@@ -26,8 +27,8 @@ pub enum CampaignCommand {
     },
     /// List definitions
     List,
-    /// Show one definition
-    Show { name: String },
+    /// Show one definition, or what changed in it
+    Show(ShowArgs),
     /// Start a run now
     Run(RunArgs),
     /// Start no further runs
@@ -36,6 +37,17 @@ pub enum CampaignCommand {
     Resume { name: String },
     /// Remove the definition; runs and their results stay
     Delete { name: String },
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub struct ShowArgs {
+    pub name: String,
+    /// A version that was applied before; the newest 20 are kept
+    #[arg(long, value_name = "N")]
+    pub version: Option<u64>,
+    /// What changed since the version before, since version N (--diff=3), or would by applying a file (--diff=FILE)
+    #[arg(long, value_name = "N|FILE", num_args = 0..=1, require_equals = true, default_missing_value = "")]
+    pub diff: Option<String>,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -60,9 +72,12 @@ pub async fn perform(context: &Context, command: CampaignCommand) -> Result<()> 
             apply(context, &mut client, file, bytes_max).await
         }
         CampaignCommand::List => list(context).await,
-        CampaignCommand::Show { name } => {
+        CampaignCommand::Show(args) => {
             let (mut client, _) = context.client()?;
-            show(context, get(&mut client, &name).await?)
+            match &args.diff {
+                Some(with) => diff(context, &mut client, &args, with).await,
+                None => show(context, get(&mut client, &args.name, args.version.unwrap_or_default()).await?),
+            }
         }
         CampaignCommand::Run(args) => run(context, args).await,
         CampaignCommand::Pause { name } => {
@@ -134,9 +149,9 @@ async fn apply(
     output::line(format!("campaign {name} {what} (version {})", answer.version))
 }
 
-/// The wire form of one definition.
-async fn get(client: &mut Client, name: &str) -> Result<v1::CampaignRecord> {
-    let request = v1::GetCampaignRequest { name: name.to_owned() };
+/// The wire form of one definition; version 0 is the one in force.
+async fn get(client: &mut Client, name: &str, version: u64) -> Result<v1::CampaignRecord> {
+    let request = v1::GetCampaignRequest { name: name.to_owned(), version };
     let call = |channel| {
         let request = request.clone();
         async move { client::campaigns(channel).get_campaign(request).await }
@@ -225,6 +240,52 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
     output::line(lines.join("\n"))
 }
 
+/// The definition in force, or the version that is asked for, against an earlier one or a file.
+async fn diff(context: &Context, client: &mut Client, args: &ShowArgs, with: &str) -> Result<()> {
+    let shown = get(client, &args.name, args.version.unwrap_or_default()).await?;
+    let version = shown.version;
+    let newer = definition(shown)?;
+    let named = |version| format!("version {version}");
+    let (before, after) = match with.parse::<u64>() {
+        Ok(other) => {
+            let older = definition(get(client, &args.name, other).await?)?;
+            ((named(other), older), (named(version), newer))
+        }
+        Err(_) if with.is_empty() && version <= 1 => {
+            let name = &args.name;
+            return Err(Failure::failed(format!("campaign {name} is at its first version: there is none before")));
+        }
+        Err(_) if with.is_empty() => {
+            let older = definition(get(client, &args.name, version - 1).await?)?;
+            ((named(version - 1), older), (named(version), newer))
+        }
+        Err(_) => {
+            let file = campaign_file::read_campaign(Path::new(with))?;
+            let mut proposed = file.campaign;
+            if let Some(audience) = &file.audience {
+                proposed.audience = Some(named_without_upload(audience).await?);
+            }
+            ((named(version), newer), (with.to_owned(), proposed))
+        }
+    };
+    if context.json() {
+        return output::json(&serde_json::json!({
+            "campaign": args.name,
+            "before": before.0,
+            "after": after.0,
+            "changes": campaign_diff::changes(&before.1, &after.1)?,
+        }));
+    }
+    let text = campaign_diff::text((&before.0, &before.1), (&after.0, &after.1))?;
+    output::line(if text.is_empty() { format!("{} and {} are the same", before.0, after.0) } else { text })
+}
+
+fn definition(record: v1::CampaignRecord) -> Result<campaign::Campaign> {
+    let wire = record.campaign.unwrap_or_default();
+    let read = campaign::Campaign::try_from(wire);
+    read.map_err(|error| Failure::failed(format!("the campaign cannot be read: {error}")))
+}
+
 async fn run(context: &Context, args: RunArgs) -> Result<()> {
     let (mut client, bytes_max) = context.client()?;
     let audience = match &args.audience {
@@ -232,7 +293,7 @@ async fn run(context: &Context, args: RunArgs) -> Result<()> {
         Some(path) => {
             // Wrong files are told before anything is asked of a master.
             AudienceFile::exists(path)?;
-            let own = get(&mut client, &args.name).await?.campaign.and_then(|c| c.audience);
+            let own = get(&mut client, &args.name, 0).await?.campaign.and_then(|c| c.audience);
             let none = || Ok(Audience::of(Source::Inline { rows: Vec::new() }, ADDRESS_FIELD));
             let own = own.map_or_else(none, Audience::try_from);
             let own = own.map_err(|error| Failure::failed(format!("the campaign cannot be read: {error}")))?;

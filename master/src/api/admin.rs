@@ -4,6 +4,7 @@ use super::status::{ApiError, no_run};
 use super::{dead, erase, page_limit, recipients};
 use crate::campaign::Invalid;
 use crate::core::Core;
+use crate::split::Plan;
 use futures::Stream;
 use postrider_common::address::{Address, InvalidAddress};
 use postrider_common::ids::{LaneName, RunId};
@@ -344,6 +345,8 @@ fn to_wire(core: &Core, run: RunRecord) -> v1::Run {
     let state = v1::RunState::from(run.state());
     let error = error_of(core, &run);
     let finished_at_ms = run.finished_at_ms().unwrap_or_default();
+    // A sealed plan whose key is missing is read once the key is back.
+    let campaign_version = Plan::decode(&run.audience).map(|plan| plan.campaign_version).unwrap_or_default();
     v1::Run {
         run_id: run.id.to_string(),
         campaign: run.campaign,
@@ -365,6 +368,7 @@ fn to_wire(core: &Core, run: RunRecord) -> v1::Run {
         lane: run.lane.to_string(),
         cancel_requested: run.cancelled,
         generation: run.generation,
+        campaign_version,
     }
 }
 

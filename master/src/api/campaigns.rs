@@ -4,7 +4,7 @@ use super::status::{ApiError, no_campaign};
 use super::{firings, page_limit, upload};
 use crate::campaign::prepare::{self, require_stored};
 use crate::campaign::submit;
-use crate::campaign::{self, Invalid, validate};
+use crate::campaign::{self, Invalid, validate, versions};
 use crate::core::Core;
 use crate::schedule::{self, WrongSchedule};
 use jiff::Timestamp;
@@ -41,8 +41,18 @@ impl Campaigns for CampaignsApi {
     }
 
     async fn get_campaign(&self, request: Request<v1::GetCampaignRequest>) -> Answer<v1::GetCampaignResponse> {
-        let record = self.find(&request.into_inner().name).await?;
-        Ok(Response::new(v1::GetCampaignResponse { campaign: Some(record_to_wire(record)?) }))
+        let v1::GetCampaignRequest { name, version } = request.into_inner();
+        let record = self.find(&name).await?;
+        let campaign = match version {
+            0 => record_to_wire(record)?,
+            same if same == record.version => record_to_wire(record)?,
+            later if later > record.version => {
+                let newest = record.version;
+                return Err(ApiError::NotFound(format!("the campaign '{name}' is at version {newest}")).into());
+            }
+            earlier => versions::read(&self.core, &record.name, earlier).await?,
+        };
+        Ok(Response::new(v1::GetCampaignResponse { campaign: Some(campaign) }))
     }
 
     async fn list_campaigns(&self, request: Request<v1::ListCampaignsRequest>) -> Answer<v1::ListCampaignsResponse> {
@@ -60,6 +70,8 @@ impl Campaigns for CampaignsApi {
     async fn delete_campaign(&self, request: Request<v1::DeleteCampaignRequest>) -> Answer<v1::DeleteCampaignResponse> {
         let name = parse_name("name", &request.into_inner().name)?;
         let found = self.core.store.delete_campaign(&name).await.map_err(ApiError::from)?;
+        // Also when it is gone already: whoever deleted it may have died here.
+        self.core.storage.remove_versions(&name).await.map_err(ApiError::from)?;
         if !found {
             return Err(no_campaign(name.as_str()).into());
         }
@@ -116,6 +128,7 @@ impl CampaignsApi {
             require_stored(core, audience).await?;
         }
         self.has_something_to_come(&campaign).await?;
+        self.keep_version(&campaign.name).await;
         let message = submit::campaign_message(&campaign, "");
         let spec = campaign::encode(&campaign);
         let apply = ApplyCampaign {
@@ -132,8 +145,18 @@ impl CampaignsApi {
         };
         if changed {
             tracing::info!(campaign = %campaign.name, version, "campaign applied");
+            self.keep_version(&campaign.name).await;
         }
         Ok(v1::ApplyCampaignResponse { version, changed })
+    }
+
+    /// What is in force, before it is replaced and when it is new: that of whoever died in between is kept by the next one.
+    async fn keep_version(&self, name: &CampaignName) {
+        match self.core.store.campaign(name).await {
+            Ok(Some(record)) => versions::keep(&self.core, record).await,
+            Ok(None) => {}
+            Err(error) => tracing::warn!(campaign = %name, %error, "failed to keep a version of a campaign"),
+        }
     }
 
     /// A schedule of which nothing is still to come is a mistake, unless it is the one that was applied before.
@@ -196,7 +219,7 @@ impl CampaignsApi {
         let record = core.store.campaign(name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
         let campaign = decode_record(&record)?;
         let audience = audience.map(Audience::try_from).transpose()?;
-        prepare::run(core, &campaign, id, fingerprint, audience).await
+        prepare::run(core, &campaign, record.version, id, fingerprint, audience).await
     }
 }
 

@@ -34,6 +34,7 @@ impl Messages for MessagesApi {
 /// What a message takes from a campaign, or from the request alone.
 struct Frame {
     campaign: String,
+    campaign_version: u64,
     lane: LaneName,
     on_unknown: OnUnknown,
     message: MessageSpec,
@@ -64,6 +65,7 @@ impl MessagesApi {
             id,
             fingerprint,
             campaign: &frame.campaign,
+            campaign_version: frame.campaign_version,
             lane,
             on_unknown: frame.on_unknown,
             on_bad_row: OnBadRow::Fail,
@@ -90,7 +92,8 @@ impl MessagesApi {
                 let message = sent_by(message, &request.from);
                 validate::message(&message)?;
                 let lane = lane.unwrap_or_else(LaneName::transactional);
-                Ok(Frame { campaign: String::new(), lane, on_unknown: OnUnknown::Resend, message })
+                let campaign = String::new();
+                Ok(Frame { campaign, campaign_version: 0, lane, on_unknown: OnUnknown::Resend, message })
             }
             (None, name) => {
                 let name = parse_name("campaign", name)?;
@@ -101,6 +104,7 @@ impl MessagesApi {
                 validate::message(&message)?;
                 Ok(Frame {
                     campaign: name.to_string(),
+                    campaign_version: record.version,
                     lane: lane.unwrap_or_else(|| campaign.lane.clone()),
                     on_unknown: campaign.on_unknown,
                     message,

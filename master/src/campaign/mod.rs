@@ -1,9 +1,10 @@
-//! What a customer submits: checked (`validate`), turned into a run (`submit`, `prepare`).
+//! What a customer submits: checked (`validate`), turned into a run (`submit`, `prepare`), kept when it is replaced (`versions`).
 
 pub mod calls;
 pub mod prepare;
 pub mod submit;
 pub mod validate;
+pub mod versions;
 
 pub use validate::Invalid;
 

@@ -12,6 +12,7 @@ use postrider_store::{NewRun, Shared};
 pub async fn run(
     core: &Core,
     campaign: &Campaign,
+    version: u64,
     id: RunId,
     fingerprint: String,
     audience: Option<Audience>,
@@ -34,6 +35,7 @@ pub async fn run(
         id,
         fingerprint,
         campaign: name.as_str(),
+        campaign_version: version,
         lane,
         on_unknown: campaign.on_unknown,
         on_bad_row: campaign.on_bad_row,

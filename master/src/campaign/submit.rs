@@ -54,6 +54,8 @@ pub struct Wish<'a> {
     pub fingerprint: String,
     /// "" for a single message without one.
     pub campaign: &'a str,
+    /// 0 without one.
+    pub campaign_version: u64,
     pub lane: &'a Lane,
     pub on_unknown: OnUnknown,
     pub on_bad_row: OnBadRow,
@@ -64,7 +66,8 @@ pub struct Wish<'a> {
 impl Wish<'_> {
     pub fn freeze(self) -> Result<NewRun, Invalid> {
         let definition_bytes = self.message.encode();
-        let plan = Plan { audience: self.audience, on_bad_row: self.on_bad_row };
+        let plan =
+            Plan { audience: self.audience, on_bad_row: self.on_bad_row, campaign_version: self.campaign_version };
         Ok(NewRun {
             id: self.id,
             fingerprint: self.fingerprint,

@@ -86,7 +86,7 @@ impl World {
             definition_bytes,
             sender_domain: "acme.example".to_owned(),
             // An erased row fails no run.
-            audience: Plan { audience, on_bad_row: OnBadRow::Fail }.encode().expect("encodes"),
+            audience: Plan { audience, on_bad_row: OnBadRow::Fail, campaign_version: 1 }.encode().expect("encodes"),
             nominal_at_ms: None,
         };
         self.core.store.create_run(new.clone()).await.expect("creates");

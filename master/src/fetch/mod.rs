@@ -11,7 +11,7 @@ mod pieces;
 pub(crate) mod pin;
 mod root;
 mod snapshot;
-#[cfg(feature = "sql")]
+#[cfg(any(feature = "sql", test))]
 mod sql;
 
 pub use pieces::{Pieces, RowTooLong};

@@ -251,7 +251,7 @@ impl FireDuty {
             Some((occurrence, Verdict::Begin { cancel_previous })) => {
                 let lateness = now.duration_since(rules.begins_at(&occurrence));
                 late = Duration::try_from(lateness).unwrap_or_default();
-                match self.run_of(campaign, &occurrence).await {
+                match self.run_of(campaign, record.version, &occurrence).await {
                     Ok(run) => {
                         fire.cancel = previous.filter(|_| cancel_previous);
                         fire.run = Some(run);
@@ -273,11 +273,11 @@ impl FireDuty {
     }
 
     /// The campaign as it is now, frozen.
-    async fn run_of(&self, campaign: &Campaign, occurrence: &Occurrence) -> Result<NewRun, ApiError> {
+    async fn run_of(&self, campaign: &Campaign, version: u64, occurrence: &Occurrence) -> Result<NewRun, ApiError> {
         let (name, nominal_at_ms) = (campaign.name.as_str(), occurrence.at.as_millisecond());
         let id: RunId = submit::scheduled_run_id(name, nominal_at_ms);
         let fingerprint = submit::fingerprint(&[name.as_bytes(), &nominal_at_ms.to_be_bytes()]);
-        let run = prepare::run(&self.core, campaign, id, fingerprint, None).await?;
+        let run = prepare::run(&self.core, campaign, version, id, fingerprint, None).await?;
         Ok(NewRun { nominal_at_ms: Some(nominal_at_ms), ..run })
     }
 

@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 pub struct Plan {
     pub audience: Audience,
     pub on_bad_row: OnBadRow,
+    /// Of the campaign; 0: not known, or there is none.
+    #[serde(default)]
+    pub campaign_version: u64,
 }
 
 impl Plan {

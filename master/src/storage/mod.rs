@@ -10,6 +10,7 @@ mod list;
 mod place;
 mod sweep;
 mod upload;
+mod versions;
 
 pub use audience::AudienceBytes;
 pub use fetched::Fetched;

@@ -49,7 +49,7 @@ impl Storage {
         drop(uploads);
         let Some(folder) = self.folder.clone() else { return Ok(removed) };
         let halves = move || -> u64 {
-            let parts = [UPLOADS, HISTORY, "audiences", "fetched"];
+            let parts = [UPLOADS, HISTORY, "audiences", "campaigns", "fetched"];
             parts.iter().map(|part| sweep_halves(&folder.join(part), old.file, DEPTH_MAX)).sum()
         };
         Ok(removed + tokio::task::spawn_blocking(halves).await.unwrap_or_default())

@@ -53,7 +53,7 @@ async fn a_schedule_begins_runs_and_says_where_it_stands() {
     let schedule = v1::Schedule { overlap: v1::Overlap::Skip.into(), ..often() };
     world.apply(v1::Campaign { schedule: Some(schedule), ..campaign("digest", audience()) }).await;
     let show = async || {
-        let request = v1::GetCampaignRequest { name: "digest".into() };
+        let request = v1::GetCampaignRequest { name: "digest".into(), version: 0 };
         let answer = world.campaigns().get_campaign(request).await.expect("it is there").into_inner();
         answer.campaign.and_then(|record| record.schedule).expect("it has a schedule")
     };

@@ -16,3 +16,4 @@ mod retention;
 mod sealed;
 mod split;
 mod submit;
+mod versions;

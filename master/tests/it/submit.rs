@@ -46,7 +46,7 @@ async fn a_campaign_is_kept_versioned_and_listed() {
     assert_eq!(kept.message.unwrap().subject, "Other");
 
     client.delete_campaign(v1::DeleteCampaignRequest { name: "another".into() }).await.unwrap();
-    let error = client.get_campaign(v1::GetCampaignRequest { name: "another".into() }).await.unwrap_err();
+    let error = client.get_campaign(v1::GetCampaignRequest { name: "another".into(), version: 0 }).await.unwrap_err();
     assert_eq!(error.code(), Code::NotFound);
     world.master.stop().await;
 }

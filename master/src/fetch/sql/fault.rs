@@ -4,7 +4,6 @@
 //! quote a row: what a recipient is called is in no error.
 
 use super::super::FetchError;
-use crate::audience::shorten;
 use postrider_common::duration;
 use std::time::Duration;
 
@@ -26,8 +25,9 @@ pub(super) struct Said<'a> {
     pub message: &'a str,
 }
 
+#[cfg(feature = "sql")]
 pub(super) fn ended(why: &str) -> FetchError {
-    FetchError::passing("source_lost", format!("reading the database ended early: {}", shorten(why)), RESUME)
+    FetchError::passing("source_lost", format!("reading the database ended early: {}", clean(why)), RESUME)
 }
 
 pub(super) fn timeout(timeout: Duration) -> FetchError {
@@ -38,6 +38,7 @@ pub(super) fn timeout(timeout: Duration) -> FetchError {
 
 const RESUME: &str = "see that the database can be reached from every master, then resume the run";
 
+#[cfg(feature = "sql")]
 pub(super) fn of(error: &sqlx::Error, when: When, limit: Duration) -> FetchError {
     match error {
         sqlx::Error::Database(said) => {
@@ -53,6 +54,10 @@ pub(super) fn of(error: &sqlx::Error, when: When, limit: Duration) -> FetchError
             When::Connecting => unreachable(&error.to_string()),
             When::Reading => lost(&error.to_string()),
         },
+        sqlx::Error::ColumnDecode { index, source } => {
+            let message = format!("the column {} of the query has a value that is no text: {source}", clean(index));
+            FetchError::lasting("source_column_type", message, "leave it out of the query, or encode it as text there")
+        }
         sqlx::Error::Tls(error) => unreachable(&format!("TLS: {error}")),
         other => match when {
             When::Connecting => unreachable(&other.to_string()),

@@ -2,7 +2,7 @@
 
 use super::super::root::find as find_file;
 use super::super::{FetchError, FilesRoot};
-use super::APPLICATION_NAME;
+use super::fetcher::APPLICATION_NAME;
 use postrider_common::campaign::DatabaseAt;
 use sqlx::ConnectOptions as _;
 use sqlx::mysql::MySqlConnectOptions;

@@ -3,8 +3,8 @@
 
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
+use super::fetcher::{CONNECT_TIMEOUT, Query, count, unreadable_column};
 use super::line::{Column as Member, Kind, Line};
-use super::{CONNECT_TIMEOUT, Query, unreadable_column};
 use futures::TryStreamExt as _;
 use sqlx::mysql::{MySqlConnectOptions, MySqlConnection};
 use sqlx::{
@@ -53,7 +53,7 @@ async fn read(connection: &mut MySqlConnection, query: &Query<'_>, pieces: &mut 
     // read, by a user who should have no right but that.
     let statement = connection.prepare(AssertSqlSafe(query.text).into_sql_str()).await.map_err(fault)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    query.check(&names)?;
+    query.check(&names, count(statement.parameters()))?;
     drop(statement);
     let mut rows = connection.fetch(sqlx::raw_sql(AssertSqlSafe(query.text)));
     let (mut members, mut line) = (Vec::new(), Line::default());
@@ -67,7 +67,9 @@ async fn read(connection: &mut MySqlConnection, query: &Query<'_>, pieces: &mut 
         }
         line.begin();
         for (at, member) in members.iter().enumerate() {
-            line.member(member, row.try_get_unchecked::<Option<&str>, _>(at).map_err(fault)?);
+            let bytes = row.try_get_unchecked::<Option<&[u8]>, _>(at).map_err(fault)?;
+            let text = bytes.map(std::str::from_utf8).transpose();
+            line.member(member, text.map_err(|_| unreadable_column(row.column(at).name(), "bytes"))?);
         }
         pieces.line(line.end()).await?;
     }
@@ -83,8 +85,9 @@ fn kind(name: &str) -> Option<Kind> {
         "YEAR" => Some(Kind::Text),
         "FLOAT" | "DOUBLE" => Some(Kind::Float),
         "DATETIME" | "TIMESTAMP" => Some(Kind::Instant),
-        "BIT" | "GEOMETRY" | "BINARY" | "VARBINARY" | "TINYBLOB" | "BLOB" | "MEDIUMBLOB" | "LONGBLOB" => None,
-        // Decimals stay exact: 12.10 stays 12.10.
+        "BIT" | "GEOMETRY" => None,
+        // Decimals stay exact: 12.10 stays 12.10. Texts with a binary collation, as JSON of MariaDB, cannot be told from
+        // bytes: those that are UTF-8 are texts.
         _ => Some(Kind::Text),
     }
 }

@@ -4,8 +4,8 @@
 
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
+use super::fetcher::{CONNECT_TIMEOUT, Query, count, unreadable_column};
 use super::line::{Column as Member, Kind, Line};
-use super::{CONNECT_TIMEOUT, Query, unreadable_column};
 use futures::TryStreamExt as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{
@@ -40,7 +40,7 @@ async fn read(connection: &mut PgConnection, query: &Query<'_>, pieces: &mut Pie
     // may only read, by a user who should have no right but that.
     let statement = connection.prepare(AssertSqlSafe(query.text).into_sql_str()).await.map_err(fault)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    query.check(&names)?;
+    query.check(&names, count(statement.parameters()))?;
     let (mut members, mut selected) = (Vec::new(), Vec::new());
     for (at, column) in statement.columns().iter().enumerate() {
         let (kind, written) = written(column.type_info().name());

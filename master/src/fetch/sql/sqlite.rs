@@ -2,8 +2,9 @@
 
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
+use super::fetcher::{Query, count, unreadable_column};
 use super::line::{Column as Member, Kind, Line};
-use super::{Query, unreadable_column};
+use super::statement;
 use futures::TryStreamExt as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{
@@ -21,7 +22,7 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const STEPS_PER_LOOK: i32 = 10_000;
 
 pub(super) async fn fetch(path: &Path, query: &Query<'_>, pieces: &mut Pieces) -> Result<(), FetchError> {
-    if !is_one_statement(query.text) {
+    if !statement::is_one(query.text) {
         let mend = "keep one SELECT in audience.sql.query, then apply the campaign and run it again";
         return Err(FetchError::lasting("source_query", "the query has more than one statement", mend));
     }
@@ -61,7 +62,7 @@ async fn read(connection: &mut SqliteConnection, query: &Query<'_>, pieces: &mut
     // What a campaign says is run as it is: one statement, on a file that is open for reading only.
     let statement = connection.prepare(AssertSqlSafe(query.text).into_sql_str()).await.map_err(fault)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    query.check(&names)?;
+    query.check(&names, count(statement.parameters()))?;
     // Values have types of their own there; a column only says what is meant by 0 and 1.
     let is_flag = |kind: &str| matches!(kind, "BOOLEAN" | "BOOL");
     let kinds: Vec<Kind> = statement
@@ -100,72 +101,4 @@ async fn read(connection: &mut SqliteConnection, query: &Query<'_>, pieces: &mut
         pieces.line(line.end()).await?;
     }
     Ok(())
-}
-
-/// Whether nothing but blanks and comments stands behind a semicolon. By <https://www.sqlite.org/lang.html>: texts and names in
-/// quotes that are doubled within, names in brackets, comments of both kinds.
-fn is_one_statement(text: &str) -> bool {
-    let mut letters = text.chars().peekable();
-    let mut ended = false;
-    while let Some(letter) = letters.next() {
-        match letter {
-            '-' if letters.peek() == Some(&'-') => skip_to(&mut letters, '\n'),
-            '/' if letters.peek() == Some(&'*') => {
-                letters.next();
-                let mut last = ' ';
-                for letter in letters.by_ref() {
-                    if (last, letter) == ('*', '/') {
-                        break;
-                    }
-                    last = letter;
-                }
-            }
-            ';' => ended = true,
-            blank if blank.is_whitespace() => {}
-            _ if ended => return false,
-            // Doubled, it ends one and begins the next: the same.
-            '\'' | '"' | '`' => skip_to(&mut letters, letter),
-            '[' => skip_to(&mut letters, ']'),
-            _ => {}
-        }
-    }
-    true
-}
-
-fn skip_to(letters: &mut impl Iterator<Item = char>, end: char) {
-    for letter in letters {
-        if letter == end {
-            return;
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_second_statement_is_seen_wherever_it_hides() {
-        for one in [
-            "SELECT 1",
-            "SELECT 1;",
-            "SELECT 1; -- and\n",
-            "SELECT 1 /* ; */; /* ; SELECT 2 */",
-            "SELECT ';', \";\", `;`, [;], 'it''s; fine' -- ; SELECT",
-            "SELECT 1 - 2 / 3",
-        ] {
-            assert!(is_one_statement(one), "{one}");
-        }
-        for two in [
-            "SELECT 1; SELECT 2",
-            "ATTACH 'x' AS x; SELECT * FROM x.t",
-            "SELECT ''; SELECT 2",
-            "SELECT 1 -- ; x\n; SELECT 2",
-            "SELECT 1 /* ' */ ; SELECT 2 -- '",
-            "SELECT [']; SELECT 2 --'",
-            ";;x",
-        ] {
-            assert!(!is_one_statement(two), "{two}");
-        }
-    }
 }
