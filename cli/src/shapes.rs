@@ -250,6 +250,8 @@ pub struct Campaign {
     pub return_path: String,
     pub tags: Vec<String>,
     pub notify_url: String,
+    /// Where merge fields are fetched.
+    pub data_url: Option<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -326,6 +328,7 @@ impl Campaign {
             return_path: message.return_path,
             tags: message.tags,
             notify_url: wire.notify_url,
+            data_url: message.data_url.map(|data| data.url),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })
