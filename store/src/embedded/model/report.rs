@@ -275,6 +275,7 @@ impl Model {
         batch.ended_by = Some(report.fence);
         match rest {
             Rest::AsItIs | Rest::Abandoned { .. } => self.put_back(now, &id),
+            Rest::NotBefore(_) if planted(Fault::DelayIgnored) => self.put_back(now, &id),
             Rest::NotBefore(at) => self.put_back_until(now, &id, at),
         }
         match self.batches.get(&id).map(|batch| &batch.place) {
