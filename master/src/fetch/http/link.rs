@@ -17,28 +17,40 @@ fn links(value: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Up to the comma before the next link, which is not one in quotes.
+/// Up to the comma before the next link.
 fn end_of_parameters(text: &str) -> usize {
+    unquoted(text, ',').unwrap_or(text.len())
+}
+
+/// Where that letter first is outside of quotes.
+fn unquoted(text: &str, wanted: char) -> Option<usize> {
     let (mut is_quoted, mut is_escaped) = (false, false);
     for (at, letter) in text.char_indices() {
         match letter {
             _ if is_escaped => is_escaped = false,
             '\\' if is_quoted => is_escaped = true,
             '"' => is_quoted = !is_quoted,
-            ',' if !is_quoted => return at,
+            letter if letter == wanted && !is_quoted => return Some(at),
             _ => {}
         }
     }
-    text.len()
+    None
 }
 
 /// Relations are words, without regard to case; only the first `rel` counts (RFC 8288 3.3).
 fn is_next(parameters: &str) -> bool {
-    let mut pairs = parameters.split(';').filter_map(|pair| pair.split_once('='));
-    let rel = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("rel"));
-    rel.is_some_and(|(_, value)| {
-        value.trim().trim_matches('"').split_whitespace().any(|word| word.eq_ignore_ascii_case("next"))
-    })
+    let mut rest = parameters;
+    while !rest.is_empty() {
+        let end = unquoted(rest, ';').unwrap_or(rest.len());
+        let (parameter, after) = rest.split_at(end);
+        rest = after.strip_prefix(';').unwrap_or_default();
+        if let Some((name, value)) = parameter.split_once('=')
+            && name.trim().eq_ignore_ascii_case("rel")
+        {
+            return value.trim().trim_matches('"').split_whitespace().any(|word| word.eq_ignore_ascii_case("next"));
+        }
+    }
+    false
 }
 
 #[cfg(test)]
