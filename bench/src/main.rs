@@ -23,6 +23,7 @@ mod throughput;
 mod transitions;
 
 use clap::{Parser, Subcommand};
+use std::time::Duration;
 
 #[derive(Debug, Parser)]
 #[command(name = "postrider-bench", about = "Measures Postrider on this machine")]
@@ -96,6 +97,9 @@ enum What {
         seconds: u32,
         #[arg(long, default_value_t = 4)]
         workers: u8,
+        /// How long each of them gathers reports: real ones 5 ms.
+        #[arg(long, default_value_t = 5)]
+        gather_ms: u64,
     },
     /// Rows a second from an uploaded CSV to batches in Redis, beside parsing the file alone; what a master and Redis hold.
     Split {
@@ -121,7 +125,9 @@ fn main() {
         What::Compare { recipients, jobs, callers, batches_per_call } => {
             compare::measure(recipients, jobs, callers, batches_per_call);
         }
-        What::Share { rate, seconds, workers } => share::measure(rate, seconds, workers),
+        What::Share { rate, seconds, workers, gather_ms } => {
+            share::measure(rate, seconds, workers, Duration::from_millis(gather_ms));
+        }
         What::Split { rows } => split::measure(&rows),
         What::Restart { recipients } => restart::measure(recipients),
     }

@@ -14,8 +14,6 @@ use postrider_store::{Durability, Store};
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-/// A worker gathers reports for this long.
-const GATHER: Duration = Duration::from_millis(5);
 /// Leases of a worker: each reports so often that a window takes about 100 ms at the default pace.
 const LEASES: usize = 25;
 /// Checkpoints and the finish of one batch.
@@ -28,12 +26,13 @@ struct Done {
     calls: u64,
 }
 
-pub fn measure(rate: u32, seconds: u32, workers: u8) {
+/// A worker gathers reports for so long.
+pub fn measure(rate: u32, seconds: u32, workers: u8, gather: Duration) {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(paced(rate, seconds, workers));
+    runtime.block_on(paced(rate, seconds, workers, gather));
 }
 
-async fn paced(rate: u32, seconds: u32, workers: u8) {
+async fn paced(rate: u32, seconds: u32, workers: u8, gather: Duration) {
     let mut server = Server::start("always");
     let store = server.store(Durability::Always).await;
     let people =
@@ -43,7 +42,7 @@ async fn paced(rate: u32, seconds: u32, workers: u8) {
     let (begun, cpu_before, kernel_before) = (Instant::now(), server.cpu_seconds(), server.kernel_seconds());
     let share = f64::from(rate) / f64::from(workers);
     let span = Duration::from_secs(u64::from(seconds));
-    let done = join_all((0..workers).map(|_| work(&*store, share, begun, span))).await;
+    let done = join_all((0..workers).map(|_| work(&*store, share, gather, begun, span))).await;
     let (cpu, elapsed) = (server.cpu_seconds() - cpu_before, begun.elapsed().as_secs_f64());
     let cost = server.end(phase);
     let sum = |of: fn(&Done) -> u64| done.iter().map(of).sum::<u64>() as f64;
@@ -66,12 +65,12 @@ async fn paced(rate: u32, seconds: u32, workers: u8) {
 }
 
 /// One worker at its share of the pace, in recipients a second.
-async fn work(store: &dyn Store, share: f64, begun: Instant, span: Duration) -> Done {
+async fn work(store: &dyn Store, share: f64, gather: Duration, begun: Instant, span: Duration) -> Done {
     let limits = Limits::default();
     let reports_per_second = share / f64::from(COUNT) * f64::from(REPORTS);
     let mut held: VecDeque<(Held, u32)> = VecDeque::new();
     let mut done = Done::default();
-    let mut ticks = tokio::time::interval(GATHER);
+    let mut ticks = tokio::time::interval(gather);
     while begun.elapsed() < span {
         ticks.tick().await;
         let due = (begun.elapsed().as_secs_f64() * reports_per_second) as u64 - done.reports;

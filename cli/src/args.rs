@@ -1,7 +1,7 @@
 //! The command line, as clap knows it.
 
 use crate::commands::{
-    campaign, config, dead, dev, erase, lane, master, run, schedule, send, template, worker, workers,
+    campaign, config, dead, dev, erase, lane, man, master, run, schedule, send, template, worker, workers,
 };
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
@@ -95,11 +95,15 @@ pub enum Command {
     /// Check and show the configuration
     #[command(subcommand)]
     Config(config::ConfigCommand),
+    /// Look whether store, storage, masters and relays of this configuration work from here
+    Doctor,
     /// Print a completion script for a shell
     Completions {
         #[arg(value_enum)]
         shell: clap_complete::Shell,
     },
+    /// Print the manual (roff): postrider man | man -l -
+    Man(man::ManArgs),
     /// Print the version
     Version,
 }

@@ -136,6 +136,11 @@ impl Fleet {
         self.sink = Some(sink);
     }
 
+    /// The relay's port refuses connections from here on.
+    pub fn stop_sink(&mut self) {
+        self.sink = None;
+    }
+
     /// Starts the master of that index, on the address it had before if it had one.
     pub fn start_master(&mut self, index: usize) {
         let logs = self.logs();

@@ -4,8 +4,10 @@ pub mod campaign;
 pub mod config;
 pub mod dead;
 pub mod dev;
+pub mod doctor;
 pub mod erase;
 pub mod lane;
+pub mod man;
 pub mod master;
 pub mod run;
 pub mod schedule;
@@ -47,6 +49,8 @@ pub async fn perform(cli: Cli) -> Result<()> {
             clap_complete::generate(shell, &mut Cli::command(), "postrider", &mut script);
             output::line(String::from_utf8_lossy(&script).trim_end())
         }
+        Command::Doctor => doctor::perform(&context).await,
+        Command::Man(args) => man::perform(&args),
         Command::Version => version(&context),
     }
 }

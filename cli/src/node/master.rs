@@ -33,7 +33,7 @@ pub async fn open_store(url: &StoreUrl, options: Options) -> Result<Arc<dyn Stor
     }
 }
 
-fn store_failure(url: &StoreUrl, error: &StoreError) -> Failure {
+pub fn store_failure(url: &StoreUrl, error: &StoreError) -> Failure {
     let message = format!("failed to {error} (store {url})");
     match error {
         StoreError::Unsafe { .. } => Failure::unsafe_store(message),

@@ -52,8 +52,15 @@ async fn one(work: &mut Work<'_>, name: &str) -> Result<(), EraseError> {
     }
     let own = segment.recipients_of(&work.erasing)?;
     let mut corrections: BTreeMap<String, BTreeSet<(BatchId, u32)>> = BTreeMap::new();
+    // What a master left that died is a copy of what another segment says.
+    let (mut recipients, mut copies) = (0, 0);
     for (batch, indexes) in by_batch(&own) {
-        for other in tell(work, &batch, &indexes, name).await? {
+        let Some(others) = tell(work, &batch, &indexes, name).await? else {
+            copies += indexes.len() as u64;
+            continue;
+        };
+        recipients += indexes.len() as u64;
+        for other in others {
             let all = corrections.entry(other).or_default();
             all.extend(indexes.iter().map(|index| (batch.clone(), *index)));
         }
@@ -62,8 +69,7 @@ async fn one(work: &mut Work<'_>, name: &str) -> Result<(), EraseError> {
         let Some(segment) = read(work, &other).await? else { continue };
         write(work, &segment, &own).await?;
     }
-    let recipients = own.len() as u64;
-    let mentions = write(work, &segment, &own.into_iter().collect()).await?;
+    let mentions = copies + write(work, &segment, &own.into_iter().collect()).await?;
     work.count(|counts| {
         counts.recipients += recipients;
         counts.mentions += mentions;
@@ -77,13 +83,19 @@ fn by_batch(own: &[(BatchId, u32)]) -> BTreeMap<BatchId, Vec<u32>> {
     batches
 }
 
-/// Has the store know them, and tells which other segments have corrections of the batch.
-async fn tell(work: &mut Work<'_>, batch: &BatchId, indexes: &[u32], name: &str) -> Result<Vec<String>, EraseError> {
+/// Has the store know them, and tells which other segments have corrections of the batch. None: the batch does not name this
+/// segment.
+async fn tell(
+    work: &mut Work<'_>,
+    batch: &BatchId,
+    indexes: &[u32],
+    name: &str,
+) -> Result<Option<Vec<String>>, EraseError> {
     for _ in 0..LOOKS_MAX {
         let record = find(work, batch).await?;
         // Left by a master that died, or by a run that is forgotten.
         let Some(record) = record.filter(|record| record.segments.iter().any(|named| named == name)) else {
-            return Ok(Vec::new());
+            return Ok(None);
         };
         let erase = EraseRecipients {
             batch: batch.clone(),
@@ -95,9 +107,9 @@ async fn tell(work: &mut Work<'_>, batch: &BatchId, indexes: &[u32], name: &str)
         work.step()?;
         match work.core.store.erase_recipients(erase).await? {
             ErasedRecipients::Done { .. } => {
-                return Ok(record.segments.into_iter().filter(|named| named != name).collect());
+                return Ok(Some(record.segments.into_iter().filter(|named| named != name).collect()));
             }
-            ErasedRecipients::Gone => return Ok(Vec::new()),
+            ErasedRecipients::Gone => return Ok(None),
             ErasedRecipients::Changed => {}
         }
     }

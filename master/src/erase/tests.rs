@@ -332,6 +332,19 @@ async fn nothing_of_an_address_is_left_and_others_get_theirs() {
     assert_eq!(sent, 39 + 39 + 1);
 }
 
+/// As of a master that died between writing a segment and having its batches name it.
+#[tokio::test]
+async fn a_copy_of_a_segment_that_nobody_names_is_cleaned_and_is_no_further_recipient() {
+    let world = World::full().await;
+    for segment in files(&world.folder.path().join("history")) {
+        let name = segment.file_name().and_then(|name| name.to_str()).expect("a name").replacen('.', "0.", 1);
+        std::fs::copy(&segment, segment.with_file_name(name)).expect("a copy");
+    }
+    let request = erase(&world.core, ADA).await;
+    world.is_clean().await;
+    assert_eq!((request.counts.recipients, request.counts.ended), (3, 1));
+}
+
 #[tokio::test]
 async fn a_master_may_end_at_every_step() {
     let mut ended_early = 0;
