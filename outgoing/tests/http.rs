@@ -1,5 +1,7 @@
 //! The client against a real server on loopback: what it fetches, and each thing that it refuses.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says so")]
+
 use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
