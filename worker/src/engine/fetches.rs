@@ -83,7 +83,9 @@ impl Fetches {
         if !self.breakers.contains_key(endpoint) && self.breakers.len() >= ENDPOINTS_MAX {
             let soonest = |(_, breaker): &(&Endpoint, &Breaker)| breaker.open.map_or(0, |open| open.until_ms);
             let oldest = self.breakers.iter().min_by_key(soonest).map(|(endpoint, _)| endpoint.clone());
-            oldest.iter().for_each(|endpoint| drop(self.breakers.remove(endpoint)));
+            if let Some(endpoint) = oldest {
+                self.breakers.remove(&endpoint);
+            }
         }
         let breaker = self.breakers.entry(endpoint.clone()).or_default();
         breaker.failures = breaker.failures.saturating_add(1);
