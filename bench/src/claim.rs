@@ -147,7 +147,8 @@ async fn claim_and_release(server: &mut Server, store: &dyn Store, limits: &Limi
 
 async fn release(store: &dyn Store, held: &[Held]) {
     let reports = held.iter().map(|held| calls::report(held, 1, None, None)).collect();
-    let release = Release { worker: worker(1), reports, retry_fraction: 0, abandon: false, doubt_grace_ms: 0 };
+    let release =
+        Release { worker: worker(1), reports, retry_fraction: 0, abandon: false, doubt_grace_ms: 0, delay_ms: 0 };
     let answers = store.release(release).await.expect("a release");
     assert!(answers.iter().all(|answer| answer.status == LeaseStatus::Returned), "{answers:?}");
 }

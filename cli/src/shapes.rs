@@ -254,6 +254,8 @@ pub struct Campaign {
     pub return_path: String,
     pub tags: Vec<String>,
     pub notify_url: String,
+    /// Where merge fields are fetched.
+    pub data_url: Option<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -276,8 +278,14 @@ pub struct Audience {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Elsewhere {
-    Sql { url: String, query: String, timeout_ms: u64 },
+    Sql {
+        url: String,
+        query: String,
+        timeout_ms: u64,
+    },
     File(String),
+    /// The URL of the first page.
+    Http(String),
 }
 
 impl Campaign {
@@ -312,7 +320,8 @@ impl Campaign {
                 source: a
                     .sql
                     .map(|sql| Elsewhere::Sql { url: sql.url, query: sql.query, timeout_ms: sql.timeout_ms })
-                    .or(a.file.map(|file| Elsewhere::File(file.path))),
+                    .or(a.file.map(|file| Elsewhere::File(file.path)))
+                    .or(a.http.map(|http| Elsewhere::Http(http.url))),
                 address: a.address_field,
                 key: some(a.key_field),
                 encoding: some(a.encoding),
@@ -324,6 +333,7 @@ impl Campaign {
             return_path: message.return_path,
             tags: message.tags,
             notify_url: wire.notify_url,
+            data_url: message.data_url.map(|data| data.url),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })

@@ -3,7 +3,7 @@
 use crate::ids::{CampaignName, LaneName};
 use crate::local_time::SendAtLocal;
 use crate::message::MessageSpec;
-pub use crate::source::{DatabaseAt, InvalidDatabaseAt, Source, SqlSource};
+pub use crate::source::{DatabaseAt, HttpSource, InvalidDatabaseAt, Source, SqlSource};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 

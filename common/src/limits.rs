@@ -84,6 +84,22 @@ pub const DETAIL_BYTES_MAX: usize = 200;
 pub const GRPC_MESSAGE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// One chunk of an uploaded audience.
 pub const UPLOAD_CHUNK_BYTES_MAX: usize = 1024 * 1024;
+/// Time that one call of a `data_url` may take, when the campaign does not say, at least, and at most: its leases are
+/// held meanwhile.
+pub const DATA_TIMEOUT_MS: u64 = 10_000;
+pub const DATA_TIMEOUT_MS_MIN: u64 = 1_000;
+pub const DATA_TIMEOUT_MS_MAX: u64 = 60_000;
+/// Bytes of one answer of a `data_url`, decompressed: 40 KiB for each recipient of a full batch.
+pub const DATA_ANSWER_BYTES_MAX: u64 = 4 * 1024 * 1024;
+/// Time that one page of an `audience.http` may take when the campaign does not say, and at most.
+pub const HTTP_TIMEOUT_MS: u64 = 300_000;
+pub const HTTP_TIMEOUT_MS_MAX: u64 = 3_600_000;
+/// Pages of one `audience.http`: a hash of each is held while they are read, to notice one that comes again.
+pub const HTTP_PAGES_MAX: u64 = 1_000_000;
+/// Headers that a campaign may add to a call.
+pub const CALL_HEADERS_MAX: usize = 16;
+/// The longest that a lease may be released for: whoever waits for something that is away looks again by then.
+pub const RELEASE_DELAY_MS_MAX: u64 = 600_000;
 /// The longest wait a deferral may ask for ("try again in …").
 pub const RETRY_AFTER_MS_MAX: u64 = 86_400_000;
 /// Bytes of all fields of one batch: a batch closes early rather than pass it, so that a lease answer of

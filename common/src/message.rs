@@ -31,6 +31,34 @@ pub struct MessageSpec {
     pub tags: Vec<String>,
     pub campaign: String,
     pub correlation_id: String,
+    /// Where merge fields are fetched; `None`: all are in the payload.
+    #[serde(default)]
+    pub data_url: Option<DataUrl>,
+}
+
+/// Where the merge fields of each batch are fetched.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataUrl {
+    pub url: String,
+    /// Of one try.
+    pub timeout_ms: u64,
+    /// `env:NAME` of the worker's host. Empty: calls are not signed.
+    pub secret: String,
+    pub on_missing: OnMissingData,
+    /// Values may be `env:NAME`, too.
+    pub headers: BTreeMap<String, String>,
+}
+
+/// What becomes of a recipient that the answer does not name.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum OnMissingData {
+    /// Never sent.
+    #[default]
+    Reject,
+    /// Sent with the fields of the audience alone.
+    Send,
+    /// Tried again by the retry schedule, which costs an attempt.
+    Defer,
 }
 
 impl MessageSpec {

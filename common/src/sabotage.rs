@@ -78,6 +78,10 @@ faults! {
     DelayedNeverDue = "delayed_never_due",
     /// The facts of a crash journal say `not written` of a dot that may be written.
     JournalDenies = "journal_denies",
+    /// Somebody is asked for before the fields that are fetched for them are there.
+    FieldsSkipped = "fields_skipped",
+    /// A lease that is released with a delay is due at once.
+    DelayIgnored = "delay_ignored",
     /// A batch that comes back from a lease is put nowhere.
     BatchForgotten = "batch_forgotten",
     /// Who is erased is granted intents.

@@ -2,6 +2,7 @@
 
 use crate::campaign::AudienceFormat;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -14,6 +15,8 @@ pub enum Source {
     Inline { rows: Vec<String> },
     /// The rows of a query.
     Sql(SqlSource),
+    /// Pages of NDJSON.
+    Http(HttpSource),
     /// A file that the masters can read, relative to their `master.files_root`.
     File { path: String, format: AudienceFormat },
 }
@@ -23,9 +26,20 @@ impl Source {
     pub fn is_fetched(&self) -> bool {
         match self {
             Self::Stored { .. } | Self::Inline { .. } => false,
-            Self::Sql(_) | Self::File { .. } => true,
+            Self::Sql(_) | Self::Http(_) | Self::File { .. } => true,
         }
     }
+}
+
+/// Pages of NDJSON over HTTP, each but the last with a link to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpSource {
+    /// Of the first page; http or https, without credentials.
+    pub url: String,
+    /// Values may be `env:NAME`, of the master that reads.
+    pub headers: BTreeMap<String, String>,
+    /// Of one page. Milliseconds.
+    pub timeout_ms: u64,
 }
 
 /// A query, and the database that answers it.

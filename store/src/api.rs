@@ -433,6 +433,8 @@ pub struct Release {
     /// Recipients still in intent become in doubt; otherwise they refuse the release.
     pub abandon: bool,
     pub doubt_grace_ms: u64,
+    /// The rest is not due before so long from now. Not with `abandon`.
+    pub delay_ms: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -108,8 +108,14 @@ async fn nothing_is_taken_nor_retired_before_the_comparison() {
     let report = || vec![held.same_report(vec![said.clone()], Vec::new())];
     let fact = Fact { batch: held.batch.clone(), fence: held.fence.clone(), outcome: said.clone() };
     let finish = Finish { worker: worker(1), reports: report(), retry_fraction: 0 };
-    let release =
-        Release { worker: worker(1), reports: report(), retry_fraction: 0, abandon: true, doubt_grace_ms: GRACE_MS };
+    let release = Release {
+        worker: worker(1),
+        reports: report(),
+        retry_fraction: 0,
+        abandon: true,
+        doubt_grace_ms: GRACE_MS,
+        delay_ms: 0,
+    };
     let store = &fixture.store;
     for answer in [
         store.facts(vec![fact.clone()], 0).await.map(drop),

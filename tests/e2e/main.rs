@@ -5,6 +5,7 @@ mod big;
 mod bucket;
 mod cluster;
 mod cluster_limits;
+mod data_url;
 mod demo;
 mod doctor;
 mod erasure;

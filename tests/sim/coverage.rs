@@ -68,6 +68,11 @@ points! {
     RunRecreated = "a run that was lost was submitted again",
     RunForgotten = "a run was forgotten",
     SegmentSwept = "a segment that nobody names was removed",
+    FieldsFetched = "the fields of a lease were fetched",
+    FieldsFailed = "the fields of a lease were not fetched",
+    LeasePostponed = "a lease went back with a delay",
+    BreakerOpened = "the breaker of an endpoint opened",
+    BreakerClosed = "the breaker of an endpoint closed",
     ReconcilerRound = "the reconciler went round everything",
 }
 

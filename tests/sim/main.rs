@@ -5,6 +5,7 @@
 //! from `POSTRIDER_SEED_FIRST` on.
 
 mod coverage;
+mod endpoint;
 mod fate;
 mod forgotten;
 mod gate;

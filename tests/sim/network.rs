@@ -173,8 +173,8 @@ impl World {
             }),
             Call::Checkpoint(reports) => Body::Checkpoint(v1::CheckpointRequest { worker: id, leases: wire(reports) }),
             Call::Finish(reports) => Body::Finish(v1::FinishRequest { worker: id, leases: wire(reports) }),
-            Call::Release { reports, abandon } => {
-                Body::Release(v1::ReleaseRequest { worker: id, leases: wire(reports), abandon })
+            Call::Release { reports, abandon, delay_ms } => {
+                Body::Release(v1::ReleaseRequest { worker: id, leases: wire(reports), abandon, delay_ms })
             }
             Call::ShareRelays { sequence, wishes } => {
                 let relays = wishes.into_iter().map(Into::into).collect();

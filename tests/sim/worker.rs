@@ -10,7 +10,9 @@ use postrider_common::mark::Marks;
 use postrider_common::message::Recipient;
 use postrider_common::payload;
 use postrider_common::wire;
-use postrider_worker::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer, RelayPlan};
+use postrider_worker::engine::{
+    Call, CallId, Effect, Endpoint, Engine, EngineConfig, Event, Fetched, LeaseKey, Offer, RelayPlan,
+};
 use postrider_worker::journal::{self, Notes, Record};
 use postrider_worker::trust::Trust;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -44,6 +46,7 @@ pub enum WorkerEvent {
     CallTimeout(CallId),
     Answer(Box<Envelope>, Option<Reply>),
     Sent(LeaseKey, Outcome),
+    Fetched(LeaseKey, Fetched),
     Probe,
     Tell,
 }
@@ -54,6 +57,8 @@ pub struct Held {
     fence: Fence,
     recipients: Vec<Recipient>,
     trust: Trust,
+    /// The merge fields are at hand.
+    has_fields: bool,
 }
 
 pub struct Worker {
@@ -241,6 +246,12 @@ impl World {
             WorkerEvent::CallTimeout(call) => self.call_failed(worker, call, false),
             WorkerEvent::Answer(envelope, answer) => self.answer_arrives(*envelope, answer),
             WorkerEvent::Sent(lease, outcome) => self.tell(worker, Event::Sent { lease, outcome }),
+            WorkerEvent::Fetched(lease, fetched) => {
+                if let Some(held) = self.workers[worker].leases.get_mut(&lease) {
+                    held.has_fields |= fetched == Fetched::Done;
+                }
+                self.tell(worker, Event::Fetched { lease, fetched });
+            }
             WorkerEvent::Probe => self.probe(worker),
             WorkerEvent::Tell => self.tell_journal(worker),
         }
@@ -312,7 +323,11 @@ impl World {
         }
         let event = match answer {
             Answer::Leased { leases, held_ms, drain } => {
-                let offers = leases.into_iter().map(|lease| self.workers[worker].offer(lease)).collect();
+                let offers = leases.into_iter().map(|lease| {
+                    let endpoint = self.endpoint_of(&lease.lane);
+                    self.workers[worker].offer(lease, endpoint)
+                });
+                let offers = offers.collect();
                 Event::Leased { call, sent_at_ms, held_ms, offers, drain }
             }
             Answer::Reported { answers, drain } => {
@@ -357,6 +372,8 @@ impl World {
                     held.trust.set(until_ms);
                 }
             }
+            Effect::Fetch { lease, indexes: _ } => self.fetch(worker, lease),
+            Effect::Breaker { endpoint: _, is_open } => self.breaker(is_open),
             // No relay of the world has a limit that workers share.
             Effect::Allow { .. } => {}
             Effect::StartSend { lease, index, relay: _ } => self.start_send(worker, lease, index),
@@ -387,6 +404,7 @@ impl World {
         match &call {
             Call::Checkpoint(reports) => self.note(worker, |notes| notes.asked(reports)),
             Call::Release { abandon: true, .. } => self.reach(Point::DrainAbandoned),
+            Call::Release { delay_ms: 1.., .. } => self.reach(Point::LeasePostponed),
             Call::Lease(_) | Call::Finish(_) | Call::Release { .. } | Call::Facts(_) | Call::ShareRelays { .. } => {}
         }
         let in_ms = (timeout_ms * 1_000).div_ceil(self.workers[worker].pace);
@@ -416,6 +434,9 @@ impl World {
 
     fn start_send(&mut self, worker: usize, lease: LeaseKey, index: u32) {
         let Some(held) = self.workers[worker].leases.get(&lease) else { return };
+        if !held.has_fields {
+            return self.fail(format!("somebody of {} is sent to before the fields are there", held.batch));
+        }
         let recipient = &held.recipients[index as usize];
         let tx = Tx {
             worker,
@@ -465,14 +486,15 @@ impl World {
 }
 
 impl Worker {
-    fn offer(&mut self, lease: postrider_common::lease::Lease) -> Offer {
+    fn offer(&mut self, lease: postrider_common::lease::Lease, endpoint: Option<Endpoint>) -> Offer {
         self.last_key += 1;
         let key = LeaseKey(self.last_key);
         let recipients = payload::decode(&lease.payload).expect("a payload can be read");
         self.notes.leased(key.0, &lease.batch, &lease.fence);
         let (batch, fence) = (lease.batch.clone(), lease.fence.clone());
-        self.leases.insert(key, Held { batch, fence, recipients, trust: Trust::default() });
-        Offer { key, lease, is_usable: true }
+        self.leases
+            .insert(key, Held { batch, fence, recipients, trust: Trust::default(), has_fields: endpoint.is_none() });
+        Offer { key, lease, is_usable: true, endpoint }
     }
 
     pub fn trusts(&self, lease: LeaseKey, boot_ms: u64) -> bool {

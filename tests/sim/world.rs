@@ -1,6 +1,7 @@
 //! A world in virtual time: everything that happens is in one queue; masters are the real ones, as tasks that share it.
 
 use crate::coverage::{Coverage, Point};
+use crate::endpoint::FieldsEndpoint;
 use crate::master::{Inbound, MasterNode};
 use crate::mix::{BUSY_MS, CONVERGE_MS, FAULTS_END_MS, Mix};
 use crate::network::Envelope;
@@ -110,6 +111,7 @@ pub struct World {
     /// Who ends workers, and how many he ended.
     pub poison: Option<(String, u32)>,
     pub submissions: Vec<Submission>,
+    pub endpoint: Option<FieldsEndpoint>,
     pub is_relay_down: bool,
     pub is_healed: bool,
     pub is_ending: bool,
@@ -149,6 +151,7 @@ impl World {
             txs: Vec::new(),
             poison: None,
             submissions: Vec::new(),
+            endpoint: FieldsEndpoint::draw(seed, mix.is_calm),
             is_relay_down: false,
             is_healed: false,
             is_ending: false,

@@ -264,6 +264,7 @@ mod tests {
             peer: format!("{peer}:40000"),
             rcpt_to: address.into(),
             message_id: format!("<{address}>"),
+            subject: String::new(),
             decision,
         }
     }

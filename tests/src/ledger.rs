@@ -36,6 +36,8 @@ pub struct Line {
     pub peer: String,
     pub rcpt_to: String,
     pub message_id: String,
+    #[serde(default)]
+    pub subject: String,
     pub decision: Decision,
 }
 

@@ -4,7 +4,7 @@ use crate::engine::RelayPlan;
 use postrider_common::ids::{InvalidId, LaneName, WorkerId};
 use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayLimit};
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -58,6 +58,10 @@ pub struct WorkerConfig {
     pub journal: Option<PathBuf>,
     /// How long open transactions are waited for when stopping.
     pub drain_timeout: Duration,
+    /// Where metrics can be read; loopback. None: nowhere.
+    pub http_listen: Option<SocketAddr>,
+    /// What may be called on behalf of campaigns.
+    pub outgoing: postrider_outgoing::Settings,
 }
 
 /// Why a worker did not start, or did not end cleanly. Reads after "failed to".
@@ -71,6 +75,8 @@ pub enum WorkerError {
         folder.display()
     )]
     Journal { folder: PathBuf, why: std::io::Error },
+    #[error("listen on worker.http_listen = '{address}': {why}; use another port, or \"\" for none")]
+    Listen { address: SocketAddr, why: std::io::Error },
     #[error(
         "hand back {leases} leases while stopping: no master answered; they return to their queue when they expire"
     )]
@@ -104,6 +110,9 @@ impl WorkerConfig {
         if reserved > u64::from(self.slots) {
             let why = format!("{reserved} slots are reserved, there are {}: raise slots or reserve less", self.slots);
             return Err(wrong("worker.reserve", why));
+        }
+        if let Some(address) = self.http_listen.filter(|address| !address.ip().is_loopback()) {
+            return Err(wrong("worker.http_listen", format!("{address} is not a loopback address")));
         }
         if self.relays.is_empty() {
             return Err(wrong("relay", "name at least one relay, such as url = \"smtp://127.0.0.1:2525\"".into()));

@@ -1,17 +1,22 @@
 //! Message definitions, compiled once, and the batches that are rendered with them.
 
 use crate::dispatch::Leased;
-use crate::engine::{LeaseKey, Offer};
-use postrider_common::ids::{DefinitionHash, LaneName, RunId};
+use crate::engine::{Endpoint, LeaseKey, Offer};
+use crate::fields::{Absent, Found, Origin};
+use postrider_common::ids::{BatchId, DefinitionHash, Fence, LaneName, RunId};
 use postrider_common::lease::{Lease, Outcome, OutcomeKind};
 use postrider_common::limits::{CODE_BYTES_MAX, DETAIL_BYTES_MAX, KNOWN_DEFINITIONS_MAX};
-use postrider_common::message::{MessageSpec, Recipient, message_id};
+use postrider_common::message::{MessageSpec, OnMissingData, Recipient, message_id};
 use postrider_common::payload;
 use postrider_common::wire::printable;
 use postrider_mail::smtp::client::Outgoing;
 use postrider_mail::{BuildError, Envelope, RenderError, Sender, Template, build};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+
+/// For recipients whose fields an endpoint does not know.
+const NO_FIELDS: &str = "data";
 
 /// What a run renders. One that does not compile is kept as its error: each of its recipients is refused
 /// with it.
@@ -20,6 +25,8 @@ pub(crate) struct Definition {
     template: Result<Template, String>,
     /// Without and with what belongs to a list.
     senders: [Result<Sender, String>; 2],
+    /// Where merge fields are fetched.
+    pub(crate) origin: Option<Result<Origin, String>>,
 }
 
 impl Definition {
@@ -28,6 +35,7 @@ impl Definition {
         Self {
             template: Template::compile(spec).map_err(|error| error.to_string()),
             senders: [sender(false), sender(true)],
+            origin: spec.data_url.as_ref().map(Origin::new),
         }
     }
 }
@@ -35,13 +43,55 @@ impl Definition {
 /// A leased batch, ready to be rendered.
 #[derive(Debug)]
 pub(crate) struct Batch {
+    pub(crate) id: BatchId,
+    pub(crate) fence: Fence,
     pub(crate) run: RunId,
+    pub(crate) campaign: String,
     pub(crate) lane: LaneName,
     pub(crate) recipients: Vec<Recipient>,
     pub(crate) definition: Arc<Definition>,
+    /// By index, once they were fetched; never again under the same lease.
+    pub(crate) fields: OnceLock<BTreeMap<u32, Found>>,
 }
 
 impl Batch {
+    /// Where its merge fields are to be fetched.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        self.definition.origin.as_ref()?.as_ref().ok().map(|origin| origin.endpoint.clone())
+    }
+
+    pub(crate) fn give_fields(&self, found: BTreeMap<u32, Found>) {
+        // A second answer to the same question says nothing new.
+        let _ = self.fields.set(found);
+    }
+
+    /// The recipient with all its fields: what was fetched wins. Or why it has none, and what becomes of it.
+    fn complete(&self, index: u32) -> Result<Cow<'_, Recipient>, (OutcomeKind, String)> {
+        let recipient = self.recipients.get(index as usize);
+        let recipient = recipient.ok_or((OutcomeKind::Rejected, "the batch has no such recipient".to_owned()))?;
+        let origin = match &self.definition.origin {
+            None => return Ok(Cow::Borrowed(recipient)),
+            // Such a lease is handed back before anybody of it is asked for.
+            Some(Err(why)) => return Err((OutcomeKind::NotWritten, why.clone())),
+            Some(Ok(origin)) => origin,
+        };
+        // The engine asks for nobody before; without, nothing is sent.
+        let found = self.fields.get().and_then(|fields| fields.get(&index));
+        match found.ok_or((OutcomeKind::NotWritten, "its fields were not fetched".to_owned()))? {
+            Ok(fields) => {
+                let mut recipient = recipient.clone();
+                recipient.fields.extend(fields.clone());
+                Ok(Cow::Owned(recipient))
+            }
+            Err(why @ (Absent::Shape | Absent::Size)) => Err((OutcomeKind::Rejected, why.to_string())),
+            Err(why @ Absent::Missing) => match origin.on_missing {
+                OnMissingData::Reject => Err((OutcomeKind::Rejected, why.to_string())),
+                OnMissingData::Defer => Err((OutcomeKind::Deferred, why.to_string())),
+                OnMissingData::Send => Ok(Cow::Borrowed(recipient)),
+            },
+        }
+    }
+
     /// The message for one recipient; or its outcome, when it cannot be made.
     pub(crate) fn render(&self, index: u32, date_ms: i64) -> Result<Outgoing, Outcome> {
         let refused = |code: &str, why: &dyn std::fmt::Display| Outcome {
@@ -51,10 +101,8 @@ impl Batch {
             detail: printable(&why.to_string(), DETAIL_BYTES_MAX),
             retry_after_ms: 0,
         };
-        let recipient = self
-            .recipients
-            .get(index as usize)
-            .ok_or_else(|| refused(BuildError::CODE, &"the batch has no such recipient"))?;
+        let recipient = self.complete(index).map_err(|(kind, why)| Outcome { kind, ..refused(NO_FIELDS, &why) })?;
+        let recipient = recipient.as_ref();
         let is_bulk = self.lane != LaneName::transactional();
         let sender = self.definition.senders[usize::from(is_bulk)].as_ref();
         let sender = sender.map_err(|why| refused(BuildError::CODE, why))?;
@@ -126,6 +174,10 @@ fn unpack(lease: &Lease, known: &mut Definitions) -> Option<Batch> {
         tracing::error!(batch = %lease.batch, definition = %lease.definition, "lease came without its definition");
         return None;
     };
+    if let Some(Err(why)) = &definition.origin {
+        tracing::error!(batch = %lease.batch, error = why, "merge fields cannot be fetched by this worker");
+        return None;
+    }
     let recipients = match payload::decode(&lease.payload) {
         Ok(recipients) => recipients,
         Err(error) => {
@@ -137,14 +189,25 @@ fn unpack(lease: &Lease, known: &mut Definitions) -> Option<Batch> {
         tracing::error!(batch = %lease.batch, "payload and lease differ in the number of recipients");
         return None;
     }
-    Some(Batch { run: lease.run.clone(), lane: lease.lane.clone(), recipients, definition })
+    let (id, fence) = (lease.batch.clone(), lease.fence.clone());
+    let (run, campaign, lane) = (lease.run.clone(), lease.campaign.clone(), lease.lane.clone());
+    Some(Batch { id, fence, run, campaign, lane, recipients, definition, fields: OnceLock::new() })
 }
 
 impl Prepared {
     /// Gives each lease its key.
     pub(crate) fn offers(self, mut key: impl FnMut() -> LeaseKey) -> Vec<(Offer, Option<Batch>)> {
-        let offer =
-            |(lease, batch): (Lease, Option<Batch>)| (Offer { key: key(), lease, is_usable: batch.is_some() }, batch);
+        let offer = |(lease, batch): (Lease, Option<Batch>)| {
+            (
+                Offer {
+                    key: key(),
+                    lease,
+                    is_usable: batch.is_some(),
+                    endpoint: batch.as_ref().and_then(Batch::endpoint),
+                },
+                batch,
+            )
+        };
         self.leases.into_iter().map(offer).collect()
     }
 }

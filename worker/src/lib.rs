@@ -2,14 +2,16 @@
 //!
 //! It knows nothing but master addresses, and keeps nothing on disk but a crash journal, without which it is
 //! still correct. In reading order: `engine` decides, `run` performs what it decides, `dispatch` speaks to
-//! masters, `definition` holds what is rendered, `send` carries messages to relays, `journal` notes what the
+//! masters, `definition` holds what is rendered, `fields` fetches what of it is elsewhere, `send` carries messages to relays, `journal` notes what the
 //! next process must know if this one is killed.
 
 pub mod config;
 mod definition;
 pub mod dispatch;
 pub mod engine;
+mod fields;
 pub mod journal;
+mod metrics;
 mod run;
 mod sabotage;
 mod send;

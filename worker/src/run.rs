@@ -3,8 +3,10 @@
 use crate::config::{RelayConfig, WorkerConfig, WorkerError};
 use crate::definition::{Batch, Definition, Definitions, prepare};
 use crate::dispatch::{CallError, Dispatch, GrpcDispatch, Reported};
-use crate::engine::{Call, CallId, Effect, Engine, EngineConfig, Event, LeaseKey, Offer};
+use crate::engine::{Call, CallId, Effect, Endpoint, Engine, EngineConfig, Event, Fetched, LeaseKey, Offer};
+use crate::fields::{self, Fetcher};
 use crate::journal::{self, Journal};
+use crate::metrics::Metrics;
 use crate::sabotage::{Sabotage, Started};
 use crate::send::{Hold, Pool, PoolConfig, Share, Told};
 use postrider_common::clock::Clock;
@@ -73,6 +75,17 @@ pub async fn run_with(
             () = &mut stop => return Ok(()),
         }
     }
+    let metrics = Metrics::default();
+    let fetcher = Fetcher::new(&config.outgoing, clock.clone(), metrics.clone())
+        .map_err(|error| WorkerError::config("outgoing", error.to_string()))?;
+    // Ends with this worker, too.
+    let mut serving = JoinSet::new();
+    if let Some(address) = config.http_listen {
+        let listener = tokio::net::TcpListener::bind(address).await;
+        let listener = listener.map_err(|why| WorkerError::Listen { address, why })?;
+        let router = metrics.router();
+        serving.spawn(async move { axum::serve(listener, router).await });
+    }
     let (inbox, events) = mpsc::channel(INBOX_MAX);
     let (told, words) = mpsc::channel(INBOX_MAX + config.slots as usize);
     let sabotage = Sabotage::from_env();
@@ -105,6 +118,8 @@ pub async fn run_with(
         dispatch,
         clock,
         inbox,
+        fetcher,
+        metrics,
         definitions: Definitions::default(),
         holds: BTreeMap::new(),
         journal,
@@ -129,6 +144,8 @@ struct Shell {
     clock: Arc<dyn Clock>,
     pools: Vec<Pool>,
     inbox: mpsc::Sender<Inbound>,
+    fetcher: Fetcher,
+    metrics: Metrics,
     definitions: Definitions,
     holds: BTreeMap<LeaseKey, Arc<Hold>>,
     journal: Option<Arc<Journal>>,
@@ -236,6 +253,8 @@ impl Shell {
                 #[cfg(feature = "sabotage")]
                 Started::Done(outcome) => self.tell(Event::Sent { lease, outcome }),
             },
+            Effect::Fetch { lease, indexes } => self.fetch(lease, indexes),
+            Effect::Breaker { endpoint, is_open } => self.breaker(&endpoint, is_open),
             Effect::Allow { relay, connections, cut } => {
                 self.pools.get(relay).into_iter().for_each(|pool| pool.allow(connections, cut));
             }
@@ -263,6 +282,28 @@ impl Shell {
     fn start_send(&self, lease: LeaseKey, index: u32, relay: usize) {
         if let (Some(hold), Some(pool)) = (self.holds.get(&lease), self.pools.get(relay)) {
             pool.start_send(hold, index);
+        }
+    }
+
+    fn fetch(&self, lease: LeaseKey, indexes: Vec<u32>) {
+        let (fetcher, clock, inbox) = (self.fetcher.clone(), self.clock.clone(), self.inbox.clone());
+        let hold = self.holds.get(&lease).cloned();
+        tokio::spawn(async move {
+            let fetched = match hold {
+                Some(hold) => fetcher.fetch(&hold, &indexes).await,
+                None => Fetched::Failed { is_passing: false, retry_after_ms: 0, random: clock.random() },
+            };
+            // The loop is gone only when the worker has ended.
+            let _ = inbox.send(Inbound::Event(Event::Fetched { lease, fetched })).await;
+        });
+    }
+
+    fn breaker(&self, endpoint: &Endpoint, is_open: bool) {
+        let endpoint = fields::shown(endpoint);
+        self.metrics.breaker(&endpoint, is_open);
+        match is_open {
+            true => tracing::warn!(endpoint, "data_url keeps failing: its batches wait, and it is probed"),
+            false => tracing::info!(endpoint, "data_url answers again"),
         }
     }
 
@@ -301,8 +342,8 @@ impl Shell {
                 let answer = dispatch.finish(reports, timeout).await;
                 answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
             })),
-            Call::Release { reports, abandon } => drop(tokio::spawn(async move {
-                let answer = dispatch.release(reports, abandon, timeout).await;
+            Call::Release { reports, abandon, delay_ms } => drop(tokio::spawn(async move {
+                let answer = dispatch.release(reports, abandon, delay_ms, timeout).await;
                 answered(&inbox, clock.as_ref(), id, sent_at_ms, answer).await;
             })),
             Call::Facts(facts) => drop(tokio::spawn(async move {

@@ -50,6 +50,8 @@ fn config(masters: &[SocketAddr], relay: SocketAddr) -> WorkerConfig {
         source_address: Some("127.0.0.1".parse().unwrap()),
         journal: None,
         drain_timeout: Duration::from_secs(5),
+        http_listen: None,
+        outgoing: postrider_outgoing::Settings::default(),
     }
 }
 

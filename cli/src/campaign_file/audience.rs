@@ -46,14 +46,11 @@ pub fn read(
 ) -> (Found, Option<(String, usize)>) {
     let fields = Fields::new("audience.", table, KEYS, complaints);
     let on_bad_row = fields.text("on_bad_row", complaints);
-    if let Some(entry) = fields.entry("http") {
-        complaints.at(entry.line, "audience.http comes later: this version reads csv and ndjson files and databases");
-    }
     let given: Vec<_> = SOURCES.iter().filter_map(|source| fields.entry(source)).collect();
     match given.as_slice() {
         [] => complaints.at(
             line,
-            "[audience] names no source: write csv = \"FILE\", ndjson = \"FILE\", sql = { … } or file = \"PATH\"",
+            "[audience] names no source: write csv = \"FILE\", ndjson = \"FILE\", sql = { … }, http = \"https://…\" or file = \"PATH\"",
         ),
         [_] => {}
         [first, second, ..] => complaints

@@ -3,11 +3,14 @@
 use super::audience::{ENDINGS, format_of};
 use super::fields::{Complaints, Fields};
 use crate::toml_text::Value;
-use postrider_common::campaign::{DatabaseAt, InvalidDatabaseAt, Source, SqlSource};
+use postrider_common::campaign::{DatabaseAt, HttpSource, InvalidDatabaseAt, Source, SqlSource};
 use postrider_common::duration;
-use postrider_common::limits::SQL_TIMEOUT_MS;
+use postrider_common::limits::{HTTP_TIMEOUT_MS, SQL_TIMEOUT_MS};
+use postrider_outgoing::Target;
+use std::collections::BTreeMap;
 use std::path::Path;
 
+const HTTP_KEYS: &[&str] = &["url", "headers", "timeout"];
 const SQL_KEYS: &[&str] = &["url", "query", "key", "timeout"];
 
 /// A source, and the key that stands beside it.
@@ -19,7 +22,7 @@ pub struct Elsewhere {
 
 /// `has_key`: `audience.key` is given.
 pub fn read(fields: &Fields<'_>, has_key: bool, complaints: &mut Complaints) -> Option<Elsewhere> {
-    sql(fields, has_key, complaints).or_else(|| file(fields, complaints))
+    sql(fields, has_key, complaints).or_else(|| http(fields, complaints)).or_else(|| file(fields, complaints))
 }
 
 fn sql(fields: &Fields<'_>, has_key: bool, complaints: &mut Complaints) -> Option<Elsewhere> {
@@ -58,6 +61,45 @@ fn sql(fields: &Fields<'_>, has_key: bool, complaints: &mut Complaints) -> Optio
     let (query, _) = inner.text("query", complaints)?;
     let key = key.map(|(name, _)| name).filter(|name| !name.is_empty());
     Some(Elsewhere { source: Source::Sql(SqlSource { database, query, timeout_ms }), key })
+}
+
+/// A URL, or a table that says how it is read.
+fn http(fields: &Fields<'_>, complaints: &mut Complaints) -> Option<Elsewhere> {
+    let entry = fields.entry("http")?;
+    for unread in ["encoding", "delimiter"] {
+        if let Some(entry) = fields.entry(unread) {
+            complaints.at(entry.line, format!("audience.{unread} says nothing of pages of NDJSON: leave it out"));
+        }
+    }
+    let (mut timeout_ms, mut headers) = (HTTP_TIMEOUT_MS, BTreeMap::new());
+    let (field, url) = match &entry.node.value {
+        Value::Text(url) => ("audience.http", Some((url.clone(), entry.line))),
+        Value::Table(table) => {
+            let inner = Fields::new("audience.http.", table, HTTP_KEYS, complaints);
+            headers = inner.text_table("headers", complaints);
+            if let Some((text, line)) = inner.text("timeout", complaints) {
+                match duration::parse(&text) {
+                    Ok(timeout) => timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+                    Err(why) => complaints.at(line, format!("audience.http.timeout: {why}")),
+                }
+            }
+            if inner.entry("url").is_none() {
+                complaints.at(entry.line, "audience.http.url is missing");
+            }
+            ("audience.http.url", inner.text("url", complaints))
+        }
+        other => {
+            let what = other.kind();
+            complaints.at(entry.line, format!("audience.http must be a URL or a table {{ url = \"…\" }}, not {what}"));
+            return None;
+        }
+    };
+    let (url, line) = url?;
+    if let Err(why) = url.parse::<Target>() {
+        complaints.at(line, format!("{field}: {why}"));
+        return None;
+    }
+    Some(Elsewhere { source: Source::Http(HttpSource { url, headers, timeout_ms }), key: None })
 }
 
 fn file(fields: &Fields<'_>, complaints: &mut Complaints) -> Option<Elsewhere> {

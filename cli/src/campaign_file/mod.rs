@@ -4,6 +4,7 @@
 //! once with file and line. Does not talk to anybody.
 
 mod audience;
+mod data_url;
 mod elsewhere;
 mod fields;
 mod local_time;
@@ -34,6 +35,7 @@ const KEYS: &[&str] = &[
     "send_at_local",
     "audience",
     "template",
+    "data_url",
     "reply_to",
     "return_path",
     "headers",
@@ -111,7 +113,8 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let send_at_local = local_time::read(&top, &mut complaints);
     let schedule = schedule::read(&top, send_at_local.is_some(), &mut complaints);
     let template = top.table("template", &mut complaints);
-    let part = message::read(folder, &top, template, None, &mut complaints);
+    let mut part = message::read(folder, &top, template, None, &mut complaints);
+    part.spec.data_url = data_url::read(&top, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
         Some((table, line)) => audience::read(folder, table, line, &mut complaints),
         None => (audience::Found::Nothing, None),

@@ -3,7 +3,7 @@
 use super::*;
 use crate::failure::Exit;
 use postrider_common::campaign::{
-    Audience, AudienceFormat, CatchUp, OnGap, OnOverlap, Overlap, Schedule, Source, SqlSource, When,
+    Audience, AudienceFormat, CatchUp, HttpSource, OnGap, OnOverlap, Overlap, Schedule, Source, SqlSource, When,
 };
 use postrider_common::local_time::{Passed, SendAtLocal, UnknownZone};
 
@@ -222,7 +222,7 @@ fn wrong_files_say_what_to_write() {
             "audience.encoding says nothing of a query",
         ),
         ("csv = \"recipients.csv\"", "file = \"people.txt\"", "audience.file: its name must end in .csv"),
-        ("csv = \"recipients.csv\"", "http = \"http://x\"", "audience.http comes later"),
+        ("csv = \"recipients.csv\"", "http = \"ftp://x\"", "audience.http: ftp:// is refused"),
         (
             "csv = \"recipients.csv\"",
             "csv = \"recipients.csv\"\nndjson = \"a\"",
@@ -280,6 +280,13 @@ fn a_source_that_a_master_reads_is_not_looked_at_here() {
     let audience = with("file = \"daily/people.ndjson.gz\"\nencoding = \"utf-8\"");
     let file = Source::File { path: "daily/people.ndjson.gz".into(), format: AudienceFormat::Ndjson };
     assert_eq!((audience.source, audience.key_field), (file, None));
+    let http = |timeout_ms, headers: &[(&str, &str)]| {
+        let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Source::Http(HttpSource { url: "http://crm.example/people".into(), headers, timeout_ms })
+    };
+    assert_eq!(with("http = \"http://crm.example/people\"").source, http(300_000, &[]));
+    let whole = "http = { url = \"http://crm.example/people\", timeout = \"9s\", headers = { X-Of = \"env:A\" } }";
+    assert_eq!(with(whole).source, http(9_000, &[("X-Of", "env:A")]));
 }
 
 #[test]
@@ -307,4 +314,46 @@ fn an_audience_given_apart_is_told_by_its_ending() {
     assert_eq!(of("recipients.csv").expect("good").format, AudienceFormat::Csv);
     assert!(of("digest.html").expect_err("no ending").message.contains("must end in .csv, .ndjson or .jsonl"));
     assert!(of("none.csv").expect_err("none").message.contains("No such file"));
+}
+
+#[test]
+fn fields_may_be_fetched_from_a_url() {
+    use postrider_common::message::{DataUrl, OnMissingData};
+    let folder = folder();
+    let with = |line: &str| format!("{line}\n{GOOD}");
+    let read = |line: &str| {
+        let file = parse_campaign("c.toml", folder.path(), &with(line)).expect("good");
+        file.campaign.message.data_url.expect("it is there")
+    };
+    let plain = DataUrl {
+        url: "http://fields.example/batch".into(),
+        timeout_ms: 10_000,
+        secret: String::new(),
+        on_missing: OnMissingData::Reject,
+        headers: Default::default(),
+    };
+    assert_eq!(read("data_url = \"http://fields.example/batch\""), plain);
+    let whole = read(
+        "data_url = { url = \"http://fields.example/batch\", timeout = \"3s\", secret = \"env:DATA_SECRET\", \
+         on_missing_data = \"send\", headers = { Authorization = \"env:TOKEN\" } }",
+    );
+    let (secret, headers) = ("env:DATA_SECRET".to_owned(), [("Authorization".into(), "env:TOKEN".into())].into());
+    let on_missing = OnMissingData::Send;
+    assert_eq!(whole, DataUrl { timeout_ms: 3_000, secret, on_missing, headers, ..plain });
+    for (line, parts) in [
+        ("data_url = 7", &["c.toml:1: data_url must be a URL in quotes"][..]),
+        ("data_url = \"ftp://fields.example\"", &["c.toml:1: data_url: ftp:// is refused"]),
+        ("data_url = \"http://ada:hunter2@fields.example\"", &["data_url: it has a user or a password"]),
+        ("data_url = { timeout = \"3s\" }", &["data_url.url is missing"]),
+        ("data_url = { url = \"http://x.example\", timeout = \"3\" }", &["data_url.timeout: '3' is not a duration"]),
+        ("data_url = { url = \"http://x.example\", secret = \"hunter2\" }", &["data_url.secret: ", "env:NAME"]),
+        ("data_url = { url = \"http://x.example\", on_missing_data = \"skip\" }", &["reject, send, defer, not 'skip'"]),
+        ("data_url = { url = \"http://x.example\", secrets = \"\" }", &["no key data_url.secrets; the nearest is"]),
+    ] {
+        let why = complaint(&with(line));
+        for part in parts {
+            assert!(why.contains(part), "{why}");
+        }
+        assert!(!why.contains("hunter2"), "{why}");
+    }
 }

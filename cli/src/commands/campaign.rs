@@ -192,6 +192,11 @@ async fn list(context: &Context) -> Result<()> {
     output::table(&["CAMPAIGN", "STATE", "LANE", "VERSION", "SCHEDULE", "APPLIED"], rows)
 }
 
+/// A query may have a token in it.
+fn without_query(url: &str) -> String {
+    output::clean(url.split('?').next().unwrap_or_default())
+}
+
 fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
     let one = Campaign::from_wire(record)?;
     if context.json() {
@@ -202,6 +207,7 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
             (Some(id), _) => format!("upload {}", &id[..id.len().min(12)]),
             (None, Some(Elsewhere::Sql { url, .. })) => format!("a query of {}", output::clean(&url)),
             (None, Some(Elsewhere::File(path))) => format!("the file {} of the master", output::clean(&path)),
+            (None, Some(Elsewhere::Http(url))) => format!("pages of {}", without_query(&url)),
             (None, None) => "inline rows".to_owned(),
         };
         let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();
@@ -212,6 +218,7 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
         ("state", if one.paused { "paused" } else { "active" }.to_owned()),
         ("from", output::clean(&one.from)),
         ("subject", output::clean(&one.subject)),
+        ("fields", one.data_url.map_or("audience".to_owned(), |url| format!("audience and {}", without_query(&url)))),
         ("templates", format!("html {} bytes, text {} bytes", one.html_bytes, one.text_bytes)),
         ("lane", one.lane),
         ("policies", format!("on_unknown {}, on_bad_row {}", one.on_unknown, one.on_bad_row)),

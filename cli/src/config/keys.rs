@@ -137,8 +137,10 @@ pub const SECTIONS: &[Section] = &[
             key("ehlo", Kind::Text),
             key("journal", Kind::Text),
             key("drain_timeout", Kind::Duration),
+            key("http_listen", Kind::Text),
         ],
     },
+    Section { name: "outgoing", shape: Shape::Table, keys: &[key("allow", Kind::Texts), key("env", Kind::Texts)] },
     Section {
         name: "relay",
         shape: Shape::List,

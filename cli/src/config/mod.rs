@@ -7,6 +7,7 @@
 
 pub mod gather;
 pub mod keys;
+mod outgoing;
 pub mod read;
 mod retention;
 pub mod settings;
@@ -54,6 +55,8 @@ pub struct Config {
     pub limits: Limits,
     pub worker: WorkerConfig,
     pub relays: Vec<RelayConfig>,
+    /// What campaigns may have called.
+    pub outgoing: postrider_outgoing::Settings,
 }
 
 impl Config {
@@ -103,6 +106,8 @@ pub struct WorkerConfig {
     /// None: switched off.
     pub journal: Option<PathBuf>,
     pub drain_timeout: Duration,
+    /// None: metrics are not shown.
+    pub http_listen: Option<SocketAddr>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

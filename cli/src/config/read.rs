@@ -3,7 +3,7 @@
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
 use super::urls::{check_master, is_domain, parse_relay};
-use super::{Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, retention};
+use super::{Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, outgoing, retention};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
@@ -80,6 +80,7 @@ impl Reader<'_> {
         let limits = self.limits();
         let worker = self.worker(host);
         let relays = self.relays();
+        let outgoing = outgoing::read(self.settings, &mut self.problems);
         Some(Config {
             master: master?,
             store: store?,
@@ -96,6 +97,7 @@ impl Reader<'_> {
             limits,
             worker: worker?,
             relays,
+            outgoing,
         })
     }
 
@@ -158,8 +160,8 @@ impl Reader<'_> {
     }
 
     fn master(&mut self) -> Option<MasterConfig> {
-        let grpc_listen = self.listen("grpc_listen", false);
-        let http_listen = self.listen("http_listen", true);
+        let grpc_listen = self.listen("master", "grpc_listen", false);
+        let http_listen = self.listen("master", "http_listen", true);
         let audience_bytes_max = self.whole("master", "audience_bytes_max", 1..=i64::MAX);
         let split_ahead_batches = self.whole("master", "split_ahead_batches", 1..=SPLIT_AHEAD_BATCHES_MAX as i64);
         Some(MasterConfig {
@@ -171,9 +173,9 @@ impl Reader<'_> {
     }
 
     /// `Some(None)`: given as empty, which `optional` allows.
-    fn listen(&mut self, key: &str, optional: bool) -> Option<Option<SocketAddr>> {
-        let (text, setting) = self.text("master", key)?;
-        let path = format!("master.{key}");
+    fn listen(&mut self, section: &str, key: &str, optional: bool) -> Option<Option<SocketAddr>> {
+        let (text, setting) = self.text(section, key)?;
+        let path = format!("{section}.{key}");
         if text.is_empty() && optional {
             return Some(None);
         }
@@ -435,6 +437,7 @@ impl Reader<'_> {
         let ehlo = self.ehlo(host);
         let (journal, _) = self.text("worker", "journal")?;
         let drain_timeout = self.duration("worker", "drain_timeout", &DRAIN_TIMEOUT);
+        let http_listen = self.listen("worker", "http_listen", true);
         Some(WorkerConfig {
             masters,
             name: name?,
@@ -445,6 +448,7 @@ impl Reader<'_> {
             ehlo: ehlo?,
             journal: (!journal.is_empty()).then(|| journal.into()),
             drain_timeout: drain_timeout?,
+            http_listen: http_listen?,
         })
     }
 

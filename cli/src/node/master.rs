@@ -64,7 +64,7 @@ pub async fn start(config: &Config, store: Arc<dyn Store>, clock: Arc<dyn Clock>
         sites: config.sites.clone(),
         limits: config.limits.clone(),
         audience_bytes_max: config.master.audience_bytes_max,
-        sources: Sources { files: config.files_root.clone().map(FilesRoot::new) },
+        sources: Sources { files: config.files_root.clone().map(FilesRoot::new), outgoing: config.outgoing.clone() },
         split_ahead_batches: config.master.split_ahead_batches,
         retention: Retention { runs, messages, dead_letters },
     };

@@ -35,6 +35,8 @@ pub fn settings(config: &Config) -> Result<WorkerConfig> {
         source_address: worker.source_address,
         journal: worker.journal.clone(),
         drain_timeout: worker.drain_timeout,
+        http_listen: worker.http_listen,
+        outgoing: config.outgoing.clone(),
     })
 }
 
@@ -44,7 +46,9 @@ pub async fn run(settings: WorkerConfig, clock: Arc<dyn Clock>, stop: impl Futur
         let message = format!("failed to {error}");
         match error {
             WorkerError::Config { .. } => Failure::usage(message),
-            WorkerError::Journal { .. } | WorkerError::NotHandedBack { .. } => Failure::failed(message),
+            WorkerError::Journal { .. } | WorkerError::Listen { .. } | WorkerError::NotHandedBack { .. } => {
+                Failure::failed(message)
+            }
         }
     })
 }

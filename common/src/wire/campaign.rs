@@ -2,13 +2,13 @@
 
 use super::{InvalidField, at};
 use crate::campaign::{
-    Audience, AudienceFormat, Campaign, DatabaseAt, InvalidDatabaseAt, OnBadRow, OnUnknown, Schedule, Source,
-    SqlSource, TextForm,
+    Audience, AudienceFormat, Campaign, DatabaseAt, HttpSource, InvalidDatabaseAt, OnBadRow, OnUnknown, Schedule,
+    Source, SqlSource, TextForm,
 };
 use crate::ids::LaneName;
-use crate::limits::{INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
+use crate::limits::{HTTP_TIMEOUT_MS, INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
 use crate::local_time::SendAtLocal;
-use crate::message::MessageSpec;
+use crate::message::{DataUrl, MessageSpec, OnMissingData};
 use postrider_proto::v1;
 
 impl From<MessageSpec> for v1::MessageDefinition {
@@ -24,6 +24,7 @@ impl From<MessageSpec> for v1::MessageDefinition {
             tags: spec.tags,
             campaign: spec.campaign,
             correlation_id: spec.correlation_id,
+            data_url: spec.data_url.map(Into::into),
         }
     }
 }
@@ -41,7 +42,32 @@ impl From<v1::MessageDefinition> for MessageSpec {
             tags: wire.tags,
             campaign: wire.campaign,
             correlation_id: wire.correlation_id,
+            data_url: wire.data_url.map(Into::into),
         }
+    }
+}
+
+impl From<DataUrl> for v1::DataUrl {
+    fn from(data: DataUrl) -> Self {
+        let on_missing = match data.on_missing {
+            OnMissingData::Reject => v1::OnMissingData::Reject,
+            OnMissingData::Send => v1::OnMissingData::Send,
+            OnMissingData::Defer => v1::OnMissingData::Defer,
+        };
+        let DataUrl { url, timeout_ms, secret, on_missing: _, headers } = data;
+        Self { url, timeout_ms, secret, on_missing_data: on_missing.into(), headers }
+    }
+}
+
+impl From<v1::DataUrl> for DataUrl {
+    fn from(wire: v1::DataUrl) -> Self {
+        let on_missing = match wire.on_missing_data() {
+            v1::OnMissingData::Unspecified | v1::OnMissingData::Reject => OnMissingData::Reject,
+            v1::OnMissingData::Send => OnMissingData::Send,
+            v1::OnMissingData::Defer => OnMissingData::Defer,
+        };
+        let v1::DataUrl { url, timeout_ms, secret, on_missing_data: _, headers } = wire;
+        Self { url, timeout_ms, secret, on_missing, headers }
     }
 }
 
@@ -52,9 +78,10 @@ impl TryFrom<v1::AudienceSource> for Audience {
         if wire.address_field.is_empty() {
             return Err(InvalidField::new("audience.address", "it is missing: name the column that holds the address"));
         }
-        let sources = [!wire.audience_id.is_empty(), !wire.inline.is_empty(), wire.sql.is_some(), wire.file.is_some()];
+        let elsewhere = [wire.sql.is_some(), wire.file.is_some(), wire.http.is_some()];
+        let sources = [&[!wire.audience_id.is_empty(), !wire.inline.is_empty()][..], &elsewhere].concat();
         if sources.iter().filter(|given| **given).count() > 1 {
-            let why = "it has several sources: give one of audience_id, inline, sql and file";
+            let why = "it has several sources: give one of audience_id, inline, sql, file and http";
             return Err(InvalidField::new("audience", why));
         }
         let file_format = || match format {
@@ -67,6 +94,9 @@ impl TryFrom<v1::AudienceSource> for Audience {
             let database = database.map_err(|why| InvalidField::new("audience.sql.url", why.to_string()))?;
             let timeout_ms = if sql.timeout_ms == 0 { SQL_TIMEOUT_MS } else { sql.timeout_ms };
             Source::Sql(SqlSource { database, query: sql.query, timeout_ms })
+        } else if let Some(http) = wire.http {
+            let timeout_ms = if http.timeout_ms == 0 { HTTP_TIMEOUT_MS } else { http.timeout_ms };
+            Source::Http(HttpSource { url: http.url, headers: http.headers, timeout_ms })
         } else if let Some(file) = wire.file {
             Source::File { path: file.path, format: file_format()? }
         } else if wire.audience_id.is_empty() {
@@ -115,6 +145,9 @@ impl From<Audience> for v1::AudienceSource {
             Source::Sql(SqlSource { database, query, timeout_ms }) => {
                 let sql = v1::SqlSource { url: database.to_string(), query, timeout_ms };
                 Self { sql: Some(sql), ..Self::default() }
+            }
+            Source::Http(HttpSource { url, headers, timeout_ms }) => {
+                Self { http: Some(v1::HttpSource { url, headers, timeout_ms }), ..Self::default() }
             }
             Source::File { path, format } => {
                 Self { file: Some(v1::FileSource { path }), format: wire_format(format), ..Self::default() }

@@ -9,7 +9,9 @@ use crate::loops::census::Draining;
 use postrider_common::WorkerId;
 use postrider_common::ids::{DefinitionHash, LaneName};
 use postrider_common::lease::{Fact, LeaseReport};
-use postrider_common::limits::{FACTS_PER_CALL_MAX, KNOWN_DEFINITIONS_MAX, LEASE_WAIT_MS_MAX, LEASES_PER_CALL_MAX};
+use postrider_common::limits::{
+    FACTS_PER_CALL_MAX, KNOWN_DEFINITIONS_MAX, LEASE_WAIT_MS_MAX, LEASES_PER_CALL_MAX, RELEASE_DELAY_MS_MAX,
+};
 use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayWish};
 use postrider_common::wire;
 use postrider_proto::v1;
@@ -78,6 +80,7 @@ impl Dispatch for DispatchApi {
             retry_fraction: self.core.retry_fraction(),
             abandon: request.abandon,
             doubt_grace_ms: self.core.lease.doubt_grace_ms(),
+            delay_ms: request.delay_ms.min(RELEASE_DELAY_MS_MAX),
         };
         let answers = self.core.store.release(release).await.map_err(ApiError::from)?;
         let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));

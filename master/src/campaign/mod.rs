@@ -1,5 +1,6 @@
 //! What a customer submits: checked (`validate`), turned into a run (`submit`, `prepare`), kept when it is replaced (`versions`).
 
+pub mod calls;
 pub mod prepare;
 pub mod submit;
 pub mod validate;

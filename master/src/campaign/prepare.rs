@@ -48,7 +48,7 @@ pub async fn run(
 
 pub async fn require_stored(core: &Core, audience: &Audience) -> Result<(), ApiError> {
     match &audience.source {
-        Source::Inline { .. } | Source::Sql(_) | Source::File { .. } => Ok(()),
+        Source::Inline { .. } | Source::Sql(_) | Source::Http(_) | Source::File { .. } => Ok(()),
         Source::Stored { sha256, .. } => {
             // Before it is looked for: from here on it is not swept.
             core.store.keep(vec![Shared::Audience(sha256.clone())]).await?;

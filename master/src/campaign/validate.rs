@@ -1,6 +1,6 @@
 //! Checks a campaign or a single message before it is kept. Pure; every error names field and mend.
 
-use super::submit;
+use super::{calls, submit};
 use crate::audience::text;
 use crate::fetch;
 use crate::schedule::{self, Zones};
@@ -207,6 +207,7 @@ fn source(audience: &Audience) -> Result<(), Invalid> {
                 return Err(Invalid::field("audience.file", "it is empty: name a file below master.files_root"));
             }
         }
+        Source::Http(http) => calls::http(http, &audience.text)?,
         Source::Sql(SqlSource { database, query, timeout_ms }) => {
             within("audience.sql.url", &database.to_string(), "path_bytes_max", PATH_BYTES_MAX)?;
             within("audience.sql.query", query, "sql_query_bytes_max", SQL_QUERY_BYTES_MAX)?;
@@ -255,6 +256,7 @@ pub fn message(message: &MessageSpec) -> Result<(), Invalid> {
         }
     }
     correlation_id(&message.correlation_id)?;
+    message.data_url.as_ref().map_or(Ok(()), calls::data_url)?;
     Template::compile(message).map(|_| ()).map_err(|error| {
         let place = match (error.line, error.column) {
             (0, _) => String::new(),

@@ -31,7 +31,7 @@ impl Fields {
     fn add(&mut self, audience: &Audience) {
         self.format = Some(match &audience.source {
             Source::Stored { format, .. } | Source::File { format, .. } => *format,
-            Source::Inline { .. } | Source::Sql(_) => AudienceFormat::Ndjson,
+            Source::Inline { .. } | Source::Sql(_) | Source::Http(_) => AudienceFormat::Ndjson,
         });
         let TextForm { encoding, delimiter } = &audience.text;
         self.text.encoding = self.text.encoding.take().or_else(|| encoding.clone());

@@ -6,6 +6,7 @@
 //! hands over, `snapshot` writes that, `pin` does all of it under a leased split.
 
 mod file;
+mod http;
 mod pieces;
 pub(crate) mod pin;
 mod root;
@@ -20,6 +21,7 @@ use crate::audience::ReadError;
 use crate::audience::column_missing;
 use crate::audience::row::Roles;
 use async_trait::async_trait;
+use postrider_common::Clock;
 use postrider_common::campaign::{Audience, AudienceFormat, Source, TextForm};
 use postrider_common::run::RunError;
 use std::fmt::Debug;
@@ -76,6 +78,8 @@ impl FetchError {
 pub struct Settings {
     /// Local files are read below it only. None: none are.
     pub files: Option<FilesRoot>,
+    /// What may be called.
+    pub outgoing: postrider_outgoing::Settings,
 }
 
 /// The columns that a campaign names, by their names in the source.
@@ -100,7 +104,7 @@ impl Wanted {
 /// Whether this build can read the source at all. The error says how to build one that can.
 pub fn supports(source: &Source) -> Result<(), &'static str> {
     match source {
-        Source::Stored { .. } | Source::Inline { .. } | Source::File { .. } => Ok(()),
+        Source::Stored { .. } | Source::Inline { .. } | Source::Http(_) | Source::File { .. } => Ok(()),
         #[cfg(feature = "sql")]
         Source::Sql(_) => Ok(()),
         #[cfg(not(feature = "sql"))]
@@ -111,12 +115,20 @@ pub fn supports(source: &Source) -> Result<(), &'static str> {
 }
 
 /// The fetcher of a source. None: it is read as it is.
-fn open(settings: &Settings, audience: &Audience) -> Result<Option<Arc<dyn Fetcher>>, FetchError> {
+fn open(
+    settings: &Settings,
+    clock: &Arc<dyn Clock>,
+    audience: &Audience,
+) -> Result<Option<Arc<dyn Fetcher>>, FetchError> {
     match &audience.source {
         Source::Stored { .. } | Source::Inline { .. } => Ok(None),
         Source::File { path, format } => {
             let form = Form { format: *format, text: audience.text.clone() };
             Ok(Some(Arc::new(file::FileFetcher::new(settings.files.clone(), path, form))))
+        }
+        Source::Http(source) => {
+            let fetcher = http::HttpFetcher::new(&settings.outgoing, Arc::clone(clock), source)?;
+            Ok(Some(Arc::new(fetcher)))
         }
         #[cfg(feature = "sql")]
         Source::Sql(source) => {

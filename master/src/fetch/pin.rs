@@ -82,7 +82,7 @@ impl<'a> Holding<'a> {
 
     async fn fetch(&mut self, audience: &Audience, erasing: &[Erasing]) -> Result<Fetched, Halt> {
         let settings = &self.core.sources;
-        let fetcher = super::open(settings, audience).map_err(failed)?;
+        let fetcher = super::open(settings, &self.core.clock, audience).map_err(failed)?;
         let Some(fetcher) = fetcher else {
             return Err(ReadError::Storage("the source of the run is read as it is".into()).into());
         };

@@ -195,6 +195,7 @@ async fn give_back(core: &Core, wish: &LeaseWish, leases: Vec<ClaimedBatch>) -> 
         retry_fraction: 0,
         abandon: false,
         doubt_grace_ms: core.lease.doubt_grace_ms(),
+        delay_ms: 0,
     };
     core.store.release(release).await?;
     Ok(())

@@ -136,7 +136,7 @@ impl Sealed {
             progress: 0,
         };
         let (worker, reports) = (worker.clone(), vec![report]);
-        let release = Release { worker, reports, retry_fraction: 0, abandon: false, doubt_grace_ms: 0 };
+        let release = Release { worker, reports, retry_fraction: 0, abandon: false, doubt_grace_ms: 0, delay_ms: 0 };
         self.inner.release(release).await.map(drop)
     }
 }

@@ -202,6 +202,7 @@ async fn a_draining_worker_is_told_and_gets_nothing() {
         worker: Some(worker.id.clone()),
         leases: vec![report(&lease, sequence + 1, Vec::new(), Vec::new())],
         abandon: false,
+        delay_ms: 0,
     };
     let answer = worker.client.release(request).await.unwrap().into_inner().leases.remove(0);
     assert_eq!((answer.status(), answer.due_in_ms), (v1::LeaseStatus::Returned, 0));

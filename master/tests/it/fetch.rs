@@ -18,7 +18,9 @@ fn file(path: &str, format: v1::AudienceFormat) -> v1::AudienceSource {
 async fn world() -> (World, TempDir) {
     let files = tempfile::tempdir().unwrap();
     let root = files.path().to_owned();
-    let world = World::with(|config| config.sources = Settings { files: Some(FilesRoot::new(root)) }).await;
+    let world =
+        World::with(|config| config.sources = Settings { files: Some(FilesRoot::new(root)), ..Settings::default() })
+            .await;
     (world, files)
 }
 

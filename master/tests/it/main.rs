@@ -6,6 +6,7 @@ mod dead;
 mod dispatch;
 mod erase;
 mod fetch;
+mod fetch_http;
 mod firings;
 mod harness;
 mod history;

@@ -5,7 +5,7 @@ use super::scene::{HARD_CAP_MS, Scene, TTL_MS, WINDOW, new_run, outcome, outcome
 use crate::api::{BatchState, Checkpoint, Claim};
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::ids::{BatchId, RunId};
-use postrider_common::lease::{LeaseStatus, OutcomeKind, RefusalReason};
+use postrider_common::lease::{LeaseStatus, Outcome, OutcomeKind, RefusalReason};
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::run::RunState;
 use postrider_common::state::RecipientState;
@@ -330,6 +330,50 @@ pub async fn release_costs_no_attempt(fixture: &impl Fixture) {
     let delivery = scene.delivery(&held, 0).await;
     assert_eq!((delivery.state, delivery.attempts, delivery.reason), (RecipientState::Pending, 0, None));
     assert_eq!(scene.delivery(&held, 1).await.state, RecipientState::Accepted);
+}
+
+pub async fn release_with_a_delay_keeps_no_other_batch_waiting(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[2, 1]).await;
+    let mut held = scene.claim_one(1).await;
+    let answer = scene.release_for(&mut held, 60_000).await;
+    assert_eq!((answer.status, answer.due_in_ms), (LeaseStatus::Returned, 60_000));
+    let counts = scene.record().await.batches;
+    assert_eq!((counts.ready, counts.delayed, counts.leased), (1, 1, 0));
+    for index in 0..2 {
+        let delivery = scene.delivery(&held, index).await;
+        assert_eq!((delivery.state, delivery.attempts, delivery.reason), (RecipientState::Pending, 0, None));
+    }
+    assert_eq!(scene.claim_one(2).await.batch.sequence, 2);
+    assert!(scene.claim(3, 5).await.is_empty());
+}
+
+pub async fn release_with_a_delay_costs_nothing_but_time(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[2]).await;
+    let mut held = scene.claim_one(1).await;
+    let answer = scene.release_for(&mut held, 50).await;
+    fixture.pass(answer.due_in_ms + 1).await;
+    let mut again = scene.claim_one(2).await;
+    assert_eq!(again.batch, held.batch);
+    scene.intend(&mut again, &[0, 1]).await;
+    assert_eq!(scene.release_for(&mut held, 60_000).await.status, LeaseStatus::Returned, "a repeat");
+    assert_eq!(scene.release_for(&mut again, 60_000).await.status, LeaseStatus::InIntent);
+    let settled = scene.finish(&mut again, outcomes([0, 1], OutcomeKind::Accepted)).await;
+    assert_eq!(settled.status, LeaseStatus::Settled);
+    let delivery = scene.delivery(&again, 0).await;
+    assert_eq!((delivery.attempts, delivery.reason), (1, None));
+}
+
+/// Somebody who is due later than the delay is due then, and the batch with them.
+pub async fn release_with_a_delay_does_not_make_anybody_due_sooner(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[1]).await;
+    let mut held = scene.claim_one(1).await;
+    scene.intend(&mut held, &[0]).await;
+    let deferred = Outcome { retry_after_ms: 60_000, ..outcome(0, OutcomeKind::Deferred) };
+    let answer = scene.checkpoint(&mut held, vec![deferred], Vec::new()).await;
+    assert_eq!(answer.status, LeaseStatus::Held);
+    let returned = scene.release_for(&mut held, 1).await;
+    assert_eq!(returned.status, LeaseStatus::Returned);
+    assert!((50_000..=60_000).contains(&returned.due_in_ms), "{}", returned.due_in_ms);
 }
 
 pub async fn deferred_recipients_exhaust_their_time(fixture: &impl Fixture) {

@@ -171,6 +171,9 @@ macro_rules! conformance_tests {
             finish_repeated_answers_the_same,
             release_brings_the_batch_to_the_front,
             release_costs_no_attempt,
+            release_with_a_delay_keeps_no_other_batch_waiting,
+            release_with_a_delay_costs_nothing_but_time,
+            release_with_a_delay_does_not_make_anybody_due_sooner,
             deferred_recipients_exhaust_their_time,
             batches_show_every_delivery
         );

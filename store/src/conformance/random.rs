@@ -551,7 +551,8 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
         }
         _ => {
             let abandon = driver.random.bool();
-            let release = Release { worker, reports, retry_fraction, abandon, doubt_grace_ms: 15 };
+            let delay_ms = driver.random.u64(0..30).saturating_sub(15);
+            let release = Release { worker, reports, retry_fraction, abandon, doubt_grace_ms: 15, delay_ms };
             let call = store.release(release.clone());
             both!(fixture, *model, "release", call, |m: &mut Model, now| m.release(now, release.clone()), same);
         }

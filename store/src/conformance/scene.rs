@@ -250,8 +250,17 @@ impl<'a, F: Fixture> Scene<'a, F> {
     }
 
     pub async fn release(&self, held: &mut Held, outcomes: Vec<Outcome>, abandon: bool) -> LeaseAnswer {
+        self.release_with(held, outcomes, abandon, 0).await
+    }
+
+    pub async fn release_for(&self, held: &mut Held, delay_ms: u64) -> LeaseAnswer {
+        self.release_with(held, Vec::new(), false, delay_ms).await
+    }
+
+    async fn release_with(&self, held: &mut Held, outcomes: Vec<Outcome>, abandon: bool, delay_ms: u64) -> LeaseAnswer {
         let reports = vec![held.report(outcomes, Vec::new())];
-        let release = Release { worker: worker(1), reports, retry_fraction: 0, abandon, doubt_grace_ms: GRACE_MS };
+        let (worker, doubt_grace_ms) = (worker(1), GRACE_MS);
+        let release = Release { worker, reports, retry_fraction: 0, abandon, doubt_grace_ms, delay_ms };
         let mut answers = self.fixture.store().release(release).await.unwrap();
         self.check().await;
         answers.remove(0)

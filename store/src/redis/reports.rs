@@ -56,8 +56,8 @@ impl Shard {
     }
 
     pub(super) async fn report_release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
-        let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms } = release;
-        let settings = [u64::from(abandon), doubt_grace_ms];
+        let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms, delay_ms } = release;
+        let settings = [u64::from(abandon), if abandon { doubt_grace_ms } else { delay_ms }];
         let call = Reporting { transition: Transition::Release, usual: None, retry_fraction, settings, limits: None };
         let answers = self.report(&call, &reports).await?;
         self.wake.bump();

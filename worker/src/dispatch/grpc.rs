@@ -228,9 +228,10 @@ impl Dispatch for GrpcDispatch {
         &self,
         reports: Vec<LeaseReport>,
         abandon: bool,
+        delay_ms: u64,
         timeout: Duration,
     ) -> Result<Reported, CallError> {
-        let request = v1::ReleaseRequest { worker: self.worker(), leases: checkpoints(reports), abandon };
+        let request = v1::ReleaseRequest { worker: self.worker(), leases: checkpoints(reports), abandon, delay_ms };
         let act = |mut client: DispatchClient<Channel>, request| async move { client.release(request).await };
         let response = self.call(timeout, request, act).await?;
         self.note(&response.seen);

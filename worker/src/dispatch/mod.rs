@@ -48,8 +48,13 @@ pub trait Dispatch: Send + Sync + std::fmt::Debug {
     ) -> Result<Leased, CallError>;
     async fn checkpoint(&self, reports: Vec<LeaseReport>, timeout: Duration) -> Result<Reported, CallError>;
     async fn finish(&self, reports: Vec<LeaseReport>, timeout: Duration) -> Result<Reported, CallError>;
-    async fn release(&self, reports: Vec<LeaseReport>, abandon: bool, timeout: Duration)
-    -> Result<Reported, CallError>;
+    async fn release(
+        &self,
+        reports: Vec<LeaseReport>,
+        abandon: bool,
+        delay_ms: u64,
+        timeout: Duration,
+    ) -> Result<Reported, CallError>;
     async fn facts(&self, facts: Vec<Fact>, timeout: Duration) -> Result<Vec<FactStatus>, CallError>;
     /// Shares in the order of the wishes.
     async fn share_relays(

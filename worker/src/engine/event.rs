@@ -3,6 +3,7 @@
 use postrider_common::ids::{LaneName, RequestId};
 use postrider_common::lease::{Fact, FactStatus, Lease, LeaseAnswer, LeaseReport, Outcome};
 use postrider_common::relay::{RelayShare, RelayWish};
+use std::sync::Arc;
 
 /// Names a lease between engine and shell; chosen by the shell, never used twice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -12,6 +13,26 @@ pub struct LeaseKey(pub u64);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CallId(pub u64);
 
+/// Where merge fields are fetched. Leases of the same one share its breaker.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Endpoint(pub Arc<str>);
+
+/// How the merge fields of a lease were fetched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetched {
+    /// They are at hand.
+    Done,
+    /// They are not.
+    Failed {
+        /// The same again at once may go well.
+        is_passing: bool,
+        /// The endpoint asks to be left alone for so long.
+        retry_after_ms: u64,
+        /// Uniform bits for the jitter of the next try.
+        random: u64,
+    },
+}
+
 /// A lease as it arrived.
 #[derive(Debug, Clone)]
 pub struct Offer {
@@ -19,6 +40,8 @@ pub struct Offer {
     pub lease: Lease,
     /// False: the payload cannot be read or its definition is missing. It is handed back, unsent.
     pub is_usable: bool,
+    /// Its merge fields are fetched there before anybody of it is asked for; None: all are in the payload.
+    pub endpoint: Option<Endpoint>,
 }
 
 #[derive(Debug, Clone)]
@@ -78,6 +101,11 @@ pub enum Event {
         sent_at_ms: u64,
         shares: Vec<RelayShare>,
     },
+    /// What `Effect::Fetch` asked for ended.
+    Fetched {
+        lease: LeaseKey,
+        fetched: Fetched,
+    },
     /// Time has passed; see `Engine::next_wake_ms`.
     Tick,
     /// Drain and exit. May come again.
@@ -103,6 +131,8 @@ pub enum Call {
     Release {
         reports: Vec<LeaseReport>,
         abandon: bool,
+        /// What is handed back is not due before so long from now.
+        delay_ms: u64,
     },
     Facts(Vec<Fact>),
     ShareRelays {
@@ -119,6 +149,10 @@ pub enum Effect {
     Trust { lease: LeaseKey, until_ms: u64 },
     /// Send to one recipient through that relay; exactly one `Sent` must follow.
     StartSend { lease: LeaseKey, index: u32, relay: usize },
+    /// Fetch the merge fields of these recipients; exactly one `Fetched` must follow.
+    Fetch { lease: LeaseKey, indexes: Vec<u32> },
+    /// The breaker of an endpoint opened or closed.
+    Breaker { endpoint: Endpoint, is_open: bool },
     /// From now on the pool of that relay may have so many connections; those above are closed when what they carry
     /// has ended, or at once (`cut`). Limited relays begin with none.
     Allow { relay: usize, connections: u32, cut: bool },

@@ -4,7 +4,8 @@
 //! in none is done with under this lease. A recipient gets at most one intent per lease: after its outcome
 //! it is left to the next lease, so that a delayed duplicate of a report can never touch a newer intent.
 
-use super::event::{LeaseKey, Offer};
+use super::event::{Endpoint, LeaseKey, Offer};
+use super::fetches::SLOW_MS;
 use postrider_common::ids::{BatchId, Fence, LaneName, SiteName};
 use postrider_common::lease::{LeaseReport, Outcome, OutcomeKind};
 use postrider_common::sabotage::{Fault, planted};
@@ -34,8 +35,30 @@ pub(super) enum Stage {
 pub(super) enum End {
     Finish,
     Release,
+    /// Released, and not due before then, as far as this worker can say.
+    Postpone {
+        until_ms: u64,
+    },
     /// Released with what is still in flight given up as in doubt.
     Abandon,
+}
+
+/// Where the merge fields of a lease are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fields {
+    /// At hand: recipients may be asked for.
+    Here,
+    /// To be fetched, not before that boot time, after so many tries.
+    Wanted {
+        endpoint: Endpoint,
+        from_ms: u64,
+        tries: u32,
+    },
+    Fetching {
+        endpoint: Endpoint,
+        since_ms: u64,
+        tries: u32,
+    },
 }
 
 #[derive(Debug)]
@@ -60,6 +83,7 @@ pub(super) struct Held {
     /// Outcomes that no answer has acknowledged.
     pub(super) told: BTreeMap<u32, Outcome>,
     pub(super) stage: Stage,
+    pub(super) fields: Fields,
     /// Indexes of the outcomes in the call that carries this lease now.
     pub(super) carried: Option<Vec<u32>>,
     /// The last report got no answer: the next one is its repeat, if it is of the same kind.
@@ -76,6 +100,8 @@ pub(super) struct Held {
     pub(super) throttled_until_ms: Option<u64>,
     /// Its relays have no room in their rate: its free window takes no slots meanwhile.
     pub(super) waits_for_relay: bool,
+    /// Its merge fields are fetched, and that takes long: its free window takes no slots meanwhile.
+    pub(super) waits_for_fields: bool,
     /// IN_INTENT answers in a row.
     pub(super) refusals: u32,
     ends_at_ms: u64,
@@ -92,7 +118,7 @@ pub(super) fn margin_ms(ttl_ms: u64) -> u64 {
 impl Held {
     /// `held_ms` is believed only as far as time has really passed.
     pub(super) fn new(offer: Offer, now_ms: u64, sent_at_ms: u64, held_ms: u64, shelf_ms: u64) -> Self {
-        let Offer { key, lease, is_usable } = offer;
+        let Offer { key, lease, is_usable, endpoint } = offer;
         let claimed_at_ms = sent_at_ms + held_ms.min(now_ms.saturating_sub(sent_at_ms));
         let ends_at_ms = (claimed_at_ms + lease.hard_cap_ms).saturating_sub(margin_ms(lease.hard_cap_ms));
         let mut held = Self {
@@ -110,6 +136,11 @@ impl Held {
             flying: BTreeSet::new(),
             told: BTreeMap::new(),
             stage: if is_usable { Stage::Working } else { Stage::Shelved { until_ms: now_ms + shelf_ms } },
+            fields: match endpoint {
+                Some(endpoint) => Fields::Wanted { endpoint, from_ms: 0, tries: 0 },
+                None => Fields::Here,
+            },
+            waits_for_fields: false,
             carried: None,
             is_repeat: false,
             was_end: false,
@@ -175,7 +206,9 @@ impl Held {
     pub(super) fn usable(&self) -> usize {
         let busy = self.asked.len() + self.flying.len();
         match self.stage {
-            Stage::Working if self.throttled_until_ms.is_some() || self.waits_for_relay => busy,
+            Stage::Working if self.throttled_until_ms.is_some() || self.waits_for_relay || self.waits_for_fields => {
+                busy
+            }
             Stage::Working => self.window.min(busy + self.ready.len()).max(busy),
             Stage::Shelved { .. } | Stage::Closing(_) => busy,
         }
@@ -186,11 +219,26 @@ impl Held {
         if self.stage != Stage::Working || self.is_repeat || self.carried.is_some() || now_ms < self.pause_until_ms {
             return 0;
         }
+        // An intent is a duty to send.
+        if self.fields != Fields::Here && !planted(Fault::FieldsSkipped) {
+            return 0;
+        }
         if self.told.is_empty() && self.throttled_until_ms.is_some_and(|until| now_ms < until) {
             return 0;
         }
         let room = self.window.saturating_sub(self.asked.len() + self.flying.len());
         room.min(self.ready.len())
+    }
+
+    /// How many can be asked for within that time.
+    pub(super) fn due_within(&self, now_ms: u64, ms: u64) -> usize {
+        self.ready.len() + self.later.values().filter(|at| **at <= now_ms + ms).count()
+    }
+
+    /// Everybody that may still be sent to under this lease.
+    pub(super) fn unsent(&self) -> Vec<u32> {
+        let unsent: BTreeSet<u32> = self.ready.iter().chain(self.later.keys()).copied().collect();
+        unsent.into_iter().collect()
     }
 
     /// Takes due recipients into `ready`.
@@ -302,9 +350,14 @@ impl Held {
             Stage::Shelved { until_ms } => Some(until_ms),
             Stage::Working | Stage::Closing(_) => None,
         };
+        let fetch = match &self.fields {
+            Fields::Here => None,
+            Fields::Wanted { from_ms, .. } => Some(*from_ms),
+            Fields::Fetching { since_ms, .. } => Some(since_ms + SLOW_MS),
+        };
         // Only the soonest matters: the others are looked at again then.
         let due = self.later.values().min().copied();
-        [trust, shelf, due, Some(self.pause_until_ms), self.throttled_until_ms].into_iter().flatten()
+        [trust, shelf, fetch, due, Some(self.pause_until_ms), self.throttled_until_ms].into_iter().flatten()
     }
 }
 

@@ -5,12 +5,14 @@
 //!
 //! * a send starts only after an answer granted its intent, and only while its lease is trusted;
 //! * recipients in intent or in flight never exceed the slots, nor a batch's window;
+//! * nobody is asked for before the merge fields of the lease are at hand;
 //! * an outcome is repeated until an answer acknowledged it, or it was handed over as a fact.
 
 mod answer;
 mod drain;
 mod event;
 mod facts;
+mod fetches;
 mod held;
 mod line;
 mod relays;
@@ -21,16 +23,19 @@ mod wish;
 #[cfg(test)]
 mod drain_tests;
 #[cfg(test)]
+mod fetch_tests;
+#[cfg(test)]
 mod part_tests;
 #[cfg(test)]
 mod relay_tests;
 #[cfg(test)]
 mod tests;
 
-pub use event::{Call, CallId, Effect, Event, LeaseKey, LeaseWish, Offer};
+pub use event::{Call, CallId, Effect, Endpoint, Event, Fetched, LeaseKey, LeaseWish, Offer};
 
 use drain::Drain;
 use facts::{Facts, Orphan};
+use fetches::Fetches;
 use held::{End, Held, Stage};
 use line::Line;
 use postrider_common::ids::{LaneName, RelayName};
@@ -88,6 +93,7 @@ pub struct Engine {
     finish: Carrier,
     release: Carrier,
     relays: Relays,
+    fetches: Fetches,
     /// Lanes that are known by name, so that one of them can be left out.
     lanes_seen: BTreeSet<LaneName>,
     window_seen: usize,
@@ -125,6 +131,7 @@ impl Engine {
             finish: Carrier::default(),
             release: Carrier::default(),
             relays: Relays::new(config.relays.clone()),
+            fetches: Fetches::default(),
             lanes_seen,
             window_seen: WINDOW_ASSUMED,
             stirred_at_ms: None,
@@ -164,6 +171,7 @@ impl Engine {
             Event::Relay { index, is_up } => self.relays.set_up(index, is_up),
             Event::Connections { index, allowed, open, wanted } => self.relays.counted(index, allowed, open, wanted),
             Event::Shared { call, sent_at_ms, shares } => self.shared(now_boot_ms, call, sent_at_ms, shares),
+            Event::Fetched { lease, fetched } => self.fetched(now_boot_ms, lease, fetched),
             Event::Tick => {}
             Event::Stop => self.drain_if(true, now_boot_ms),
         }
@@ -218,6 +226,7 @@ impl Engine {
         self.lapse(now_ms);
         self.stage(now_ms);
         self.drain_step(now_ms);
+        self.fetch(now_ms);
         self.call_finish(now_ms);
         self.call_release(now_ms);
         self.call_checkpoint(now_ms);

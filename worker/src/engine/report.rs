@@ -5,6 +5,7 @@ use super::held::{End, Stage};
 use super::relays::Allotment;
 use super::slots::Used;
 use super::{Carrier, Engine, GATHER_MS, Held};
+use postrider_common::limits::RELEASE_DELAY_MS_MAX;
 
 /// A call is given up after this part of the shortest lease it carries, so that there is time for
 /// another master.
@@ -132,10 +133,27 @@ impl Engine {
         let end = if abandon { End::Abandon } else { End::Release };
         let ends = |held: &Held| held.ends_now() && held.stage == Stage::Closing(end);
         if let Some((reports, timeout_ms)) = gather(&mut self.release, &mut self.leases, now_ms, ends) {
-            let id = self.next_call();
-            self.release.line.opened(id);
-            self.effects.push(Effect::Call { id, call: Call::Release { reports, abandon }, timeout_ms });
+            return self.emit_release(Call::Release { reports, abandon, delay_ms: 0 }, timeout_ms);
         }
+        // Those of one call have one delay: the longest of those that they are to have.
+        let mut latest_ms = now_ms;
+        let ends = |held: &Held| match held.stage {
+            Stage::Closing(End::Postpone { until_ms }) if held.ends_now() => {
+                latest_ms = latest_ms.max(until_ms);
+                true
+            }
+            Stage::Closing(_) | Stage::Working | Stage::Shelved { .. } => false,
+        };
+        if let Some((reports, timeout_ms)) = gather(&mut self.release, &mut self.leases, now_ms, ends) {
+            let delay_ms = (latest_ms - now_ms).min(RELEASE_DELAY_MS_MAX);
+            self.emit_release(Call::Release { reports, abandon: false, delay_ms }, timeout_ms);
+        }
+    }
+
+    fn emit_release(&mut self, call: Call, timeout_ms: u64) {
+        let id = self.next_call();
+        self.release.line.opened(id);
+        self.effects.push(Effect::Call { id, call, timeout_ms });
     }
 
     pub(super) fn call_facts(&mut self, now_ms: u64) {
@@ -154,7 +172,7 @@ impl Held {
     fn ends_now(&self) -> bool {
         match self.stage {
             Stage::Working | Stage::Shelved { .. } => false,
-            Stage::Closing(End::Finish | End::Release) => self.flying.is_empty(),
+            Stage::Closing(End::Finish | End::Release | End::Postpone { .. }) => self.flying.is_empty(),
             Stage::Closing(End::Abandon) => true,
         }
     }
@@ -179,16 +197,16 @@ fn gather(
     carrier: &mut Carrier,
     leases: &mut std::collections::BTreeMap<LeaseKey, Held>,
     now_ms: u64,
-    ends: impl Fn(&Held) -> bool,
+    mut ends: impl FnMut(&Held) -> bool,
 ) -> Option<(Vec<postrider_common::lease::LeaseReport>, u64)> {
     if !carrier.line.is_free(now_ms) {
         return None;
     }
-    let ready = |held: &&mut Held| held.carried.is_none() && now_ms >= held.pause_until_ms && ends(held);
+    let mut ready = |held: &&mut Held| held.carried.is_none() && now_ms >= held.pause_until_ms && ends(held);
     carrier.leases.clear();
     let mut reports = Vec::new();
     let mut ttl_ms = u64::MAX;
-    for held in leases.values_mut().filter(ready).take(carrier.line.leases_max()) {
+    for held in leases.values_mut().filter(|held| ready(held)).take(carrier.line.leases_max()) {
         ttl_ms = ttl_ms.min(held.ttl_ms);
         reports.push(held.report(true, &[]));
         carrier.leases.push(held.key);

@@ -94,7 +94,7 @@ impl Driver {
 
     pub(super) fn release(&mut self) -> (CallId, (LeaseReport, bool)) {
         self.take("release", |call| match call {
-            Call::Release { reports, abandon } => Some((reports[0].clone(), *abandon)),
+            Call::Release { reports, abandon, .. } => Some((reports[0].clone(), *abandon)),
             _ => None,
         })
     }
@@ -125,7 +125,7 @@ impl Driver {
             recipients: vec![pending; count],
             only: None,
         };
-        Offer { key: LeaseKey(self.leases), lease, is_usable }
+        Offer { key: LeaseKey(self.leases), lease, is_usable, endpoint: None }
     }
 
     pub(super) fn answer(&mut self, call: CallId, answer: LeaseAnswer) {

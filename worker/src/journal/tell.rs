@@ -129,7 +129,7 @@ mod tests {
             unreachable!("only facts are told")
         }
 
-        async fn release(&self, _: Vec<LeaseReport>, _: bool, _: Duration) -> Result<Reported, CallError> {
+        async fn release(&self, _: Vec<LeaseReport>, _: bool, _: u64, _: Duration) -> Result<Reported, CallError> {
             unreachable!("only facts are told")
         }
 

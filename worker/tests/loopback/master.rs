@@ -305,6 +305,7 @@ impl Dispatch for Master {
             retry_fraction: 0,
             abandon: request.abandon,
             doubt_grace_ms: GRACE_MS,
+            delay_ms: request.delay_ms,
         };
         let answers = self.with(|model, now| model.release(now, release));
         Ok(Response::new(v1::ReleaseResponse {

@@ -52,7 +52,7 @@ impl Named {
         match &audience.source {
             Source::Stored { sha256, format: _ } => self.note(&Shared::Audience(sha256.clone())),
             // What was fetched for a run is named by its plan as it is stored.
-            Source::Inline { .. } | Source::Sql(_) | Source::File { .. } => (),
+            Source::Inline { .. } | Source::Sql(_) | Source::Http(_) | Source::File { .. } => (),
         }
     }
 

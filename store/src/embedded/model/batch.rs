@@ -195,6 +195,11 @@ impl Model {
     /// Ends a lease or re-sorts an idle batch: cancelled runs lose their pending recipients, the rest goes
     /// where it belongs. Nobody may be in intent.
     pub(super) fn put_back(&mut self, now: i64, id: &BatchId) {
+        self.put_back_until(now, id, now);
+    }
+
+    /// As `put_back`; what is left is not due before `not_before`.
+    pub(super) fn put_back_until(&mut self, now: i64, id: &BatchId, not_before: i64) {
         let (Some(batch), Some(run)) = (self.batches.get_mut(id), self.runs.get_mut(&id.run)) else { return };
         if run.cancelled || !batch.erased.is_empty() {
             for (entry, index) in batch.entries.iter_mut().zip(0..) {
@@ -207,7 +212,11 @@ impl Model {
         }
         let pending = |index: u32| batch.entries.get(index as usize).is_some_and(|entry| !entry.state.is_final());
         batch.suspicion.put_back(pending);
-        let place = batch.place_of_rest(now);
+        let place = match batch.place_of_rest(now) {
+            Place::Ready if not_before > now => Place::Delayed(not_before),
+            Place::Delayed(due) => Place::Delayed(due.max(not_before)),
+            place @ (Place::Ready | Place::Leased(_) | Place::Dead | Place::Settled) => place,
+        };
         self.place(now, id, place);
     }
 }

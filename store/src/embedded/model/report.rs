@@ -21,6 +21,18 @@ struct Terms<'a> {
     limits: &'a Limits,
 }
 
+/// What becomes of those who are pending when a lease is ended by its holder.
+#[derive(Debug, Clone, Copy)]
+enum Rest {
+    AsItIs,
+    /// The batch is not due before.
+    NotBefore(i64),
+    /// Those in intent become in doubt.
+    Abandoned {
+        grace_ms: u64,
+    },
+}
+
 impl Hold {
     /// `base`: fences of epochs before it are stale, because the store went back.
     fn is_of(&self, report: &LeaseReport, base: u64) -> bool {
@@ -232,25 +244,28 @@ impl Model {
 
     pub fn finish(&mut self, now: i64, finish: Finish) -> Vec<LeaseAnswer> {
         let fraction = finish.retry_fraction;
-        finish.reports.into_iter().map(|report| self.end_lease(now, report, fraction, None)).collect()
+        finish.reports.into_iter().map(|report| self.end_lease(now, report, fraction, Rest::AsItIs)).collect()
     }
 
     pub fn release(&mut self, now: i64, release: Release) -> Vec<LeaseAnswer> {
-        let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms } = release;
-        let grace = abandon.then_some(doubt_grace_ms);
-        reports.into_iter().map(|report| self.end_lease(now, report, retry_fraction, grace)).collect()
+        let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms, delay_ms } = release;
+        let rest = match abandon {
+            true => Rest::Abandoned { grace_ms: doubt_grace_ms },
+            false => Rest::NotBefore(now.saturating_add_unsigned(delay_ms)),
+        };
+        reports.into_iter().map(|report| self.end_lease(now, report, retry_fraction, rest)).collect()
     }
 
-    /// Finish and release. `abandon`: those in intent become in doubt with this grace.
-    fn end_lease(&mut self, now: i64, report: LeaseReport, fraction: u32, abandon: Option<u64>) -> LeaseAnswer {
+    /// Finish and release.
+    fn end_lease(&mut self, now: i64, report: LeaseReport, fraction: u32, rest: Rest) -> LeaseAnswer {
         let id = report.batch.clone();
         let ended_before = self.batches.get(&id).is_some_and(|batch| batch.ended_by.as_ref() == Some(&report.fence));
         if let Err(status) = self.take_report(now, &report, fraction) {
             let again = status == LeaseStatus::Lost && ended_before;
             return LeaseAnswer::plain(id, if again { LeaseStatus::Returned } else { status });
         }
-        if let Some(grace) = abandon {
-            self.doubt_intents(now, &id, grace, DOUBTS_MAX);
+        if let Rest::Abandoned { grace_ms } = rest {
+            self.doubt_intents(now, &id, grace_ms, DOUBTS_MAX);
         }
         let Some(batch) = self.batches.get_mut(&id) else { return LeaseAnswer::plain(id, LeaseStatus::Gone) };
         if batch.in_intent() > 0 && !planted(Fault::FinishInIntent) {
@@ -258,7 +273,11 @@ impl Model {
             return LeaseAnswer::plain(id, LeaseStatus::InIntent);
         }
         batch.ended_by = Some(report.fence);
-        self.put_back(now, &id);
+        match rest {
+            Rest::AsItIs | Rest::Abandoned { .. } => self.put_back(now, &id),
+            Rest::NotBefore(_) if planted(Fault::DelayIgnored) => self.put_back(now, &id),
+            Rest::NotBefore(at) => self.put_back_until(now, &id, at),
+        }
         match self.batches.get(&id).map(|batch| &batch.place) {
             Some(Place::Delayed(due)) => {
                 let due_in_ms = u64::try_from(due - now).unwrap_or(0);

@@ -1,6 +1,7 @@
--- Common to finish and release; prepended after report.lua. A grace abandons those in intent.
+-- Common to finish and release; prepended after report.lua. A grace abandons those in intent; after a delay in ms
+-- the rest is due at the earliest.
 
-local function end_lease(grace)
+local function end_lease(grace, delay)
   local b = reported_batch()
   if not b then return { 'gone', 0 } end
   local ended_before = b.ended ~= '' and not fences_differ(b.ended, REPORT.fence)
@@ -20,7 +21,7 @@ local function end_lease(grace)
     return { 'in_intent', 0 }
   end
   b.fields.ended = REPORT.fence
-  local to, due = put_back(b, 'leased')
+  local to, due = put_back(b, 'leased', now + (delay or 0))
   count_run()
   if to == 'settled' then return { 'settled', 0 } end
   return { 'returned', to == 'delayed' and due - now or 0 }

@@ -132,7 +132,8 @@ end
 
 -- Ends a lease or sorts an idle batch anew: a cancelled run loses its pending recipients, others those that are erased, the rest goes
 -- where it belongs. Nobody may be in intent. Writes the batch; `write_run` is left to the caller.
-local function put_back(b, from)
+-- With `not_before`, what is left is not due before.
+local function put_back(b, from, not_before)
   if run.cancelled or next(b.erased) then
     for index = 0, b.count - 1 do
       if not is_final(b.st[index + 1]) and (run.cancelled or b.erased[index]) then
@@ -145,6 +146,9 @@ local function put_back(b, from)
     suspicion_put_back(b.sus, function(index) return b.st[index + 1] and not is_final(b.st[index + 1]) end)
   end
   local to, due = place_of_rest(b)
+  if not_before and not_before > now and (to == 'ready' or to == 'delayed' and due < not_before) then
+    to, due = 'delayed', not_before
+  end
   if b.expired ~= b.entry.expired then b.fields.expired = b.entry.expired end
   if CHECKS_ITSELF then
     -- Of the keys that the usual way writes, these are not read before.
