@@ -78,7 +78,8 @@ impl FromStr for DatabaseAt {
 
     fn from_str(text: &str) -> Result<Self, InvalidDatabaseAt> {
         let (kind, rest) = text.split_once(':').ok_or(InvalidDatabaseAt)?;
-        let is_path = !rest.is_empty() && !rest.contains(['\0', '\n', '\r']) && !rest.contains("://");
+        let is_path = !rest.is_empty() && !rest.contains(['\0', '\n', '\r']) && !rest.starts_with("//");
+        let is_path = is_path && !rest.contains("://");
         match kind {
             "env" => {
                 let is_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -90,7 +91,7 @@ impl FromStr for DatabaseAt {
                 }
             }
             "file" if is_path => Ok(Self::File(rest.to_owned())),
-            "sqlite" if is_path && !rest.starts_with("//") => Ok(Self::Sqlite(rest.to_owned())),
+            "sqlite" if is_path => Ok(Self::Sqlite(rest.to_owned())),
             _ => Err(InvalidDatabaseAt),
         }
     }

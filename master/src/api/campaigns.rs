@@ -219,7 +219,12 @@ impl CampaignsApi {
         let record = core.store.campaign(name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
         let campaign = decode_record(&record)?;
         let audience = audience.map(Audience::try_from).transpose()?;
-        prepare::run(core, &campaign, record.version, id, fingerprint, audience).await
+        let mut run = prepare::run(core, &campaign, record.version, id, fingerprint, audience).await?;
+        if campaign.send_at_local.is_some() {
+            // What is in which batch follows from it: a store that lost the run and is told of it again has the same batches.
+            run.nominal_at_ms = Some(core.storage.nominal_of(&run.id, core.store.now_ms().await?).await?);
+        }
+        Ok(run)
     }
 }
 

@@ -33,8 +33,8 @@ const SEGMENTS_MAX: usize = 100_000;
 /// Audiences and definitions looked at in one sweep, likewise; and how many are read at once.
 const KEPT_MAX: usize = 100_000;
 const KEPT_PER_READ: usize = 5_000;
-/// Notes of fetched snapshots looked at in one sweep.
-const FETCHED_MAX: usize = 100_000;
+/// Notes of runs looked at in one sweep, of each kind.
+const NOTES_MAX: usize = 100_000;
 /// Orphans that are plausible beside any number of named segments: one for each crash of a master while it writes.
 const ORPHANS_PLAUSIBLE: usize = 10;
 
@@ -113,7 +113,7 @@ impl SweepDuty {
         let (all, kept) = (candidates.len(), self.kept().await?);
         let named = Named::look(&self.core, candidates, kept).await?;
 
-        self.forget_fetched(old).await?;
+        self.forget_notes(old).await?;
         let shared = self.forget_unnamed(&named).await?;
         let counts = Counts { uploads, ..shared };
         let segments = self.remove_orphans(&named.segments, &left, all).await?;
@@ -150,10 +150,10 @@ impl SweepDuty {
     }
 
     /// What is noted of runs that are not there any more.
-    async fn forget_fetched(&self, old: OlderThan) -> Result<(), SweepError> {
-        for run in self.core.storage.old_fetched(old, FETCHED_MAX).await? {
+    async fn forget_notes(&self, old: OlderThan) -> Result<(), SweepError> {
+        for run in self.core.storage.old_notes(old, NOTES_MAX).await? {
             if self.core.store.run(&run).await?.is_none() {
-                self.core.storage.forget_fetched(&run).await?;
+                self.core.storage.forget_notes(&run).await?;
             }
             if !self.core.pause(named::READ_PAUSE).await {
                 return Err(SweepError::Stopping);

@@ -5,15 +5,15 @@
 //! `sweep` removes.
 
 mod audience;
-mod fetched;
 mod list;
+mod notes;
 mod place;
 mod sweep;
 mod upload;
 mod versions;
 
 pub use audience::AudienceBytes;
-pub use fetched::Fetched;
+pub use notes::Fetched;
 pub use sweep::OlderThan;
 pub use upload::Upload;
 

@@ -72,6 +72,12 @@ impl World {
         Self::on(Arc::clone(&self.store), Arc::clone(&self.storage), change).await
     }
 
+    /// Another master on another store, which knows nothing, and the same storage.
+    pub async fn on_an_empty_store(&self) -> Self {
+        let store = Arc::new(Embedded::in_memory(Arc::new(SystemClock::default())));
+        Self::on(store, Arc::clone(&self.storage), |_| {}).await
+    }
+
     async fn on(store: Arc<dyn Store>, storage: Arc<TempDir>, change: impl FnOnce(&mut MasterConfig)) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let mut config = config(&storage);

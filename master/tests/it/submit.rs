@@ -265,3 +265,22 @@ async fn a_single_message_of_a_campaign_may_have_another_sender() {
     }
     world.master.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_with_waves_that_the_store_lost_is_due_when_it_was() {
+    let world = World::new().await;
+    let mut digest = campaign("digest", Some(inline(&[r#"{"email":"a@example.com","name":"A"}"#])));
+    digest.send_at_local =
+        Some(v1::SendAtLocal { at: "08:00".into(), default_zone: "Europe/Berlin".into(), ..Default::default() });
+    world.apply(digest.clone()).await;
+    let run = world.run("digest", "key").await;
+    let due = world.show(&run).await.nominal_at_ms;
+    assert_eq!(world.run("digest", "key").await, run);
+    let anew = world.on_an_empty_store().await;
+    anew.apply(digest).await;
+    assert_eq!(anew.run("digest", "key").await, run);
+    assert_eq!(anew.show(&run).await.nominal_at_ms, due);
+    assert!(anew.show(&anew.run("digest", "other").await).await.nominal_at_ms > due);
+    world.master.stop().await;
+    anew.master.stop().await;
+}

@@ -1,0 +1,93 @@
+//! What is noted of a run: which snapshot was fetched for it, and when it was due if a person started it. The store knows both, and
+//! may go back in time: a run that is submitted again would be split into other batches then, while what workers tell is of
+//! the first.
+
+use super::{Storage, StorageError};
+use crate::fetch::Form;
+use futures::TryStreamExt as _;
+use object_store::path::Path;
+use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions};
+use postrider_common::campaign::{AudienceFormat, TextForm};
+use postrider_common::ids::RunId;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+const FETCHED: &str = "fetched";
+const NOMINAL: &str = "nominal";
+
+/// A snapshot, and how it is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fetched {
+    pub sha256: String,
+    pub form: Form,
+}
+
+/// As it is written.
+#[derive(Debug, Serialize, Deserialize)]
+struct Note {
+    sha256: String,
+    format: AudienceFormat,
+    text: TextForm,
+}
+
+impl Storage {
+    /// Before the store is told.
+    pub async fn note_fetched(&self, run: &RunId, fetched: &Fetched) -> Result<(), StorageError> {
+        let Fetched { sha256, form: Form { format, text } } = fetched.clone();
+        let note = serde_json::to_vec(&Note { sha256, format, text }).unwrap_or_default();
+        self.objects.put(&noted(FETCHED, run), note.into()).await?;
+        Ok(())
+    }
+
+    /// None: nothing was, or the note cannot be read.
+    pub async fn fetched(&self, run: &RunId) -> Result<Option<Fetched>, StorageError> {
+        let found = match self.objects.get(&noted(FETCHED, run)).await {
+            Ok(found) => found.bytes().await?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let note: Option<Note> = serde_json::from_slice(&found).ok();
+        Ok(note.map(|Note { sha256, format, text }| Fetched { sha256, form: Form { format, text } }))
+    }
+
+    /// When the run was due: what was noted of it, or this, which is noted then.
+    pub async fn nominal_of(&self, run: &RunId, now_ms: i64) -> Result<i64, StorageError> {
+        let path = noted(NOMINAL, run);
+        let only_new = PutOptions::from(PutMode::Create);
+        match self.objects.put_opts(&path, now_ms.to_string().into(), only_new).await {
+            Ok(_) => return Ok(now_ms),
+            Err(object_store::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let found = self.objects.get(&path).await?.bytes().await?;
+        // One that cannot be read tells nothing.
+        Ok(std::str::from_utf8(&found).ok().and_then(|text| text.parse().ok()).unwrap_or(now_ms))
+    }
+
+    /// Runs with a note that is that old, at most `limit` of each kind.
+    pub async fn old_notes(&self, old: super::OlderThan, limit: usize) -> Result<BTreeSet<RunId>, StorageError> {
+        let mut runs = BTreeSet::new();
+        for folder in [FETCHED, NOMINAL] {
+            let (mut objects, mut left) = (self.objects.list(Some(&Path::from(folder))), limit);
+            while left > 0
+                && let Some(object) = objects.try_next().await?
+            {
+                if super::sweep::is_old(&object, old) {
+                    runs.extend(object.location.filename().and_then(|name| name.parse().ok()));
+                    left -= 1;
+                }
+            }
+        }
+        Ok(runs)
+    }
+
+    /// The run is not there any more.
+    pub async fn forget_notes(&self, run: &RunId) -> Result<(), StorageError> {
+        self.remove(&noted(FETCHED, run)).await?;
+        self.remove(&noted(NOMINAL, run)).await
+    }
+}
+
+fn noted(folder: &str, run: &RunId) -> Path {
+    Path::from(format!("{folder}/{run}"))
+}
