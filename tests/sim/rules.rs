@@ -123,7 +123,10 @@ impl Rules {
     pub fn compared(&mut self, compare: &Compare, compared: &Compared, known: (&Marks, usize)) {
         match compared.found {
             // Its leases are stale, so whoever has them is free to have others.
-            Found::WentBack { .. } => self.owners.clear(),
+            Found::WentBack { .. } => {
+                self.owners.clear();
+                self.claims.clear();
+            }
             // What was granted and lost is forgotten by the meters as well.
             Found::Confirmed => self.buckets.clear(),
             Found::Same | Found::NewServer => (),
