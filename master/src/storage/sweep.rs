@@ -99,7 +99,7 @@ impl Storage {
 }
 
 pub(super) fn is_old(object: &ObjectMeta, old: OlderThan) -> bool {
-    object.last_modified.timestamp_millis() < old.instant_ms
+    object.last_modified.timestamp_millis() <= old.instant_ms
 }
 
 /// Files that a writer was killed over have `#` and a number at their end, and are in no listing. What cannot be looked
