@@ -33,6 +33,19 @@ impl LeaseSettings {
     }
 }
 
+#[cfg(test)]
+impl LeaseSettings {
+    /// The defaults of the configuration.
+    pub fn for_tests() -> Self {
+        Self {
+            ttl: Duration::from_mins(1),
+            window: 10,
+            doubt_grace: Duration::from_secs(10),
+            hard_cap: Duration::from_mins(30),
+        }
+    }
+}
+
 /// How long what has ended is kept, counted from its end. None: for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Retention {
@@ -161,12 +174,7 @@ mod tests {
             http_listen: Some("[::1]:0".parse().unwrap()),
             storage: "x".into(),
             key_file: None,
-            lease: LeaseSettings {
-                ttl: Duration::from_mins(1),
-                window: 10,
-                doubt_grace: Duration::from_secs(10),
-                hard_cap: Duration::from_mins(30),
-            },
+            lease: LeaseSettings::for_tests(),
             lanes: postrider_common::lane::defaults(),
             sites: SiteTable::default(),
             limits: Limits::default(),

@@ -98,12 +98,7 @@ impl Core {
             store,
             storage: Storage::open(&folder.display().to_string(), Default::default()).expect("opens"),
             clock,
-            lease: LeaseSettings {
-                ttl: Duration::from_mins(1),
-                window: 10,
-                doubt_grace: Duration::from_secs(10),
-                hard_cap: Duration::from_mins(30),
-            },
+            lease: LeaseSettings::for_tests(),
             lanes: postrider_common::lane::defaults(),
             sites: Arc::new(SiteTable::default()),
             limits: Limits::default(),

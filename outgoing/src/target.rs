@@ -41,9 +41,7 @@ impl FromStr for Target {
 impl Target {
     fn of(mut url: Url) -> Result<Self, InvalidTarget> {
         match url.scheme() {
-            "http" => {}
-            "https" if cfg!(feature = "tls") => {}
-            "https" => return Err(InvalidTarget::NoTls),
+            "http" | "https" => {}
             other => return Err(InvalidTarget::Scheme(other.chars().take(20).collect())),
         }
         if !url.username().is_empty() || url.password().is_some() {
@@ -51,6 +49,10 @@ impl Target {
         }
         if url.host().is_none() {
             return Err(InvalidTarget::NoHost);
+        }
+        // Last: whoever only stores a URL is content when nothing else is wrong with it.
+        if url.scheme() == "https" && cfg!(not(feature = "tls")) {
+            return Err(InvalidTarget::NoTls);
         }
         url.set_fragment(None);
         Ok(Self(url))
@@ -130,6 +132,7 @@ mod tests {
             ("http://secret@example.com/", "a user or a password"),
             ("http://u:secret@example.com/", "a user or a password"),
             ("http://:secret@example.com/", "a user or a password"),
+            ("https://u:secret@example.com/", "a user or a password"),
             ("secret", "not a URL"),
             ("http://", "not a URL"),
             ("http://exa mple/secret", "not a URL"),

@@ -86,12 +86,34 @@ impl Storage {
         }
     }
 
-    pub async fn has_audience(&self, sha256: &str) -> Result<bool, StorageError> {
-        match self.objects.head(&audience_path(sha256)).await {
+    async fn has(&self, path: &Path) -> Result<bool, StorageError> {
+        match self.objects.head(path).await {
             Ok(_) => Ok(true),
             Err(object_store::Error::NotFound { .. }) => Ok(false),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// As it is there. None: it is not.
+    async fn read(&self, path: &Path) -> Result<Option<Bytes>, StorageError> {
+        match self.objects.get(path).await {
+            Ok(found) => Ok(Some(found.bytes().await?)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Writes it unless it is there. Whether it was written.
+    async fn write_new(&self, path: &Path, bytes: Vec<u8>) -> Result<bool, StorageError> {
+        match self.objects.put_opts(path, bytes.into(), PutOptions::from(PutMode::Create)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub async fn has_audience(&self, sha256: &str) -> Result<bool, StorageError> {
+        self.has(&audience_path(sha256)).await
     }
 
     /// The bytes of an audience; none: there is no such audience.
@@ -108,20 +130,13 @@ impl Storage {
 
     /// None: there is no such segment.
     pub async fn read_segment(&self, name: &str) -> Result<Option<Bytes>, StorageError> {
-        match self.objects.get(&segment_path(name)).await {
-            Ok(found) => Ok(Some(self.vault.open(What::Segment(name), found.bytes().await?.into())?.into())),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let Some(found) = self.read(&segment_path(name)).await? else { return Ok(None) };
+        Ok(Some(self.vault.open(What::Segment(name), found.into())?.into()))
     }
 
     /// How far the store is known to have been. None known: no store was ever used with this storage.
     pub async fn read_marks(&self) -> Result<Marks, StorageError> {
-        let found = match self.objects.get(&Path::from(MARKS_PATH)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(Marks::default()),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(found) = self.read(&Path::from(MARKS_PATH)).await? else { return Ok(Marks::default()) };
         let marks: Vec<Mark> =
             serde_json::from_slice(&found).map_err(|error| StorageError::Marks(error.to_string()))?;
         Ok(marks.into_iter().collect())
@@ -143,21 +158,13 @@ impl Storage {
         }
         let fresh = fresh_key().ok_or_else(|| SealError::NoRandom { what: What::ErasureKey.to_string() })?;
         let sealed = self.vault.seal(What::ErasureKey, fresh.to_vec())?;
-        let only_new = PutOptions::from(PutMode::Create);
-        match self.objects.put_opts(&path, sealed.into(), only_new).await {
-            Ok(_) | Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
+        self.write_new(&path, sealed).await?;
         // Another one may have been quicker.
         self.read_erasure_key(&path).await?.ok_or(StorageError::ErasureKey)
     }
 
     async fn read_erasure_key(&self, path: &Path) -> Result<Option<[u8; KEY_BYTES]>, StorageError> {
-        let found = match self.objects.get(path).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(found) = self.read(path).await? else { return Ok(None) };
         let key = self.vault.open(What::ErasureKey, found.into())?;
         key.try_into().map(Some).map_err(|_| StorageError::ErasureKey)
     }

@@ -6,7 +6,7 @@ use super::{Storage, StorageError};
 use crate::fetch::Form;
 use futures::TryStreamExt as _;
 use object_store::path::Path;
-use object_store::{ObjectStore as _, ObjectStoreExt as _, PutMode, PutOptions};
+use object_store::{ObjectStore as _, ObjectStoreExt as _};
 use postrider_common::campaign::{AudienceFormat, TextForm};
 use postrider_common::ids::RunId;
 use serde::{Deserialize, Serialize};
@@ -41,11 +41,7 @@ impl Storage {
 
     /// None: nothing was, or the note cannot be read.
     pub async fn fetched(&self, run: &RunId) -> Result<Option<Fetched>, StorageError> {
-        let found = match self.objects.get(&noted(FETCHED, run)).await {
-            Ok(found) => found.bytes().await?,
-            Err(object_store::Error::NotFound { .. }) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
+        let Some(found) = self.read(&noted(FETCHED, run)).await? else { return Ok(None) };
         let note: Option<Note> = serde_json::from_slice(&found).ok();
         Ok(note.map(|Note { sha256, format, text }| Fetched { sha256, form: Form { format, text } }))
     }
@@ -53,11 +49,8 @@ impl Storage {
     /// When the run was due: what was noted of it, or this, which is noted then.
     pub async fn nominal_of(&self, run: &RunId, now_ms: i64) -> Result<i64, StorageError> {
         let path = noted(NOMINAL, run);
-        let only_new = PutOptions::from(PutMode::Create);
-        match self.objects.put_opts(&path, now_ms.to_string().into(), only_new).await {
-            Ok(_) => return Ok(now_ms),
-            Err(object_store::Error::AlreadyExists { .. }) => {}
-            Err(error) => return Err(error.into()),
+        if self.write_new(&path, now_ms.to_string().into_bytes()).await? {
+            return Ok(now_ms);
         }
         let found = self.objects.get(&path).await?.bytes().await?;
         // One that cannot be read tells nothing.

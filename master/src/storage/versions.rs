@@ -16,19 +16,12 @@ impl Storage {
 
     /// None: it is not kept.
     pub async fn read_version(&self, name: &CampaignName, version: u64) -> Result<Option<Vec<u8>>, StorageError> {
-        match self.objects.get(&path_of(name, version)).await {
-            Ok(found) => Ok(Some(self.vault.open(What::Version(name, version), found.bytes().await?.into())?)),
-            Err(object_store::Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error.into()),
-        }
+        let Some(found) = self.read(&path_of(name, version)).await? else { return Ok(None) };
+        Ok(Some(self.vault.open(What::Version(name, version), found.into())?))
     }
 
     pub async fn has_version(&self, name: &CampaignName, version: u64) -> Result<bool, StorageError> {
-        match self.objects.head(&path_of(name, version)).await {
-            Ok(_) => Ok(true),
-            Err(object_store::Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
-        }
+        self.has(&path_of(name, version)).await
     }
 
     /// One that is gone already is fine.

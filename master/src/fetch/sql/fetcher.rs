@@ -1,12 +1,13 @@
 //! Finds the database and has the query read within its time.
 
 use super::super::{FetchError, Fetcher, FilesRoot, Pieces, Wanted};
+use super::fault::When;
 use super::locate::{self, Database};
 use super::{fault, mysql, postgres, sqlite};
 use async_trait::async_trait;
 use postrider_common::campaign::SqlSource;
 use postrider_common::limits::FIELDS_MAX;
-use sqlx::Either;
+use sqlx::{ConnectOptions, Connection, Either};
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -51,6 +52,21 @@ impl Fetcher for SqlFetcher {
         let within = CONNECT_TIMEOUT + timeout + TIMEOUT_GRACE;
         tokio::time::timeout(within, reading).await.unwrap_or_else(|_| Err(fault::timeout(timeout)))
     }
+}
+
+/// To a server, in time.
+pub(super) async fn connect<O>(options: &O, query: &Query<'_>) -> Result<O::Connection, FetchError>
+where
+    O: ConnectOptions<Connection: Sized>,
+{
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
+    let connected = connected.map_err(|_| fault::unreachable("it does not answer"))?;
+    connected.map_err(|error| fault::of(&error, When::Connecting, query.timeout))
+}
+
+/// All is read: how the connection ends does not matter.
+pub(super) async fn close(connection: impl Connection) {
+    let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
 }
 
 impl Query<'_> {

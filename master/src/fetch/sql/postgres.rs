@@ -4,13 +4,11 @@
 
 use super::super::{FetchError, Pieces};
 use super::fault::{self, When};
-use super::fetcher::{CONNECT_TIMEOUT, Query, count, unreadable_column};
+use super::fetcher::{Query, close, connect, count, unreadable_column};
 use super::line::{Column as Member, Kind, Line};
 use futures::TryStreamExt as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{
-    AssertSqlSafe, Column as _, ConnectOptions as _, Connection as _, Executor as _, Row as _, SqlSafeStr as _,
-};
+use sqlx::{AssertSqlSafe, Column as _, Executor as _, Row as _, SqlSafeStr as _};
 use sqlx::{Statement as _, TypeInfo as _};
 
 pub(super) async fn fetch(
@@ -18,12 +16,9 @@ pub(super) async fn fetch(
     query: &Query<'_>,
     pieces: &mut Pieces,
 ) -> Result<(), FetchError> {
-    let connected = tokio::time::timeout(CONNECT_TIMEOUT, options.connect()).await;
-    let connected = connected.map_err(|_| fault::unreachable("it does not answer"))?;
-    let mut connection = connected.map_err(|error| fault::of(&error, When::Connecting, query.timeout))?;
+    let mut connection = connect(options, query).await?;
     read(&mut connection, query, pieces).await?;
-    // All is read: how the connection ends does not matter.
-    let _ = tokio::time::timeout(CONNECT_TIMEOUT, connection.close()).await;
+    close(connection).await;
     Ok(())
 }
 
