@@ -12,7 +12,7 @@ use redis::{Cmd, RedisResult, Script, Value};
 use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Meet` belongs to
-/// connecting; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
+/// connecting, `KnowSuppressions` to `Suppress`; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
 /// `UsualCheckpoint` and `UsualFinish` short ways of them.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
@@ -65,6 +65,9 @@ pub(super) enum Transition {
     UsualCheckpoint,
     UsualFinish,
     WriteErasure,
+    Suppress,
+    KnowSuppressions,
+    SuppressRecipients,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -141,7 +144,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 52] = [
         Self::Meet,
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
@@ -191,6 +194,9 @@ impl Transition {
         Self::UsualCheckpoint,
         Self::UsualFinish,
         Self::WriteErasure,
+        Self::Suppress,
+        Self::KnowSuppressions,
+        Self::SuppressRecipients,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -246,6 +252,9 @@ impl Transition {
             Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
             Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
             Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
+            Self::Suppress => (Refusable, Effect, include_str!("lua/suppress.lua")),
+            Self::KnowSuppressions => (Allowed, Shard, include_str!("lua/know_suppressions.lua")),
+            Self::SuppressRecipients => (Allowed, Batch, include_str!("lua/suppress_recipients.lua")),
         }
     }
 
