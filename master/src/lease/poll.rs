@@ -146,7 +146,7 @@ async fn answer(
     }
     let rest = leases.split_off(fitting(sizes.into_iter(), ANSWER_BYTES_MAX));
     if !rest.is_empty() {
-        give_back(core, &wish.worker, rest).await?;
+        give_back(core, &wish.worker, rest, 0).await?;
     }
     found.retain(|(hash, _)| leases.iter().any(|lease| lease.definition == *hash));
     let to_wire =
@@ -182,7 +182,12 @@ fn lease(core: &Core, claimed: ClaimedBatch) -> Lease {
 }
 
 /// What does not fit in one answer goes back at once, at no cost.
-pub(crate) async fn give_back(core: &Core, worker: &WorkerId, leases: Vec<ClaimedBatch>) -> Result<(), StoreError> {
+pub(crate) async fn give_back(
+    core: &Core,
+    worker: &WorkerId,
+    leases: Vec<ClaimedBatch>,
+    delay_ms: u64,
+) -> Result<(), StoreError> {
     let report = |lease: ClaimedBatch| LeaseReport {
         batch: lease.batch,
         fence: lease.fence,
@@ -197,7 +202,7 @@ pub(crate) async fn give_back(core: &Core, worker: &WorkerId, leases: Vec<Claime
         retry_fraction: 0,
         abandon: false,
         doubt_grace_ms: core.lease.doubt_grace_ms(),
-        delay_ms: 0,
+        delay_ms,
     };
     core.store.release(release).await?;
     Ok(())
