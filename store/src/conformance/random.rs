@@ -46,7 +46,7 @@ const KINDS: [OutcomeKind; 5] = [
 ];
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Driver {
     pub(super) random: fastrand::Rng,
     pub(super) requests: u64,
@@ -263,30 +263,7 @@ pub(super) use both;
 /// differs.
 pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &mut Reached) {
     let random = fastrand::Rng::with_seed(seed);
-    let mut driver = Driver {
-        random,
-        requests: 0,
-        leases: Vec::new(),
-        splits: Vec::new(),
-        last: None,
-        settled: Vec::new(),
-        throttled: 0,
-        rollbacks: 0,
-        suspect: 0,
-        dead: 0,
-        replayed: 0,
-        purged: 0,
-        reopened: 0,
-        retried: 0,
-        shared: 0,
-        fired: 0,
-        waited: 0,
-        erased: 0,
-        pinned: 0,
-        suppressed: 0,
-        unchecked: 0,
-        forgotten: Vec::new(),
-    };
+    let mut driver = Driver { random, ..Driver::default() };
     let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
     // Both begin on a server that is known.

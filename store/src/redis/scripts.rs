@@ -6,10 +6,8 @@
 
 use super::failure::{Failure, classify};
 use super::keys;
-use postrider_common::pace::Limits;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, Value};
-use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Meet` belongs to
 /// connecting, `KnowSuppressions` to `Suppress`; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
@@ -484,22 +482,6 @@ impl Scripts {
         }
         cmd
     }
-}
-
-/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
-pub(super) fn limits_text(limits: &Limits, shared: bool) -> String {
-    let mut text = String::new();
-    if shared && !limits.is_empty() {
-        text.push('*');
-    }
-    let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
-    let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
-    for (kind, name, limit) in lanes.chain(sites) {
-        let (rate, burst) = limit.pace.map_or((0, 0), |pace| (pace.rate.per_hour(), pace.burst));
-        // Writing to a text cannot fail.
-        let _ = write!(text, ";{kind}|{name}|{rate}|{burst}|{}", limit.concurrency.unwrap_or(0));
-    }
-    text
 }
 
 /// Arguments of a script, one after the other.
