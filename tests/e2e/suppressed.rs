@@ -81,7 +81,7 @@ fn who_is_suppressed_in_the_middle_of_a_run_gets_nothing_after_the_answer() {
     }
     let complaints = (chosen.len() - in_flight.len()) as u64;
     let expected = [("complaint", complaints), ("hard_bounce", 2), ("unsubscribe", 1)];
-    assert_eq!(shown, expected.map(|(code, number)| (code.to_owned(), number)).into());
+    assert_eq!(shown, BTreeMap::from(expected.map(|(code, number)| (code.to_owned(), number))));
     let metric = |name: &str| -> u64 {
         let of = |index| fleet.http(index, "/metrics").expect("metrics").1;
         let value = |text: String| text.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());

@@ -329,10 +329,10 @@ impl Columns {
         let subject = subject(field(Some(self.subject)).map_or("", String::as_str))?;
         let mut hold = hold.clone();
         if let Some(text) = field(self.reason) {
-            hold.reason = text.parse().map_err(|error| format!("reason: {error}"))?;
+            hold.reason = text.parse::<SuppressionReason>().map_err(|error| format!("reason: {error}"))?;
         }
         if let Some(text) = field(self.scope) {
-            hold.scope = Some(text.parse().map_err(|error| format!("scope: {error}"))?);
+            hold.scope = Some(text.parse::<SuppressionScope>().map_err(|error| format!("scope: {error}"))?);
         }
         let instant = |text: &String| match DateTime::parse_from_rfc3339(text) {
             Ok(at) if at.timestamp_millis() >= 0 => Ok(at.timestamp_millis()),

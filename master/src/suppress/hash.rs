@@ -43,5 +43,5 @@ mod tests {
         assert_eq!(key(1, "ada@example.com").to_string(), KNOWN);
     }
 
-    const KNOWN: &str = "";
+    const KNOWN: &str = "539bb31cc94c9c6ced297eac";
 }
