@@ -21,6 +21,7 @@ mod redis_killed;
 mod redis_outage;
 mod refusals;
 mod relay_down;
+mod relay_tls;
 mod reply_lost;
 mod restore;
 mod retention;

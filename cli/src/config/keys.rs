@@ -147,6 +147,11 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             key("name", Kind::Text),
             key("url", Kind::Text),
+            key("tls", Kind::Text),
+            key("tls_ca", Kind::Text),
+            key("username", Kind::Text),
+            key("password", Kind::Text),
+            key("auth", Kind::Text),
             key("lanes", Kind::Texts),
             key("connections", Kind::Integer),
             key("connections_total", Kind::Integer),

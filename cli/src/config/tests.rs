@@ -8,7 +8,9 @@ use crate::failure::{Exit, Failure};
 use postrider_common::clock::SystemClock;
 use postrider_common::lane;
 use postrider_common::limits::{AUDIENCE_BYTES_MAX, SPLIT_AHEAD_BATCHES};
+use postrider_mail::smtp::client::Method;
 use postrider_store::open::{Durability, TlsFiles};
+use postrider_worker::{SecretSource, Security};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -153,6 +155,44 @@ fn limits_of_relays_are_read() {
 }
 
 #[test]
+fn relays_with_tls_and_a_login_are_read() {
+    let relay = |lines: &str| given(&format!("[[relay]]\nname = \"a\"\n{lines}\n"));
+    let good = |lines: &str| relay(lines).read().expect("good").relays.remove(0);
+    let tls = good("url = \"smtps://mail.example\"\nusername = \"ada\"\npassword = \"env:MAIL\"\nauth = \"login\"");
+    let login = tls.login.expect("a login");
+    assert_eq!((tls.port, tls.security, login.user.as_str()), (465, Security::Tls, "ada"));
+    assert_eq!((login.secret, login.method), (SecretSource::Env("MAIL".into()), Some(Method::Login)));
+    let starttls = good(
+        "url = \"smtp://mail.example:587\"\ntls = \"starttls\"\ntls_ca = \"ca.pem\"\nusername = \"a\"\npassword = \"p\"",
+    );
+    assert_eq!(
+        (starttls.port, starttls.security, starttls.authorities),
+        (587, Security::StartTls, Some("ca.pem".into()))
+    );
+    assert_eq!(starttls.login.expect("a login").secret, SecretSource::File("p".into()));
+    assert_eq!(good("url = \"smtp://mail.example\"").security, Security::None);
+    assert!(
+        good("url = \"smtp://127.0.0.1\"\nusername = \"a\"\npassword = \"p\"").login.is_some(),
+        "nobody listens there"
+    );
+    for (lines, part) in [
+        ("url = \"smtps://h\"\ntls = \"starttls\"", "relay.a.tls: smtps:// is TLS from the first byte on"),
+        ("url = \"smtp://h\"\ntls = \"yes\"", "neither \"starttls\" nor \"none\""),
+        ("url = \"smtp://h\"\nusername = \"a\"\npassword = \"hunter2\"", "relay.a.password is refused without TLS"),
+        ("url = \"smtps://h\"\nusername = \"a\"", "relay.a.password is missing"),
+        ("url = \"smtps://h\"\npassword = \"hunter2\"", "relay.a.username is missing"),
+        ("url = \"smtps://h\"\nauth = \"plain\"", "relay.a.auth needs username and password"),
+        (
+            "url = \"smtps://h\"\nusername = \"a\"\npassword = \"hunter2\"\nauth = \"ntlm\"",
+            "none of \"plain\", \"login\"",
+        ),
+    ] {
+        let text = relay(lines).complaint();
+        assert!(text.contains(part) && !text.contains("hunter2"), "{lines}\n{text}");
+    }
+}
+
+#[test]
 fn unknown_keys_name_file_line_key_and_the_nearest() {
     let rows = [
         ("[lease]\ntll = \"1s\"\n", "postrider.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
@@ -249,7 +289,6 @@ fn values_out_of_range_name_the_range() {
 #[test]
 fn what_limits_signs_or_protects_is_refused() {
     let rows = [
-        "[[relay]]\nname = \"a\"\nurl = \"smtps://h\"",
         "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
         "[auth]\ntokens = \"x\"",
         "[worker]\nmaster = \"https://h:1\"",
