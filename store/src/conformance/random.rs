@@ -380,15 +380,17 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let (request, nonce) = driver.request();
             let claim = ClaimSplit { request: format!("s{request}").parse().unwrap(), nonce, ttl_ms: TTL_MS };
             let same = |a: &Option<SplitLease>| a.clone().map(|lease| SplitLease { ttl_ms: 0, ..lease });
-            let call = store.claim_split(claim.clone());
-            let lease = both!(
-                fixture,
-                *model,
-                "claim_split",
-                call,
-                |m: &mut Model, now| m.claim_split(now, claim.clone()),
-                same
-            );
+            let before = store.now_ms().await.unwrap();
+            let answer = store.claim_split(claim.clone()).await.unwrap();
+            let took = store.now_ms().await.unwrap() - before;
+            let slack = LONGEST_MS.fetch_max(took, std::sync::atomic::Ordering::Relaxed).max(took);
+            // Which of two is due first is known no better than when the calls were that made them due.
+            let apply = |m: &mut Model, now| {
+                answer.iter().for_each(|lease| m.prefer_split(&lease.run, slack));
+                m.claim_split(now, claim.clone())
+            };
+            let call = std::future::ready(Ok::<_, crate::StoreError>(answer.clone()));
+            let lease = both!(fixture, *model, "claim_split", call, apply, same);
             driver.splits.extend(lease);
         }
         6..20 => {
