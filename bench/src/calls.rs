@@ -27,6 +27,7 @@ pub fn batches_of(people: &[Recipient]) -> Vec<NewBatch> {
         count: people.len() as u32,
         payload: payload::encode(people).to_vec(),
         not_before_ms: 0,
+        checked: 0,
     };
     people.chunks(COUNT as usize).enumerate().map(batch).collect()
 }
@@ -39,6 +40,7 @@ pub fn small_batches(number: usize, site: &str) -> Vec<NewBatch> {
         count: 1,
         payload: b"payload".to_vec(),
         not_before_ms: 0,
+        checked: 0,
     };
     (1..=number as u64).map(batch).collect()
 }

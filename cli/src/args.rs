@@ -1,7 +1,8 @@
 //! The command line, as clap knows it.
 
 use crate::commands::{
-    campaign, config, dead, dev, dkim, erase, lane, man, master, run, schedule, send, template, worker, workers,
+    campaign, config, dead, dev, dkim, erase, lane, man, master, run, schedule, send, suppress, template, worker,
+    workers,
 };
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
@@ -81,6 +82,9 @@ pub enum Command {
     /// Look at what was set aside, replay and purge it
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// Say who is not sent to
+    #[command(subcommand)]
+    Suppress(suppress::SuppressCommand),
     /// See what the DNS must say for the keys that sign
     #[command(subcommand)]
     Dkim(dkim::DkimCommand),

@@ -66,6 +66,8 @@ pub enum RefusalReason {
     Repeated,
     /// Not among the recipients that this lease is for.
     Outside,
+    /// The set of those who are not sent to has changed since the batch was looked at.
+    Unchecked,
     /// The lane or the site is at its rate or its concurrency: ask again after this long.
     Throttled {
         retry_in_ms: u64,

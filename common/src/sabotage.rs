@@ -94,6 +94,10 @@ faults! {
     RollbackUnnoticed = "rollback_unnoticed",
     /// What is for a later wave is ready at once.
     EarlyWaves = "early_waves",
+    /// A batch is leased as if it had been checked against those who are not sent to.
+    SuppressedClaimed = "suppressed_claimed",
+    /// Intents are granted in a batch that was not checked against those who are not sent to.
+    SuppressedGranted = "suppressed_granted",
     /// A fact from before the store went back leaves no reason.
     LostFactsHealWhole = "lost_facts_heal_whole",
 }

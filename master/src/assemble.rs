@@ -15,7 +15,7 @@ use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_store::Store;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +59,7 @@ pub fn assemble(
         turnstile: Turnstile::default(),
         lineage: Lineage::default(),
         split_due: Notify::new(),
+        suppression_key: OnceCell::new(),
     });
     let draining = Draining::default();
     let definitions = Arc::new(Definitions::default());

@@ -1,6 +1,7 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
 use crate::config::LeaseSettings;
+use crate::erase::KEY_BYTES;
 use crate::fetch;
 use crate::lease::Turnstile;
 use crate::lineage::Lineage;
@@ -15,7 +16,7 @@ use postrider_common::{Clock, RequestId};
 use postrider_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OnceCell};
 use tokio_util::sync::CancellationToken;
 
 /// Cheap to share; nothing in it changes but the signals and the counters.
@@ -44,6 +45,8 @@ pub struct Core {
     pub lineage: Lineage,
     /// A run was created or resumed here: its split is due.
     pub split_due: Notify,
+    /// Of the hashes of those who are not sent to, once it was needed.
+    pub suppression_key: OnceCell<[u8; KEY_BYTES]>,
 }
 
 impl Core {
@@ -111,6 +114,7 @@ impl Core {
             turnstile: Turnstile::default(),
             lineage: Lineage::default(),
             split_due: Notify::new(),
+            suppression_key: OnceCell::new(),
         }
     }
 }

@@ -8,13 +8,15 @@ use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
+use postrider_common::suppression::SuppressionKey;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer, DeadLetter,
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
     ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
     Reconciled, Release, ReleaseSplit, RepairKind, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
-    RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, WorkerRecord,
+    RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, Suppress,
+    SuppressRecipients, SuppressedRecipients, Suppressing, SuppressionRecord, SuppressionSet, WorkerRecord,
     WriteErasure,
 };
 use std::future::Future;
@@ -143,4 +145,9 @@ passed_on! {
     write_erasure(write: WriteErasure) -> Option<u64>;
     erasure(id: &ErasureId) -> Option<ErasureRecord>;
     open_erasures(limit: usize) -> Vec<ErasureRecord>;
+    suppress(suppress: Suppress) -> Suppressing;
+    suppression_set() -> SuppressionSet;
+    suppressions_of(keys: &[SuppressionKey]) -> Vec<Option<SuppressionRecord>>;
+    suppressions_after(after: Option<SuppressionKey>, limit: usize) -> Vec<SuppressionRecord>;
+    suppress_recipients(found: SuppressRecipients) -> SuppressedRecipients;
 }

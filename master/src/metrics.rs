@@ -3,6 +3,7 @@
 mod schedules;
 
 use postrider_common::run::{BatchCounts, RecipientCounts};
+use postrider_common::suppression::SuppressionReason;
 use postrider_store::{Reconciled, RepairKind, Room, RoomOf, RunRecord};
 use prometheus_client::encoding::{EncodeLabelSet, text};
 use prometheus_client::metrics::counter::Counter;
@@ -34,6 +35,11 @@ struct Transition {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Repaired {
     kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -80,6 +86,7 @@ pub struct Metrics {
     pub history_batches: Counter,
     pub history_segments: Counter,
     pub runs_forgotten: Counter,
+    suppressed: Family<Reason, Counter>,
     pub schedules: schedules::Schedules,
 }
 
@@ -118,6 +125,7 @@ impl Default for Metrics {
         let history_batches = Counter::default();
         let history_segments = Counter::default();
         let runs_forgotten = Counter::default();
+        let suppressed = Family::<Reason, Counter>::default();
         let r = &mut registry;
         r.register("recipients", "Recipients of the newest runs, by lane and state", recipients.clone());
         r.register("batches", "Batches of the newest runs, by state", batches.clone());
@@ -158,6 +166,11 @@ impl Default for Metrics {
         r.register("history_backlog_batches", help, history_backlog.clone());
         r.register("history_batches", "Settled batches moved from the store to history", history_batches.clone());
         r.register("history_segments", "History segments written", history_segments.clone());
+        for reason in SuppressionReason::ALL {
+            drop(suppressed.get_or_create(&Reason { reason: reason.as_str() }));
+        }
+        let help = "Recipients that ended because they are not to be sent to, by reason";
+        r.register("recipients_suppressed", help, suppressed.clone());
         r.register("runs_forgotten", "Runs forgotten because they ended long enough ago", runs_forgotten.clone());
         let schedules = schedules::Schedules::register(r);
         Self {
@@ -187,6 +200,7 @@ impl Default for Metrics {
             history_batches,
             history_segments,
             runs_forgotten,
+            suppressed,
             schedules,
         }
     }
@@ -243,6 +257,10 @@ impl Metrics {
 }
 
 impl Metrics {
+    pub fn suppressed(&self, reason: SuppressionReason) {
+        self.suppressed.get_or_create(&Reason { reason: reason.as_str() }).inc();
+    }
+
     /// Only of what is limited now.
     pub fn observe_rooms(&self, rooms: &[Room]) {
         self.headroom.clear();

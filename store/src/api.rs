@@ -12,6 +12,10 @@ pub use crate::pinned::PinAudience;
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 pub use crate::room::{Room, RoomOf};
+pub use crate::suppression::{
+    SUPPRESSIONS_PER_CALL_MAX, Suppress, SuppressRecipients, SuppressedRecipients, Suppressing, SuppressionChange,
+    SuppressionRecord, SuppressionSet,
+};
 
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -28,6 +32,7 @@ use postrider_common::pace::Limits;
 use postrider_common::relay::{RelayShare, RelayWish};
 use postrider_common::run::{BatchCounts, RecipientCounts, RunError, RunState};
 use postrider_common::state::{RecipientState, UnknownReason};
+use postrider_common::suppression::SuppressionKey;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -173,6 +178,17 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     async fn write_erasure(&self, write: WriteErasure) -> Result<Option<u64>>;
     async fn erasure(&self, id: &ErasureId) -> Result<Option<ErasureRecord>>;
     async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>>;
+
+    // Who is not sent to.
+    /// Changes the set. Once answered, no intent is granted in a batch that was not checked since.
+    async fn suppress(&self, suppress: Suppress) -> Result<Suppressing>;
+    async fn suppression_set(&self) -> Result<SuppressionSet>;
+    /// What holds of these, in their order.
+    async fn suppressions_of(&self, keys: &[SuppressionKey]) -> Result<Vec<Option<SuppressionRecord>>>;
+    /// In order of their keys, after `after`.
+    async fn suppressions_after(&self, after: Option<SuppressionKey>, limit: usize) -> Result<Vec<SuppressionRecord>>;
+    /// Recipients of a batch end because they are in the set, and it is checked as of then.
+    async fn suppress_recipients(&self, found: SuppressRecipients) -> Result<SuppressedRecipients>;
 }
 
 /// A run to create. Everything in it is frozen.
@@ -315,6 +331,8 @@ pub struct NewBatch {
     pub payload: Vec<u8>,
     /// Until then, by the store's clock, it is delayed, whatever becomes of it. 0: it is ready.
     pub not_before_ms: i64,
+    /// The number of the set of those who are not sent to, at which nobody in it was there. 0: not looked at.
+    pub checked: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -403,6 +421,8 @@ pub struct ClaimedBatch {
     pub recipients: Vec<Progress>,
     /// The only ones that may get intents; None: all.
     pub only: Option<IndexRange>,
+    /// It was not checked at this number of the set of those who are not sent to, which it has now. None: it was.
+    pub unchecked: Option<u64>,
 }
 
 /// What reports need beside the reports.

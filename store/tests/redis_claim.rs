@@ -58,6 +58,7 @@ impl Queue {
                 count: 1,
                 payload: b"payload".to_vec(),
                 not_before_ms: 0,
+                checked: 0,
             };
             let add = AddBatches {
                 run: id.clone(),

@@ -17,13 +17,15 @@ use postrider_common::limits::{STRIKES_MAX, UNHEARD_MAX};
 use postrider_common::pace::{Limit, Limits};
 use postrider_common::relay::{RelayLimit, RelayWish};
 use postrider_common::run::RunError;
+use postrider_common::suppression::{SuppressionKey, SuppressionReason};
 use postrider_store::conformance::Fixture;
 use postrider_store::conformance::scene::{GRACE_MS, Scene, TTL_MS, new_run, outcome, outcomes, worker};
 use postrider_store::redis::Redis;
 use postrider_store::{
     ApplyCampaign, BadRow, ClaimHistory, Compare, Durability, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun,
     Fire, Fired, ForgetRun, ForgottenRun, NewRun, PinAudience, Reclaim, ReleaseSplit, Replace, ReplayDead,
-    RetireBatches, RetryRun, ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, WriteErasure,
+    RetireBatches, RetryRun, ShareRelay, Shared, SkipReason, Skipped, SplitStatus, Store, Suppress, SuppressRecipients,
+    SuppressedRecipients, Suppressing, SuppressionChange, WriteErasure,
 };
 use redis_recorder::{Recorder, State, Words, digest, run, scripts_loaded};
 use redis_server::Server;
@@ -284,6 +286,34 @@ async fn live(life: &Life) {
         assert_eq!(store().release_split(release).await.unwrap(), SplitStatus::Done);
         store().resume_run(&third.id).await.unwrap();
         split = scene.claim_split().await.unwrap();
+    }
+
+    // Somebody of it is not to be sent to, while its batch waits and while it is leased.
+    let key = |number| SuppressionKey([number; SuppressionKey::BYTES]);
+    let add = |number, scope: &str| SuppressionChange::Add {
+        key: key(number),
+        scope: scope.parse().unwrap(),
+        reason: SuppressionReason::Manual,
+        at_ms: None,
+        subject: b"somebody".to_vec(),
+    };
+    for changes in [
+        vec![add(1, "all"), add(1, "lane:bulk"), add(2, "all")],
+        vec![SuppressionChange::Remove { key: key(2), scope: None }, SuppressionChange::Unname { key: key(1) }],
+    ] {
+        let suppress = Suppress { check: "check".to_owned(), changes };
+        assert!(matches!(store().suppress(suppress).await.unwrap(), Suppressing::Done { changed: 2.., .. }));
+    }
+    let checked = store().suppression_set().await.unwrap().number;
+    let batch = store().batches(&third.id, 0, 1).await.unwrap().remove(0).id;
+    for index in [0, 1] {
+        let leases = if index == 0 { Vec::new() } else { scene.claim(1, 8).await };
+        let fence = leases.into_iter().find(|held| held.batch == batch).map(|held| held.fence);
+        assert_eq!(fence.is_some(), index == 1);
+        let recipients = vec![(index, SuppressionReason::Manual)];
+        let found = SuppressRecipients { batch: batch.clone(), fence, checked, recipients };
+        let answer = store().suppress_recipients(found).await.unwrap();
+        assert!(matches!(answer, SuppressedRecipients::Done { ended } if ended.len() == 1));
     }
 }
 

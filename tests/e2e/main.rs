@@ -38,6 +38,7 @@ mod split_killed;
 mod sql;
 mod sql_flat;
 mod sql_killed;
+mod suppressed;
 mod unsafe_store;
 mod waves;
 mod worker_drained;

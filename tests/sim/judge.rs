@@ -5,6 +5,7 @@ use crate::mix::Mix;
 use crate::people::Submission;
 use crate::rules::Rules;
 use crate::world::{Tx, TxId, World};
+use postrider_common::ids::LaneName;
 use postrider_common::lease::OutcomeKind;
 use postrider_common::state::{RecipientState, UnknownReason};
 use postrider_master::history::{Known, Reader};
@@ -42,6 +43,7 @@ impl World {
             }
             self.store().rules.coverage.reach(Point::WaveAwaited);
         }
+        wrong = wrong.or_else(|| self.sent_past_suppression(tx));
         {
             let store = self.store();
             // What the store forgot since was allowed by it; the end shows whether it has its reason.
@@ -76,6 +78,19 @@ impl World {
         if let Some(why) = wrong {
             self.fail(why);
         }
+    }
+
+    /// Nothing is begun for somebody after it was acknowledged that he is not to be sent to. (A store that goes back may lose
+    /// that, as docs/suppression.md says.)
+    fn sent_past_suppression(&self, tx: &Tx) -> Option<String> {
+        let (is_of_all, since_ms) = self.suppressed.get(&tx.key)?;
+        let (since_ms, store) = ((*since_ms)?, self.store());
+        let is_meant = *is_of_all || store.rules.runs.get(&tx.batch.run)?.lane == LaneName::bulk();
+        let granted_ms = *store.rules.granted_ms.get(&(tx.batch.clone(), tx.index as usize, tx.fence))?;
+        let is_late = granted_ms > since_ms && self.mix.rollbacks == 0;
+        (is_meant && is_late).then(|| {
+            format!("5.10: {} {} got an intent at {granted_ms}, suppressed since {since_ms}", tx.batch, tx.index)
+        })
     }
 
     /// The end: everybody has one final state, and it is the true one.
@@ -120,6 +135,9 @@ impl World {
                     }
                 };
                 for one in known {
+                    if one.state == RecipientState::Suppressed && !self.suppressed.contains_key(&one.key) {
+                        found.push(format!("5.10: {} is suppressed, and nobody asked for that", one.key));
+                    }
                     if !keys.remove(&one.key) {
                         found.push(format!("P1: {} is there twice or was never submitted", one.key));
                     }

@@ -184,6 +184,9 @@ impl World {
         let Some(master) = self.any_master() else {
             return self.after(RETRY_MS, Happening::Steer(steer));
         };
+        if let Steer::Suppress { address, is_of_all } = &steer {
+            self.suppress(address, *is_of_all, false);
+        }
         let inbox = self.inbox.clone();
         let node = &mut self.masters[master];
         let Some(admin) = node.master.as_ref().map(|master| master.admin.clone()) else { return };
@@ -205,6 +208,19 @@ impl World {
                 Steer::ResumeLane(lane) => {
                     admin.resume_lane(Request::new(v1::ResumeLaneRequest { lane: (*lane).to_owned() })).await.map(drop)
                 }
+                Steer::Suppress { address, is_of_all } => {
+                    let reason = match is_of_all {
+                        true => v1::SuppressionReason::HardBounce,
+                        false => v1::SuppressionReason::Unsubscribe,
+                    };
+                    let new = v1::NewSuppression {
+                        subject: address.clone(),
+                        reason: reason.into(),
+                        ..v1::NewSuppression::default()
+                    };
+                    let request = v1::SuppressRequest { suppressions: vec![new] };
+                    admin.suppress(Request::new(request)).await.map(drop)
+                }
                 Steer::DrainWorker(worker) => {
                     let request = v1::DrainWorkerRequest { worker: worker.clone() };
                     admin.drain_worker(Request::new(request)).await.map(drop)
@@ -215,6 +231,15 @@ impl World {
                 || matches!(&steer, Steer::DrainWorker(_) | Steer::Pause(_) | Steer::Cancel(_));
             let _ = inbox.send(Inbound::Steered { steer, is_done });
         });
+    }
+
+    /// The first answer counts; of two that are asked for, the first.
+    fn suppress(&mut self, address: &str, is_of_all: bool, is_done: bool) {
+        let now_ms = self.now_ms;
+        let (asked, since) = self.suppressed.entry(address.to_owned()).or_insert((is_of_all, None));
+        if is_done && *asked == is_of_all {
+            since.get_or_insert(now_ms);
+        }
     }
 
     pub fn answered(&mut self, inbound: Inbound) {
@@ -242,6 +267,10 @@ impl World {
                         .is_some_and(|run| run.cancelled || (!run.paused && run.error.is_none())),
                     Steer::Pause(_) | Steer::Cancel(_) | Steer::PauseLane(_) | Steer::DrainWorker(_) => true,
                     Steer::ResumeLane(_) => is_done,
+                    Steer::Suppress { address, is_of_all } => {
+                        self.suppress(address, *is_of_all, is_done);
+                        is_done
+                    }
                 };
                 if !is_over {
                     self.after(RETRY_MS, Happening::Steer(steer));

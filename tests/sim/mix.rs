@@ -58,6 +58,8 @@ pub struct Mix {
     pub run_pauses: u64,
     pub lane_pauses: u64,
     pub cancels: u64,
+    /// Addresses that are not to be sent to from then on.
+    pub suppressions: u64,
     /// 1 → n → 1.
     pub scales: bool,
     pub is_drifting: bool,
@@ -134,6 +136,7 @@ impl Mix {
         self.reboots = some(1) > 0;
         self.has_poison = some(1) > 0;
         self.keep_ms = (random.below(6) == 0).then(|| random.one_of(&[1_000, 2_000, 5_000]));
+        self.suppressions = if random.below(3) == 0 { random.between(1, 20) } else { 0 };
         self.rollbacks = if random.below(5) == 0 { random.between(1, 2) } else { 0 };
     }
 

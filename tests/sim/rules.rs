@@ -66,6 +66,8 @@ pub struct Rules {
     /// Who was given each fence, and its slots.
     owners: BTreeMap<u64, (WorkerId, u32)>,
     history_claims: BTreeSet<RequestId>,
+    /// When each intent was granted, by recipient and fence, in real time.
+    pub granted_ms: BTreeMap<(BatchId, usize, u64), u64>,
 }
 
 pub fn limits(mix: &Mix) -> Limits {
@@ -102,6 +104,7 @@ impl Rules {
             claims: BTreeMap::new(),
             owners: BTreeMap::new(),
             history_claims: BTreeSet::new(),
+            granted_ms: BTreeMap::new(),
         }
     }
 
@@ -255,9 +258,10 @@ impl Rules {
             if granted {
                 shadow.grants[index] += 1;
                 self.lineage.granted(id, index, after.intent, real_ms);
+                self.granted_ms.insert((id.clone(), index, after.intent), real_ms);
                 self.granted((now, real_ms), (id, terms), fence, before);
             }
-            self.moved(id, index, before, after);
+            self.moved((id, fence.is_some()), index, before, after);
             if self.lineage.hears_lost() {
                 // It is not known whether that attempt was counted before.
                 shadow.grants[index] = shadow.grants[index].max(after.attempts);
@@ -274,7 +278,7 @@ impl Rules {
         shadow.recipients.extend_from_slice(recipients);
     }
 
-    fn moved(&mut self, id: &BatchId, index: usize, before: &Standing, after: &Standing) {
+    fn moved(&mut self, (id, is_leased): (&BatchId, bool), index: usize, before: &Standing, after: &Standing) {
         let corrects = after.state == RecipientState::Accepted || before.state == RecipientState::Unknown;
         if before.state.is_final() && before.state != after.state {
             if !corrects {
@@ -299,6 +303,8 @@ impl Rules {
         match after.state {
             RecipientState::Exhausted => self.coverage.reach(Point::Exhausted),
             RecipientState::Rejected => self.coverage.reach(Point::Rejected),
+            RecipientState::Suppressed if is_leased => self.coverage.reach(Point::SuppressedWhileLeased),
+            RecipientState::Suppressed => self.coverage.reach(Point::SuppressedAtSplit),
             RecipientState::Unknown if self.cancelled.contains(&id.run) => self.coverage.reach(Point::DoubtAtCancel),
             RecipientState::Unknown => self.coverage.reach(Point::DoubtHeld),
             RecipientState::Accepted if after.reason.is_some() => self.coverage.reach(Point::AcceptedAfterDoubt),
@@ -429,6 +435,7 @@ impl Rules {
                     RefusalReason::Repeated => self.coverage.reach(Point::CheckpointRepeated),
                     RefusalReason::Throttled { .. } => self.coverage.reach(Point::Throttled),
                     // No worker of ours asks for more than the window, or beside the part that a lease is for.
+                    RefusalReason::Unchecked => self.coverage.reach(Point::UncheckedRefused),
                     RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Window | RefusalReason::Outside => {
                     }
                 }

@@ -1,7 +1,6 @@
 //! The store of the world: the model, virtual time, and a line from each master to it that loses, delays and repeats.
 
 use crate::coverage::Point;
-use crate::fate::Fate;
 use crate::gate::Gate;
 use crate::mix::Mix;
 use crate::random::Random;
@@ -15,6 +14,7 @@ use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::{Mark, Marks};
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
+use postrider_common::suppression::SuppressionKey;
 use postrider_store::embedded::model::{Command, Model};
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
@@ -22,7 +22,8 @@ use postrider_store::{
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
     ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
     Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
-    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, WorkerRecord,
+    ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError, Suppress,
+    SuppressRecipients, SuppressedRecipients, Suppressing, SuppressionRecord, SuppressionSet, WorkerRecord,
     WriteErasure,
 };
 use std::collections::BTreeMap;
@@ -30,6 +31,8 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 use tokio::sync::watch;
+
+mod line;
 
 /// A transition that waits until the server was compared.
 macro_rules! once_compared {
@@ -184,96 +187,6 @@ impl Line {
     pub fn world(&self) -> MutexGuard<'_, StoreWorld> {
         // After a panic the seed has failed already.
         self.world.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
-    fn fate(&self) -> Fate {
-        let mut world = self.world();
-        if world.is_healed {
-            return Fate::default();
-        }
-        let StoreWorld { mix, random, faults, .. } = &mut *world;
-        let fate = Fate::draw(mix, random);
-        *faults += fate.faults();
-        fate
-    }
-
-    async fn runs(&self) {
-        loop {
-            let goes_on = self.gate.goes_on.notified();
-            if !self.gate.is_stopped() {
-                return;
-            }
-            goes_on.await;
-        }
-    }
-
-    async fn lost(&self, why: &str) -> StoreError {
-        tokio::time::sleep(Duration::from_millis(LOST_AFTER_MS)).await;
-        StoreError::Unavailable(why.to_owned())
-    }
-
-    /// Makes a call as a line makes it: perhaps late, perhaps twice, perhaps without an answer.
-    async fn carry<T: Send>(&self, apply: impl Fn(&mut StoreWorld) -> Result<T> + Send + Sync) -> Result<T> {
-        self.runs().await;
-        let fate = self.fate();
-        if fate.delay_ms > 0 {
-            tokio::time::sleep(Duration::from_millis(fate.delay_ms)).await;
-        }
-        if fate.is_lost || self.gate.is_cut.load(Ordering::Relaxed) {
-            return Err(self.lost("the call was lost").await);
-        }
-        if fate.is_repeated {
-            let first = apply(&mut self.world());
-            drop(first);
-            tokio::time::sleep(Duration::from_millis(1 + fate.delay_back_ms)).await;
-        }
-        let (answer, position) = {
-            let mut world = self.world();
-            (apply(&mut world), world.position())
-        };
-        if fate.delay_back_ms > 0 {
-            tokio::time::sleep(Duration::from_millis(fate.delay_back_ms)).await;
-        }
-        if fate.is_answer_lost || self.gate.is_cut.load(Ordering::Relaxed) {
-            return Err(self.lost("the answer was lost").await);
-        }
-        self.runs().await;
-        if self.world().was_never_told(&position) {
-            return Err(self.lost("the server ended").await);
-        }
-        if answer.is_ok() {
-            self.seen.lock().unwrap_or_else(std::sync::PoisonError::into_inner).note(position.mark);
-            self.world().tell(position.length);
-        }
-        answer
-    }
-
-    async fn read<T: Send>(&self, look: impl Fn(&Model) -> T + Send + Sync) -> Result<T> {
-        self.carry(|world| match world.is_down {
-            true => Err(StoreError::Unavailable("it is down".to_owned())),
-            false => Ok(look(&world.model)),
-        })
-        .await
-    }
-
-    async fn write<A: Clone + Send + Sync + 'static, T: Send + 'static>(
-        &self,
-        arguments: A,
-        command: fn(A) -> Command,
-        act: fn(&mut Model, i64, A) -> T,
-    ) -> Result<T> {
-        self.carry(|world| world.apply(&arguments, command, act)).await
-    }
-
-    async fn write_and_wake<A: Clone + Send + Sync + 'static, T: Send + 'static>(
-        &self,
-        arguments: A,
-        command: fn(A) -> Command,
-        act: fn(&mut Model, i64, A) -> T,
-    ) -> Result<T> {
-        let answer = self.write(arguments, command, act).await;
-        self.world().hint();
-        answer
     }
 }
 
@@ -591,5 +504,25 @@ impl Store for Line {
 
     async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
         self.read(|model| model.open_erasures(limit)).await
+    }
+
+    async fn suppress(&self, suppress: Suppress) -> Result<Suppressing> {
+        self.write(suppress, Command::Suppress, Model::suppress).await
+    }
+
+    async fn suppression_set(&self) -> Result<SuppressionSet> {
+        self.read(Model::suppression_set).await
+    }
+
+    async fn suppressions_of(&self, keys: &[SuppressionKey]) -> Result<Vec<Option<SuppressionRecord>>> {
+        self.read(|model| model.suppressions_of(keys)).await
+    }
+
+    async fn suppressions_after(&self, after: Option<SuppressionKey>, limit: usize) -> Result<Vec<SuppressionRecord>> {
+        self.read(|model| model.suppressions_after(after, limit)).await
+    }
+
+    async fn suppress_recipients(&self, found: SuppressRecipients) -> Result<SuppressedRecipients> {
+        self.write_and_wake(found, Command::SuppressRecipients, once_compared!(suppress_recipients)).await?
     }
 }

@@ -85,6 +85,11 @@ pub enum Steer {
     PauseLane(&'static str),
     ResumeLane(&'static str),
     DrainWorker(String),
+    /// Of all mail, or of that to many.
+    Suppress {
+        address: String,
+        is_of_all: bool,
+    },
 }
 
 pub struct World {
@@ -108,6 +113,8 @@ pub struct World {
     pub conns: BTreeMap<u64, Conn>,
     pub last_conn: u64,
     pub txs: Vec<Tx>,
+    /// Who is not to be sent to any more: whether of all mail, and since when that is acknowledged.
+    pub suppressed: BTreeMap<String, (bool, Option<u64>)>,
     /// Who ends workers, and how many he ended.
     pub poison: Option<(String, u32)>,
     pub submissions: Vec<Submission>,
@@ -149,6 +156,7 @@ impl World {
             conns: BTreeMap::new(),
             last_conn: 0,
             txs: Vec::new(),
+            suppressed: BTreeMap::new(),
             poison: None,
             submissions: Vec::new(),
             endpoint: FieldsEndpoint::draw(seed, mix.is_calm),
@@ -375,6 +383,14 @@ impl World {
             let ((at, until), lane) = (self.span(2_000), self.random.one_of(&["bulk", "bulk", "transactional"]));
             self.after(at, Happening::Steer(Steer::PauseLane(lane)));
             self.after(until, Happening::Steer(Steer::ResumeLane(lane)));
+        }
+        let people: Vec<String> = self.submissions.iter().flat_map(|one| one.keys.iter().cloned()).collect();
+        for number in 0..mix.suppressions {
+            let address = self.random.one_of(&people.iter().collect::<Vec<_>>()).clone();
+            // Some before anything is split.
+            let at = if number % 4 == 0 { 0 } else { self.span(1).0 };
+            let is_of_all = self.random.below(2) == 0;
+            self.after(at, Happening::Steer(Steer::Suppress { address, is_of_all }));
         }
         for _ in 0..mix.cancels {
             let ((at, _), run) = (self.span(1), runs[self.random.below(runs.len() as u64) as usize].clone());

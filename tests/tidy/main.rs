@@ -237,6 +237,9 @@ const LOOKS: &[&str] = &[
     "kept",
     "erasure",
     "open_erasures",
+    "suppression_set",
+    "suppressions_of",
+    "suppressions_after",
 ];
 
 #[test]

@@ -13,6 +13,7 @@ pub mod master;
 pub mod run;
 pub mod schedule;
 pub mod send;
+pub mod suppress;
 pub mod template;
 pub mod worker;
 pub mod workers;
@@ -39,6 +40,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Template(command) => template::perform(&context, command),
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Dead(command) => dead::perform(&context, command).await,
+        Command::Suppress(command) => suppress::perform(&context, command).await,
         Command::Dkim(command) => dkim::perform(&context, &command),
         Command::Erase(args) => erase::perform(&context, args).await,
         Command::Workers(command) => workers::perform(&context, command).await,

@@ -139,7 +139,8 @@ impl From<RefusalReason> for v1::RefusalReason {
             RefusalReason::Paused => Self::Paused,
             RefusalReason::Cancelled => Self::Cancelled,
             RefusalReason::HardCap => Self::HardCap,
-            RefusalReason::Repeated => Self::Repeated,
+            // The master looks at the batch before it answers. What it could not look at is asked for again.
+            RefusalReason::Repeated | RefusalReason::Unchecked => Self::Repeated,
             RefusalReason::Outside => Self::Outside,
             RefusalReason::Throttled { retry_in_ms: _ } => Self::Throttled,
         }
@@ -208,7 +209,8 @@ impl From<LeaseAnswer> for v1::LeaseAnswer {
                 | RefusalReason::Cancelled
                 | RefusalReason::HardCap
                 | RefusalReason::Repeated
-                | RefusalReason::Outside => 0,
+                | RefusalReason::Outside
+                | RefusalReason::Unchecked => 0,
             },
         };
         Self {

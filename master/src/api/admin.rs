@@ -1,7 +1,7 @@
 //! Service Admin: looking at and steering runs, lanes and workers.
 
 use super::status::{ApiError, no_run};
-use super::{dead, erase, page_limit, recipients};
+use super::{dead, erase, page_limit, recipients, suppress};
 use crate::campaign::Invalid;
 use crate::core::Core;
 use crate::split::Plan;
@@ -171,6 +171,21 @@ impl Admin for AdminApi {
 
     async fn list_erasures(&self, _: Request<v1::ListErasuresRequest>) -> Answer<v1::ListErasuresResponse> {
         Ok(Response::new(erase::list(&self.core).await?))
+    }
+
+    async fn suppress(&self, request: Request<v1::SuppressRequest>) -> Answer<v1::SuppressResponse> {
+        Ok(Response::new(suppress::add(&self.core, request.into_inner()).await?))
+    }
+
+    async fn unsuppress(&self, request: Request<v1::UnsuppressRequest>) -> Answer<v1::UnsuppressResponse> {
+        Ok(Response::new(suppress::remove(&self.core, request.into_inner()).await?))
+    }
+
+    async fn list_suppressions(
+        &self,
+        request: Request<v1::ListSuppressionsRequest>,
+    ) -> Answer<v1::ListSuppressionsResponse> {
+        Ok(Response::new(suppress::list(&self.core, request.into_inner()).await?))
     }
 
     async fn list_lanes(&self, _request: Request<v1::ListLanesRequest>) -> Answer<v1::ListLanesResponse> {

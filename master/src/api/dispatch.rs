@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::lease::{Definitions, LeaseWish, long_poll};
 use crate::lineage;
 use crate::loops::census::Draining;
+use crate::suppress;
 use postrider_common::WorkerId;
 use postrider_common::ids::{DefinitionHash, LaneName};
 use postrider_common::lease::{Fact, LeaseReport};
@@ -16,7 +17,7 @@ use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayWish};
 use postrider_common::wire;
 use postrider_proto::v1;
 use postrider_proto::v1::dispatch_server::Dispatch;
-use postrider_store::{Checkpoint, Finish, Release, ShareRelay};
+use postrider_store::{Finish, Release, ShareRelay};
 use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
@@ -47,15 +48,7 @@ impl Dispatch for DispatchApi {
         lineage::witness(&self.core, request.worker.as_ref()).await?;
         let (worker, reports) = reports(request.worker, request.leases)?;
         let drain = self.draining.includes(&worker);
-        let checkpoint = Checkpoint {
-            worker,
-            reports,
-            ttl_ms: self.core.lease.ttl_ms(),
-            window: self.core.lease.window,
-            retry_fraction: self.core.retry_fraction(),
-            limits: self.core.limits.clone(),
-        };
-        let answers = self.core.store.checkpoint(checkpoint).await.map_err(ApiError::from)?;
+        let answers = suppress::checkpoint(&self.core, worker, reports).await.map_err(ApiError::from)?;
         let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));
         Ok(Response::new(v1::CheckpointResponse { leases, drain, seen }))
     }

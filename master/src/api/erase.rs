@@ -60,6 +60,7 @@ impl From<EraseError> for ApiError {
         match error {
             EraseError::Store(error) => Self::Store(error),
             EraseError::Storage(error) => Self::Storage(error),
+            EraseError::Suppress(error) => error.into(),
             EraseError::Sealed(error) => Self::Storage(error.into()),
             EraseError::History(error) => Self::History(error),
             EraseError::Stopping => Self::Stopping,

@@ -9,6 +9,7 @@ mod firings;
 pub mod messages;
 mod recipients;
 pub mod status;
+pub mod suppress;
 pub mod upload;
 
 pub use status::ApiError;

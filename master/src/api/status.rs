@@ -3,6 +3,7 @@
 use crate::campaign::Invalid;
 use crate::history::HistoryError;
 use crate::storage::StorageError;
+use crate::suppress::SuppressError;
 use postrider_common::wire::InvalidField;
 use postrider_store::StoreError;
 use tonic::{Code, Status};
@@ -37,6 +38,18 @@ pub enum ApiError {
 impl From<InvalidField> for ApiError {
     fn from(error: InvalidField) -> Self {
         Self::Invalid(error.into())
+    }
+}
+
+impl From<SuppressError> for ApiError {
+    fn from(error: SuppressError) -> Self {
+        match error {
+            SuppressError::Store(error) => Self::Store(error),
+            SuppressError::Storage(error) => Self::Storage(error),
+            error @ (SuppressError::OtherKey | SuppressError::Unreadable { .. }) => {
+                Self::Precondition(format!("failed to {error}"))
+            }
+        }
     }
 }
 

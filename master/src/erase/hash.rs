@@ -18,7 +18,7 @@ pub fn id_of(key: &[u8; KEY_BYTES], address: &Address) -> Option<ErasureId> {
     to_hex(&hash[..KEPT_BYTES]).parse().ok()
 }
 
-fn hmac(key: &[u8; KEY_BYTES], text: &[u8]) -> [u8; 32] {
+pub(crate) fn hmac(key: &[u8; KEY_BYTES], text: &[u8]) -> [u8; 32] {
     let padded = |with: u8| std::array::from_fn::<u8, BLOCK_BYTES, _>(|at| key.get(at).copied().unwrap_or(0) ^ with);
     let inner = Sha256::new().chain_update(padded(0x36)).chain_update(text).finalize();
     Sha256::new().chain_update(padded(0x5c)).chain_update(inner).finalize().into()

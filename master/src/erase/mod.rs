@@ -20,6 +20,7 @@ mod segments;
 mod tests;
 mod work;
 
+pub(crate) use hash::hmac;
 pub use hash::{KEY_BYTES, id_of};
 pub use request::{Counts, Request, Step, ask, erasing, open};
 pub use scrub::Scrubber;
@@ -29,6 +30,7 @@ pub use work::{Work, Worked};
 use crate::history::HistoryError;
 use crate::seal::SealError;
 use crate::storage::StorageError;
+use crate::suppress::SuppressError;
 use postrider_store::StoreError;
 
 /// Why an erasure does not go on for now. Reads after "failed to".
@@ -42,6 +44,8 @@ pub enum EraseError {
     History(#[from] HistoryError),
     #[error(transparent)]
     Sealed(#[from] SealError),
+    #[error(transparent)]
+    Suppress(#[from] SuppressError),
     /// Nobody here can tell whether the address is in it.
     #[error("look into {what}: {why}")]
     Locked { what: String, why: String },

@@ -2,6 +2,7 @@
 
 use super::{EraseError, id_of};
 use crate::core::Core;
+use crate::suppress;
 use postrider_common::Address;
 use postrider_common::erasure::Erasing;
 use postrider_common::ids::{ErasureId, RunId};
@@ -96,6 +97,8 @@ impl Request {
 pub async fn ask(core: &Core, address: &Address) -> Result<(ErasureId, Request), EraseError> {
     let key = core.storage.erasure_key().await?;
     let id = id_of(&key, address).ok_or_else(|| EraseError::Unreadable("it has no id".to_owned()))?;
+    // Nothing needs its name to go on holding.
+    suppress::unname(core, address).await?;
     for _ in 0..ATTEMPTS_MAX {
         let known = core.store.erasure(&id).await?;
         if let Some(known) = known.as_ref().filter(|known| known.open) {

@@ -8,12 +8,13 @@ use super::fit::{ANSWER_BYTES_MAX, fitting};
 use super::turnstile::Turn;
 use crate::api::ApiError;
 use crate::core::Core;
+use crate::suppress;
 use postrider_common::WorkerId;
 use postrider_common::ids::{DefinitionHash, LaneName, RequestId};
 use postrider_common::lease::{Lease, LeaseReport};
 use postrider_common::limits::CLAIM_POLL_MS;
 use postrider_proto::v1;
-use postrider_store::{Claim, ClaimedBatch, Release};
+use postrider_store::{Claim, ClaimedBatch, Release, StoreError};
 use prost::Message as _;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -84,7 +85,8 @@ pub async fn long_poll(
             if !claimed.leases.is_empty() {
                 drop(gate);
                 let held_ms = held_ms(arrived_ms, before_ms);
-                return answer(core, definitions, &wish, claimed.leases, claimed.drain, held_ms).await;
+                let leases = suppress::check_claimed(core, &wish.worker, claimed.leases).await?;
+                return answer(core, definitions, &wish, leases, claimed.drain, held_ms).await;
             }
             if claimed.drain {
                 return Ok(v1::LeaseResponse { drain: true, ..v1::LeaseResponse::default() });
@@ -144,7 +146,7 @@ async fn answer(
     }
     let rest = leases.split_off(fitting(sizes.into_iter(), ANSWER_BYTES_MAX));
     if !rest.is_empty() {
-        give_back(core, wish, rest).await?;
+        give_back(core, &wish.worker, rest, 0).await?;
     }
     found.retain(|(hash, _)| leases.iter().any(|lease| lease.definition == *hash));
     let to_wire =
@@ -180,7 +182,12 @@ fn lease(core: &Core, claimed: ClaimedBatch) -> Lease {
 }
 
 /// What does not fit in one answer goes back at once, at no cost.
-async fn give_back(core: &Core, wish: &LeaseWish, leases: Vec<ClaimedBatch>) -> Result<(), ApiError> {
+pub(crate) async fn give_back(
+    core: &Core,
+    worker: &WorkerId,
+    leases: Vec<ClaimedBatch>,
+    delay_ms: u64,
+) -> Result<(), StoreError> {
     let report = |lease: ClaimedBatch| LeaseReport {
         batch: lease.batch,
         fence: lease.fence,
@@ -190,12 +197,12 @@ async fn give_back(core: &Core, wish: &LeaseWish, leases: Vec<ClaimedBatch>) -> 
         progress: 0,
     };
     let release = Release {
-        worker: wish.worker.clone(),
+        worker: worker.clone(),
         reports: leases.into_iter().map(report).collect(),
         retry_fraction: 0,
         abandon: false,
         doubt_grace_ms: core.lease.doubt_grace_ms(),
-        delay_ms: 0,
+        delay_ms,
     };
     core.store.release(release).await?;
     Ok(())

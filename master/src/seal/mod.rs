@@ -23,6 +23,7 @@ use cipher::Cipher;
 use postrider_common::ids::{BatchId, CampaignName, ErasureId, RunId};
 use postrider_common::payload::OPEN_MEND;
 use postrider_common::seal::{FINGERPRINT_BYTES, Header, KeyId, NONCE_BYTES};
+use postrider_common::suppression::SuppressionKey;
 
 /// Bytes that sealing adds at the end.
 pub const TAG_BYTES: usize = 16;
@@ -47,6 +48,8 @@ pub enum What<'a> {
     Version(&'a CampaignName, u64),
     /// What is known of an erasure: until it is done, the address.
     Erasure(&'a ErasureId),
+    /// Who is not sent to, in the list.
+    Suppression(SuppressionKey),
     /// The key of the hashes that erased addresses leave.
     ErasureKey,
     /// One frame of an audience.
@@ -67,6 +70,7 @@ impl What<'_> {
             Self::Segment(name) => format!("segment|{name}"),
             Self::Version(name, version) => format!("version|{name}|{version}"),
             Self::Erasure(id) => format!("erasure|{id}"),
+            Self::Suppression(key) => format!("suppression|{key}"),
             Self::ErasureKey => "erasure_key".to_owned(),
             Self::AudienceFrame(number) => format!("audience_frame|{number}"),
             Self::AudienceEnd(sha256, bytes) => format!("audience_end|{sha256}|{bytes}"),
@@ -175,6 +179,7 @@ impl std::fmt::Display for What<'_> {
             Self::Segment(name) => write!(f, "history/{name}"),
             Self::Version(name, version) => write!(f, "campaigns/{name}/{version}"),
             Self::Erasure(id) => write!(f, "the erasure {id}"),
+            Self::Suppression(key) => write!(f, "the suppression {key}"),
             Self::ErasureKey => f.write_str("erasure.key"),
             Self::AudienceFrame(number) => write!(f, "frame {number} of an audience"),
             Self::AudienceEnd(sha256, _) => write!(f, "audiences/{sha256}"),

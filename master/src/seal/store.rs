@@ -12,6 +12,7 @@ use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
+use postrider_common::suppression::SuppressionKey;
 use postrider_store::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, BatchRecord, CampaignRecord, CancelledBatches, Checkpoint,
     Claim, ClaimHistory, ClaimSplit, Claimed, ClaimedBatch, ClaimedHistory, Compare, Compared, CreatedRun, DeadAnswer,
@@ -19,7 +20,8 @@ use postrider_store::{
     Fired, ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
     Reconciled, Release, ReleaseSplit, Replace, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room,
     RunRecord, ShareLimit, ShareRelay, Shared, SharedLimit, SplitLease, SplitStatus, Steered, Store, StoreError,
-    WorkerRecord, WriteErasure,
+    Suppress, SuppressRecipients, SuppressedRecipients, Suppressing, SuppressionChange, SuppressionRecord,
+    SuppressionSet, WorkerRecord, WriteErasure,
 };
 use std::sync::Arc;
 use tokio::sync::watch;
@@ -82,6 +84,10 @@ impl Sealed {
 
     fn open_erasure(&self, record: &mut ErasureRecord) {
         self.open(What::Erasure(&record.id), &mut record.body);
+    }
+
+    fn open_suppression(&self, record: &mut SuppressionRecord) {
+        self.open(What::Suppression(record.key), &mut record.subject);
     }
 
     /// What is to replace something stored, as it is stored. None: something else is stored there.
@@ -302,6 +308,27 @@ macro_rules! passed_on {
                 Ok(records)
             }
 
+            async fn suppress(&self, mut suppress: Suppress) -> Result<Suppressing> {
+                for change in &mut suppress.changes {
+                    if let SuppressionChange::Add { key, subject, .. } = change {
+                        *subject = self.seal(What::Suppression(*key), std::mem::take(subject))?;
+                    }
+                }
+                self.inner.suppress(suppress).await
+            }
+
+            async fn suppressions_of(&self, keys: &[SuppressionKey]) -> Result<Vec<Option<SuppressionRecord>>> {
+                let mut records = self.inner.suppressions_of(keys).await?;
+                records.iter_mut().flatten().for_each(|record| self.open_suppression(record));
+                Ok(records)
+            }
+
+            async fn suppressions_after(&self, after: Option<SuppressionKey>, limit: usize) -> Result<Vec<SuppressionRecord>> {
+                let mut records = self.inner.suppressions_after(after, limit).await?;
+                records.iter_mut().for_each(|record| self.open_suppression(record));
+                Ok(records)
+            }
+
             $(async fn $name(&self, $($argument: $kind),*) -> Result<$answer> {
                 self.inner.$name($($argument),*).await
             })*
@@ -346,4 +373,6 @@ passed_on! {
     keep(shared: Vec<Shared>) -> ();
     kept(before_ms: i64, skip: usize, limit: usize) -> Vec<Kept>;
     forget_kept(unnamed: Vec<Kept>) -> Vec<Shared>;
+    suppression_set() -> SuppressionSet;
+    suppress_recipients(found: SuppressRecipients) -> SuppressedRecipients;
 }

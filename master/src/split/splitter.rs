@@ -323,6 +323,7 @@ impl Splitter {
             count: open.recipients.len() as u32,
             payload: payload::encode(&open.recipients).into(),
             not_before_ms,
+            checked: 0,
         });
     }
 }

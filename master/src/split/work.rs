@@ -10,11 +10,14 @@ use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
 use crate::fetch::pin::Holding;
+use crate::suppress::{self, Found, Mail, SuppressError};
+use futures::future::join_all;
 use postrider_common::erasure::Erasing;
+use postrider_common::ids::{BatchId, LaneName};
 use postrider_common::payload::InvalidPayload;
 use postrider_common::run::RunError;
 use postrider_common::seal::Header;
-use postrider_store::{AddBatches, ReleaseSplit, RunRecord, SplitLease, SplitStatus, StoreError};
+use postrider_store::{AddBatches, NewBatch, ReleaseSplit, RunRecord, SplitLease, SplitStatus, StoreError};
 use std::future::Future;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -100,6 +103,9 @@ struct Work<'a> {
     plan: Plan,
     /// When the run was due.
     nominal_at_ms: i64,
+    /// For whose mail it is asked who is not sent to.
+    lane: LaneName,
+    campaign: String,
     /// Who must not come in.
     erasing: Vec<Erasing>,
     splitter: Splitter,
@@ -135,7 +141,17 @@ impl<'a> Work<'a> {
         let extend_at = holding.extend_at;
         let sites = core.sites.clone();
         let splitter = Splitter::resume(&lease, sites, plan.on_bad_row, erasing.clone(), plan.local.as_ref())?;
-        Ok(Self { core, plan, nominal_at_ms: run.nominal_at_ms, erasing, splitter, extend_at, ttl_ms })
+        Ok(Self {
+            core,
+            plan,
+            nominal_at_ms: run.nominal_at_ms,
+            lane: run.lane,
+            campaign: run.campaign,
+            erasing,
+            splitter,
+            extend_at,
+            ttl_ms,
+        })
     }
 
     async fn all(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<Ended, Halt> {
@@ -213,15 +229,49 @@ impl<'a> Work<'a> {
         self.store(add).await
     }
 
-    async fn store(&mut self, add: AddBatches) -> Result<(), Halt> {
+    async fn store(&mut self, mut add: AddBatches) -> Result<(), Halt> {
         let asked_at = Instant::now();
+        let found = self.suppressed(&mut add.batches).await?;
         let status = retried(self.core, "add_batches", || self.core.store.add_batches(add.clone())).await;
         match status {
             Ok(SplitStatus::Done) => {
                 self.extend_at = asked_at + Duration::from_millis(self.ttl_ms / 3);
+                self.suppress(found).await;
                 Ok(())
             }
             Ok(SplitStatus::Lost | SplitStatus::Stopped) | Err(_) => Err(Halt::Ended(Ended::Dropped)),
+        }
+    }
+
+    /// Who of these is not sent to.
+    async fn suppressed(&self, batches: &mut [NewBatch]) -> Result<Vec<Found>, Halt> {
+        let mail = Mail { lane: &self.lane, campaign: &self.campaign };
+        let mut failures = 0;
+        loop {
+            let error = match suppress::before_adding(self.core, batches, mail).await {
+                Ok(found) => return Ok(found),
+                Err(error) => error,
+            };
+            let is_retryable = matches!(&error, SuppressError::Store(error) if error.is_retryable());
+            if !is_retryable || !self.core.pause(self.core.retry_delay(failures)).await {
+                return Err(Halt::Read(ReadError::Storage(error.to_string())));
+            }
+            failures += 1;
+        }
+    }
+
+    /// They end in the batches that have just been stored. What this fails at, or a crash leaves out, is found when the batch is
+    /// leased: it was not marked as looked at.
+    async fn suppress(&self, found: Vec<Found>) {
+        let run = self.splitter.run().clone();
+        let each = found.into_iter().map(|found| {
+            let batch = BatchId { run: run.clone(), sequence: found.sequence };
+            suppress::tell(self.core, batch, None, found.checked, found.recipients)
+        });
+        for told in join_all(each).await {
+            if let Err(error) = told {
+                tracing::debug!(%run, %error, "who is suppressed in a new batch is told when it is leased");
+            }
         }
     }
 

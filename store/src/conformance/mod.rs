@@ -25,6 +25,7 @@ mod random_reconcile;
 mod random_retention;
 mod random_rollback;
 mod random_share;
+mod random_suppression;
 mod reached;
 pub mod reconcile;
 pub mod relay;
@@ -33,6 +34,7 @@ pub mod rollback;
 pub mod scene;
 pub mod split;
 pub mod steer;
+pub mod suppression;
 pub mod waves;
 
 use crate::Store;
@@ -282,6 +284,21 @@ macro_rules! conformance_tests {
             erase_run_takes_the_split_from_its_holder,
             erase_run_of_a_paused_run_waits_for_its_resume,
             write_erasure_is_for_one_at_a_time
+        );
+        $crate::conformance_tests!(@$how $fixture, suppression,
+            suppress_keeps_the_gravest_of_each_scope,
+            suppress_with_another_key_is_refused,
+            suppress_lists_in_order_and_by_page,
+            suppress_makes_every_batch_unchecked,
+            checkpoint_of_an_unchecked_batch_grants_nothing_until_it_is_looked_at,
+            checkpoint_repeated_after_the_look_grants,
+            add_batches_looked_at_need_no_look,
+            suppress_recipients_ends_who_is_pending,
+            suppress_recipients_in_intent_end_by_their_outcome_and_are_looked_at_again,
+            suppress_recipients_in_doubt_are_unknown,
+            suppress_recipients_of_a_waiting_batch_settle_it,
+            suppress_recipients_with_an_old_fence_changes_nothing,
+            retry_run_of_who_was_passed_over_is_looked_at_again
         );
         $crate::conformance_tests!(@$how $fixture, steer,
             pause_run_stops_intents_and_resume_goes_on,

@@ -13,7 +13,7 @@ use super::reconcile::reconcile_all;
 use super::scene::{lane, new_run, outcome, worker};
 use super::{
     pinned, random_dead, random_erasure, random_fire, random_history, random_reconcile, random_retention,
-    random_rollback, random_share,
+    random_rollback, random_share, random_suppression,
 };
 use crate::api::{
     AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
@@ -46,11 +46,11 @@ const KINDS: [OutcomeKind; 5] = [
 ];
 
 /// What the driver remembers in order to make calls that mean something, and some that do not.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(super) struct Driver {
     pub(super) random: fastrand::Rng,
     pub(super) requests: u64,
-    leases: Vec<(BatchId, Fence, u32)>,
+    pub(super) leases: Vec<(BatchId, Fence, u32)>,
     pub(super) splits: Vec<SplitLease>,
     last: Option<LeaseReport>,
     /// Batches that were claimed for history, with the stamps of the store and of the model.
@@ -68,6 +68,8 @@ pub(super) struct Driver {
     waited: u64,
     pub(super) erased: u64,
     pub(super) pinned: u64,
+    pub(super) suppressed: u64,
+    unchecked: u64,
     /// As they were before they were forgotten.
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
@@ -144,6 +146,7 @@ impl Driver {
             count: if (at + seed).is_multiple_of(11) { 70 } else { 1 + ((at * 7 + seed) % 5) as u32 },
             payload: format!("payload {at}").into_bytes(),
             not_before_ms: if (at + seed).is_multiple_of(4) { now + wait } else { 0 },
+            checked: if (at + seed) % 4 == 1 { 0 } else { random_suppression::LATER },
         };
         let add = AddBatches {
             run: lease.run.clone(),
@@ -193,6 +196,8 @@ impl Driver {
         self.reopened += after.reopened - before.reopened;
         self.erased += after.erased - before.erased;
         self.pinned += after.pinned - before.pinned;
+        self.suppressed += after.suppressed - before.suppressed;
+        self.unchecked += after.unchecked - before.unchecked;
         self.forgotten.extend(after.forgotten.into_iter().skip(before.forgotten.len()));
         self.waited += after.waited - before.waited;
         self.retried += 1;
@@ -258,28 +263,7 @@ pub(super) use both;
 /// differs.
 pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &mut Reached) {
     let random = fastrand::Rng::with_seed(seed);
-    let mut driver = Driver {
-        random,
-        requests: 0,
-        leases: Vec::new(),
-        splits: Vec::new(),
-        last: None,
-        settled: Vec::new(),
-        throttled: 0,
-        rollbacks: 0,
-        suspect: 0,
-        dead: 0,
-        replayed: 0,
-        purged: 0,
-        reopened: 0,
-        retried: 0,
-        shared: 0,
-        fired: 0,
-        waited: 0,
-        erased: 0,
-        pinned: 0,
-        forgotten: Vec::new(),
-    };
+    let mut driver = Driver { random, ..Driver::default() };
     let mut unanswered: Vec<Unanswered> = Vec::new();
     let mut model = Model::default();
     // Both begin on a server that is known.
@@ -295,7 +279,7 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
         both!(fixture, model, "create_run", call, |m: &mut Model, now| m.create_run(now, new.clone()), |a: &_| *a);
     }
     for step in 0..steps {
-        let pick = driver.random.u8(0..116);
+        let pick = driver.random.u8(0..124);
         let salt = seed + step as u64;
         if driver.random.u8(0..8) == 0 {
             let before = driver.clone();
@@ -365,6 +349,8 @@ pub async fn compare(fixture: &impl Fixture, seed: u64, steps: usize, reached: &
     reached.waited += driver.waited;
     reached.erased += driver.erased;
     reached.pinned += driver.pinned;
+    reached.suppressed += driver.suppressed;
+    reached.unchecked += driver.unchecked;
     reached.forgotten += driver.forgotten.len() as u64;
     for (run, batches) in &driver.forgotten {
         reached.add(run);
@@ -483,6 +469,8 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
         }
         110..113 => random_reconcile::reconcile(fixture, model, driver).await,
         113..116 => random_erasure::erase(fixture, model, driver).await,
+        116..118 => random_suppression::suppress(fixture, model, driver).await,
+        118..124 => random_suppression::recipients(fixture, model, driver).await,
         _ => cancel(fixture, model, driver).await,
     }
 }
@@ -505,6 +493,8 @@ async fn claim(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver) {
         for lease in &mut plain.leases {
             (lease.ttl_ms, lease.hard_cap_ms) = (0, 0);
             lease.recipients.iter_mut().for_each(|progress| progress.not_before_ms = 0);
+            // Its number is of the instant.
+            lease.unchecked = lease.unchecked.map(|_| 1);
         }
         plain
     };
@@ -543,6 +533,8 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
                 same
             );
             let refused = answers.iter().flat_map(|answer| &answer.refused);
+            let unchecked = |(_, reason): &&(u32, RefusalReason)| *reason == RefusalReason::Unchecked;
+            driver.unchecked += refused.clone().filter(unchecked).count() as u64;
             let throttled = |(_, reason): &&(u32, RefusalReason)| matches!(reason, RefusalReason::Throttled { .. });
             driver.throttled += refused.filter(throttled).count() as u64;
         }

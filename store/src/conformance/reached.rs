@@ -37,6 +37,9 @@ pub struct Reached {
     pub erased: u64,
     /// Audiences that took the place of where they came from.
     pub pinned: u64,
+    /// Recipients that ended because they are not sent to, and intents refused because nobody had looked.
+    pub suppressed: u64,
+    pub unchecked: u64,
     /// Runs that were forgotten.
     pub forgotten: u64,
 }
@@ -87,6 +90,8 @@ impl Reached {
             self.waited,
             self.erased,
             self.pinned,
+            self.suppressed,
+            self.unchecked,
             self.forgotten,
         ];
         all.iter().all(|count| *count > 0)

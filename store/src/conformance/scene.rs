@@ -156,6 +156,7 @@ impl<'a, F: Fixture> Scene<'a, F> {
             count: *count,
             payload: format!("payload {at}").into_bytes(),
             not_before_ms: 0,
+            checked: 0,
         };
         AddBatches {
             run: lease.run.clone(),

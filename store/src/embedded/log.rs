@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
 const SNAPSHOT: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("snapshot");
 /// Of the records and the snapshot. A store of another version is refused, not guessed at.
-const SCHEMA: u32 = 10;
+const SCHEMA: u32 = 11;
 /// Bytes of log after which the model is written whole: bounds the time of a restart.
 const LOG_BYTES_MAX: u64 = 64 * 1024 * 1024;
 

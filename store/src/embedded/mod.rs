@@ -15,7 +15,8 @@ use crate::api::{
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
     ForgetRun, ForgottenRun, Found, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
     Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
-    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, Suppress, SuppressRecipients, SuppressedRecipients,
+    Suppressing, SuppressionRecord, SuppressionSet, WorkerRecord, WriteErasure,
 };
 use crate::error::StoreError;
 use crate::quota::{ShareLimit, SharedLimit};
@@ -29,6 +30,7 @@ use postrider_common::lease::{Fact, FactStatus, LeaseAnswer};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
+use postrider_common::suppression::SuppressionKey;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::{fmt, thread};
@@ -491,5 +493,26 @@ impl Store for Embedded {
 
     async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
         self.read(move |model| model.open_erasures(limit)).await
+    }
+
+    async fn suppress(&self, suppress: Suppress) -> Result<Suppressing> {
+        self.write(suppress, Command::Suppress, Model::suppress).await
+    }
+
+    async fn suppression_set(&self) -> Result<SuppressionSet> {
+        self.read(Model::suppression_set).await
+    }
+
+    async fn suppressions_of(&self, keys: &[SuppressionKey]) -> Result<Vec<Option<SuppressionRecord>>> {
+        let keys = keys.to_vec();
+        self.read(move |model| model.suppressions_of(&keys)).await
+    }
+
+    async fn suppressions_after(&self, after: Option<SuppressionKey>, limit: usize) -> Result<Vec<SuppressionRecord>> {
+        self.read(move |model| model.suppressions_after(after, limit)).await
+    }
+
+    async fn suppress_recipients(&self, found: SuppressRecipients) -> Result<SuppressedRecipients> {
+        self.write_and_wake(found, Command::SuppressRecipients, once_compared!(suppress_recipients)).await?
     }
 }

@@ -26,7 +26,7 @@ pub(super) fn campaign(name: &str) -> String {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Effect {
     /// `C|campaign`, `L|lane` or `W|worker`: of one subject the newest counts. `F|campaign`: a run that its schedule began;
-    /// one at a time.
+    /// one at a time. `S|set`: the number of the set of those who are not sent to is the version.
     subject: String,
     version: u64,
     /// Of a campaign: ok, paused or none; of a lane: 1 paused, 0 not; of a worker to drain: `seen at｜slots`; of a run: see
@@ -52,6 +52,10 @@ impl Effect {
     pub fn read(subject: String, entry: &str) -> Result<Self> {
         let (version, word) = entry.split_once(' ').ok_or_else(|| corrupt("an entry of the outbox"))?;
         Ok(Self { subject, version: parse(version, "the version of an effect")?, word: word.to_owned() })
+    }
+
+    pub fn version(&self) -> u64 {
+        self.version
     }
 
     fn entry(&self) -> String {
@@ -87,6 +91,7 @@ impl Shard {
         let versioned = || Args::default().int(*version).text(subject);
         let (transition, args) = match subject.split_once('|') {
             Some(("C", _)) => (Transition::SteerCampaign, versioned().text(word)),
+            Some(("S", _)) => (Transition::KnowSuppressions, Args::default().int(*version)),
             Some(("L", lane)) => (Transition::SetLanePaused, versioned().text(lane).text(word)),
             Some(("W", worker)) => {
                 let (seen_at, slots) = word.split_once('|').ok_or_else(|| corrupt("an effect on a worker"))?;

@@ -26,6 +26,8 @@ pub(super) const KEPT: &str = "postrider:{g}:kept";
 pub(super) const QUOTAS: &str = "postrider:{g}:quotas";
 /// Sorted set: erasures that are not done.
 pub(super) const ERASURES: &str = "postrider:{g}:erasures";
+/// Hash: number, size and check of the set of those who are not sent to.
+pub(super) const SUPPRESSED: &str = "postrider:{g}:suppressed";
 pub(super) const RELAYS: &str = "postrider:{g}:relays";
 
 /// The keys that every script of a shard declares first, in the order of `lua/prelude.lua`: the name below the tag, and
@@ -239,6 +241,11 @@ pub(super) fn definition(hash: &DefinitionHash) -> String {
 /// Hash: what is known of an erasure.
 pub(super) fn erasure(id: &ErasureId) -> String {
     format!("{GLOBAL}erasure:{id}")
+}
+
+/// Hash: of those who are not sent to, the ones whose keys begin with these two bytes. Few enough to be a compact list.
+pub(super) fn suppressed(bucket: u16) -> String {
+    format!("{SUPPRESSED}:{bucket:04x}")
 }
 
 /// Hash: the meter of a relay, and the share of each worker.

@@ -60,6 +60,7 @@ impl Shard {
         for run in &runs {
             pipe.cmd("HMGET").arg(self.keys.run(run)).arg(&["campaign", "definition"]);
         }
+        pipe.cmd("HGET").arg(self.keys.shard()).arg("suppressed");
         for Granted { batch, place, .. } in &granted {
             pipe.cmd("HGETALL").arg(self.keys.batch(batch));
             pipe.cmd("GET").arg(self.keys.payload(batch, &place.payload));
@@ -69,6 +70,8 @@ impl Shard {
         let frozen = runs.into_iter().zip(answers.by_ref());
         let frozen: BTreeMap<RunId, Result<Frozen>> =
             frozen.map(|(run, answer)| (run, answer.and_then(|value| read(value, "a run")))).collect();
+        let number = answers.next().ok_or_else(|| corrupt("an answer is missing"))??;
+        let number: u64 = read::<Option<u64>>(number, "the number of a set")?.unwrap_or(0);
         let mut leases = Vec::with_capacity(granted.len());
         for lease in granted {
             let mut next = || answers.next().ok_or_else(|| corrupt("an answer is missing"))?;
@@ -95,6 +98,7 @@ impl Shard {
                     payload: payload.ok_or_else(|| corrupt("the payload is missing"))?,
                     recipients: batch.recipients.iter().map(|r| progress(r, now)).collect(),
                     only: batch.only,
+                    unchecked: (batch.checked < number).then_some(number),
                 })
             };
             match made() {

@@ -67,6 +67,8 @@ pub(super) struct BatchHash {
     erased: Vec<u32>,
     /// What its lease is for; None: all.
     pub only: Option<IndexRange>,
+    /// The number of the set of those who are not sent to, at which it was looked at.
+    pub checked: u64,
 }
 
 impl BatchHash {
@@ -109,6 +111,7 @@ impl BatchHash {
                 .get("x")
                 .map_or(Ok(Vec::new()), |x| x.split(',').map(|index| parse(index, "an index")).collect())?,
             only: fields.get("w").and_then(|w| only_of(w)),
+            checked: fields.get("v").map_or(Ok(0), |v| parse(v.trim_end_matches('!'), "the number of a set"))?,
         }))
     }
 
@@ -168,14 +171,14 @@ impl Head {
         let Self { id, site, dead, .. } = self;
         let hash = match hash {
             Ok(None) | Err(_) if dead => {
-                BatchHash { recipients: Vec::new(), segments: Vec::new(), erased: Vec::new(), only: None }
+                BatchHash { recipients: Vec::new(), segments: Vec::new(), erased: Vec::new(), only: None, checked: 0 }
             }
             Ok(None) => return Ok(None),
             Err(error) => return Err(error),
             Ok(Some(hash)) => hash,
         };
         let state = if dead { BatchState::Dead } else { hash.state_at_rest(leased.is_some(), delayed.is_some()) };
-        let BatchHash { recipients, segments, erased, only: _ } = hash;
+        let BatchHash { recipients, segments, erased, only: _, checked: _ } = hash;
         if !segments.is_empty() {
             payload = Vec::new();
         }

@@ -35,6 +35,7 @@ mod schedules;
 mod scripts;
 mod shard;
 mod splits;
+mod suppression;
 mod wake;
 
 use crate::api::{
@@ -43,7 +44,8 @@ use crate::api::{
     DueSchedules, EraseRecipients, EraseRun, ErasedRecipients, ErasedRun, ErasureRecord, Finish, Fire, Fired,
     ForgetRun, ForgottenRun, Kept, LaneRecord, LeftSegment, NewRun, PinAudience, Reclaim, Reclaimed, Reconcile,
     Reconciled, Release, ReleaseSplit, ReplayDead, Result, RetireBatches, RetriedRun, RetryRun, Room, RunRecord,
-    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, WorkerRecord, WriteErasure,
+    ShareRelay, Shared, SplitLease, SplitStatus, Steered, Store, Suppress, SuppressRecipients, SuppressedRecipients,
+    Suppressing, SuppressionRecord, SuppressionSet, WorkerRecord, WriteErasure,
 };
 use crate::open::Options;
 use crate::quota::{QUOTA_TTL_MS, ShareLimit, SharedLimit};
@@ -61,6 +63,7 @@ use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
 use postrider_common::relay::RelayShare;
 use postrider_common::sabotage::{Fault, planted};
+use postrider_common::suppression::SuppressionKey;
 use preflight::Topology;
 use quota::{Mover, Quotas};
 use scripts::{Scripts, Transition};
@@ -252,6 +255,8 @@ impl Store for Redis {
     }
 
     async fn compare(&self, compare: Compare) -> Result<Vec<Compared>> {
+        // A shard that went back may have forgotten it, and grants nothing until it is compared.
+        self.tell_suppressions().await?;
         self.all(|shard| shard.compare_marks(&compare)).await
     }
 
@@ -554,5 +559,25 @@ impl Store for Redis {
 
     async fn open_erasures(&self, limit: usize) -> Result<Vec<ErasureRecord>> {
         self.global.erasures_open(limit).await
+    }
+
+    async fn suppress(&self, suppress: Suppress) -> Result<Suppressing> {
+        self.set_suppress(suppress).await
+    }
+
+    async fn suppression_set(&self) -> Result<SuppressionSet> {
+        self.global.suppressions_set().await
+    }
+
+    async fn suppressions_of(&self, keys: &[SuppressionKey]) -> Result<Vec<Option<SuppressionRecord>>> {
+        self.global.suppressions_with(keys).await
+    }
+
+    async fn suppressions_after(&self, after: Option<SuppressionKey>, limit: usize) -> Result<Vec<SuppressionRecord>> {
+        self.global.suppressions_from(after, limit).await
+    }
+
+    async fn suppress_recipients(&self, found: SuppressRecipients) -> Result<SuppressedRecipients> {
+        self.shard(&found.batch.run).recipients_suppress(found).await
     }
 }

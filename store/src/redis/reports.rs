@@ -311,6 +311,7 @@ fn refusal(word: &str) -> Result<RefusalReason> {
         "hard_cap" => Ok(RefusalReason::HardCap),
         "repeated" => Ok(RefusalReason::Repeated),
         "outside" => Ok(RefusalReason::Outside),
+        "unchecked" => Ok(RefusalReason::Unchecked),
         other => Err(corrupt(format!("the refusal {other}"))),
     }
 }

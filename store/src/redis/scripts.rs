@@ -6,13 +6,11 @@
 
 use super::failure::{Failure, classify};
 use super::keys;
-use postrider_common::pace::Limits;
 use redis::aio::MultiplexedConnection;
 use redis::{Cmd, RedisResult, Script, Value};
-use std::fmt::Write as _;
 
 /// One name per transition: the method, the Lua file, the group of conformance tests. (`Meet` belongs to
-/// connecting; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
+/// connecting, `KnowSuppressions` to `Suppress`; `Quarantine`, `SignOfLife`, `LookAtRun`, `LookAtDemand`, `TakeQuota` and `ReconcileIndex` are parts of others,
 /// `UsualCheckpoint` and `UsualFinish` short ways of them.)
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Transition {
@@ -65,6 +63,9 @@ pub(super) enum Transition {
     UsualCheckpoint,
     UsualFinish,
     WriteErasure,
+    Suppress,
+    KnowSuppressions,
+    SuppressRecipients,
 }
 
 /// What a script is for decides whether it may run when memory is used up.
@@ -141,7 +142,7 @@ const READS: [&str; 20] = [
 ];
 
 impl Transition {
-    pub const ALL: [Self; 49] = [
+    pub const ALL: [Self; 52] = [
         Self::Meet,
         Self::ApplyCampaign,
         Self::SetCampaignPaused,
@@ -191,6 +192,9 @@ impl Transition {
         Self::UsualCheckpoint,
         Self::UsualFinish,
         Self::WriteErasure,
+        Self::Suppress,
+        Self::KnowSuppressions,
+        Self::SuppressRecipients,
     ];
 
     fn parts(self) -> (Memory, Base, &'static str) {
@@ -246,6 +250,9 @@ impl Transition {
             Self::EraseRecipients => (Allowed, Batch, include_str!("lua/erase_recipients.lua")),
             Self::EraseRun => (Allowed, Shard, include_str!("lua/erase_run.lua")),
             Self::WriteErasure => (Allowed, Nothing, include_str!("lua/write_erasure.lua")),
+            Self::Suppress => (Refusable, Effect, include_str!("lua/suppress.lua")),
+            Self::KnowSuppressions => (Allowed, Shard, include_str!("lua/know_suppressions.lua")),
+            Self::SuppressRecipients => (Allowed, Batch, include_str!("lua/suppress_recipients.lua")),
         }
     }
 
@@ -475,22 +482,6 @@ impl Scripts {
         }
         cmd
     }
-}
-
-/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
-pub(super) fn limits_text(limits: &Limits, shared: bool) -> String {
-    let mut text = String::new();
-    if shared && !limits.is_empty() {
-        text.push('*');
-    }
-    let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
-    let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
-    for (kind, name, limit) in lanes.chain(sites) {
-        let (rate, burst) = limit.pace.map_or((0, 0), |pace| (pace.rate.per_hour(), pace.burst));
-        // Writing to a text cannot fail.
-        let _ = write!(text, ";{kind}|{name}|{rate}|{burst}|{}", limit.concurrency.unwrap_or(0));
-    }
-    text
 }
 
 /// Arguments of a script, one after the other.

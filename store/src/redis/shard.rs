@@ -3,13 +3,14 @@
 use super::keys::Keys;
 use super::link::{Answers, Link};
 use super::reply::{self, read};
-use super::scripts::{Args, Scripts, Transition, limits_text};
+use super::scripts::{Args, Scripts, Transition};
 use super::wake::Wake;
 use crate::api::Result;
 use crate::error::StoreError;
 use ::redis::{Cmd, Pipeline, Value};
 use postrider_common::mark::Marks;
 use postrider_common::pace::Limits;
+use std::fmt::Write as _;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::sync::{Arc, Mutex, Weak};
@@ -118,4 +119,20 @@ impl Shard {
         pipe.add_command(self.script(transition, own_keys, args));
         only(self.transit(transition, pipe).await?)
     }
+}
+
+/// Limits as scripts read them, see `lua/pace.lua`. Empty: none. `shared`: a shard may use its quota of them.
+fn limits_text(limits: &Limits, shared: bool) -> String {
+    let mut text = String::new();
+    if shared && !limits.is_empty() {
+        text.push('*');
+    }
+    let lanes = limits.lanes.iter().map(|(name, limit)| ('L', name.as_str(), limit));
+    let sites = limits.sites.iter().map(|(name, limit)| ('S', name.as_str(), limit));
+    for (kind, name, limit) in lanes.chain(sites) {
+        let (rate, burst) = limit.pace.map_or((0, 0), |pace| (pace.rate.per_hour(), pace.burst));
+        // Writing to a text cannot fail.
+        let _ = write!(text, ";{kind}|{name}|{rate}|{burst}|{}", limit.concurrency.unwrap_or(0));
+    }
+    text
 }

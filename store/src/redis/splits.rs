@@ -65,6 +65,7 @@ impl Shard {
         args = args.int(named.len() as u64);
         for (new, name) in &named {
             args = args.int(new.sequence).text(new.site.as_str()).int(new.count).text(name).int(ms(new.not_before_ms));
+            args = args.int(new.checked);
         }
         pipe.add_command(self.script(Transition::AddBatches, &own, args));
         let status = split_status(only(self.links.bulk.call(pipe).await?)?)?;

@@ -233,7 +233,8 @@ impl Held {
             | RefusalReason::Cancelled
             | RefusalReason::HardCap
             | RefusalReason::Repeated
-            | RefusalReason::Outside => None,
+            | RefusalReason::Outside
+            | RefusalReason::Unchecked => None,
         };
         let waits = || answer.refused.iter().filter_map(wait);
         let (first, all) = (waits().min()?, waits().max()?);
@@ -244,7 +245,7 @@ impl Held {
         match reason {
             // Done with, as far as this lease goes.
             RefusalReason::Settled | RefusalReason::NotDue | RefusalReason::Outside => {}
-            RefusalReason::Window | RefusalReason::Repeated => {
+            RefusalReason::Window | RefusalReason::Repeated | RefusalReason::Unchecked => {
                 self.ready.insert(index);
                 self.pause_until_ms = now_ms + WINDOW_PAUSE_MS;
             }

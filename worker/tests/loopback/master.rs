@@ -131,6 +131,7 @@ impl Master {
             count: recipients.len() as u32,
             payload: payload::encode(recipients).to_vec(),
             not_before_ms: 0,
+            checked: 0,
         };
         let batches = (1u64..).zip(recipients.chunks(100)).map(batch).collect();
         let spec = self.state.lock().unwrap().spec.clone();

@@ -40,6 +40,10 @@ pub(super) struct Batch {
     pub generation: u64,
     /// Recipients of whom nothing is kept: they get no intent, no reply text, and end when they are put back.
     pub erased: BTreeSet<u32>,
+    /// The number of the set of those who are not sent to, at which it was looked at; 0: it is to be.
+    pub checked: u64,
+    /// Somebody in intent was found in the set: it is to be looked at again once anybody is pending again.
+    pub check_again: bool,
 }
 
 /// The one place where a batch is.

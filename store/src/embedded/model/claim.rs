@@ -122,6 +122,7 @@ impl Model {
             payload: batch.payload.clone(),
             recipients: batch.entries.iter().map(|entry| entry.progress(now)).collect(),
             only: batch.suspicion.only,
+            unchecked: (!self.is_checked(id) && !planted(Fault::SuppressedClaimed)).then_some(self.suppressions.number),
         })
     }
 

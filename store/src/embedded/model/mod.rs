@@ -26,12 +26,14 @@ mod report;
 mod retention;
 mod runs;
 mod split;
+mod suppression;
 mod turns;
 
 use crate::api::{
     AddBatches, AppliedCampaign, ApplyCampaign, BadRow, CampaignRecord, Checkpoint, Claim, ClaimHistory, ClaimSplit,
     ENDS_WORKERS, EraseRecipients, EraseRun, Finish, Fire, ForgetRun, Kept, LeftSegment, NewRun, PinAudience, Reclaim,
-    Reconcile, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, WriteErasure,
+    Reconcile, Release, ReleaseSplit, ReplayDead, RetireBatches, RetryRun, ShareRelay, Shared, Suppress,
+    SuppressRecipients, WriteErasure,
 };
 use crate::quota::ShareLimit;
 #[cfg(feature = "conformance")]
@@ -55,6 +57,7 @@ use reconcile::Round;
 use relay::Relay;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use suppression::Suppressions;
 use turns::Turns;
 
 /// A logged call. Replaying all of them with their times rebuilds the model.
@@ -98,6 +101,8 @@ pub enum Command {
     EraseRun(EraseRun),
     WriteErasure(WriteErasure),
     PinAudience(PinAudience),
+    Suppress(Suppress),
+    SuppressRecipients(SuppressRecipients),
 }
 
 /// One run: what was frozen, and what happens to it.
@@ -246,6 +251,7 @@ pub struct Model {
     /// When somebody was about to name what is shared.
     kept: BTreeMap<Shared, i64>,
     erasures: BTreeMap<ErasureId, Erasure>,
+    suppressions: Suppressions,
     turns: Turns,
     meters: Meters,
     relays: BTreeMap<RelayName, Relay>,
@@ -306,6 +312,10 @@ impl Model {
             Command::EraseRun(erase) => drop(self.erase_run(now, erase)),
             Command::WriteErasure(write) => drop(self.write_erasure(now, write)),
             Command::PinAudience(pin) => drop(self.pin_audience(now, pin)),
+            Command::Suppress(suppress) => drop(self.suppress(now, suppress)),
+            Command::SuppressRecipients(found) => {
+                drop(self.once_compared(|model| model.suppress_recipients(now, found)));
+            }
         }
     }
 

@@ -6,6 +6,7 @@ use postrider_common::campaign::OnUnknown;
 use postrider_common::lease::{FactStatus, Outcome, OutcomeKind, Progress, RefusalReason};
 use postrider_common::sabotage::{Fault, planted};
 use postrider_common::state::{RecipientState, UnknownReason};
+use postrider_common::suppression::SuppressionReason;
 use serde::{Deserialize, Serialize};
 
 /// Whether it is unknown if an earlier transmission arrived.
@@ -206,6 +207,16 @@ impl Entry {
     pub fn cancel(&mut self, now: i64) {
         let in_doubt = self.reason.is_some();
         self.end(now, if in_doubt { RecipientState::Unknown } else { RecipientState::Cancelled });
+    }
+
+    /// It is pending, not in intent, and not to be sent to.
+    pub fn suppress(&mut self, now: i64, reason: SuppressionReason) {
+        let in_doubt = self.reason.is_some();
+        if !in_doubt {
+            self.code = reason.as_str().to_owned();
+            self.detail = String::new();
+        }
+        self.end(now, if in_doubt { RecipientState::Unknown } else { RecipientState::Suppressed });
     }
 
     /// It ends workers: set aside for a person.

@@ -75,8 +75,18 @@ impl Model {
             }
         }
         self.recount(&id, limited);
+        if answer.refused.iter().any(|(_, reason)| *reason == RefusalReason::Unchecked) {
+            // The same report is made again once it is checked.
+            self.unsee(&id, seen);
+        }
         answer.ttl_ms = self.extend(now, &id, terms.ttl_ms);
         answer
+    }
+
+    fn unsee(&mut self, id: &BatchId, sequence: u64) {
+        if let Some(Place::Leased(hold)) = self.batches.get_mut(id).map(|batch| &mut batch.place) {
+            hold.sequence = sequence;
+        }
     }
 
     /// Takes the outcomes of a report. Ok: the lease is held, and this sequence was the last one before.
@@ -135,6 +145,10 @@ impl Model {
         }
         if before != entry.state {
             run.count_move(now, before, entry.state);
+            let comes_back = before.is_final() || (before == RecipientState::Intent && batch.check_again);
+            if comes_back && matches!(entry.state, RecipientState::Pending | RecipientState::Deferred) {
+                (batch.checked, batch.check_again) = (0, false);
+            }
         }
         if let Some((reason, by)) = effect.resend {
             run.count_resend(reason, by);
@@ -212,6 +226,9 @@ impl Model {
         }
         if batch.in_intent() >= terms.window as usize && !planted(Fault::WindowIgnored) {
             return Err(RefusalReason::Window);
+        }
+        if batch.checked < self.suppressions.number && !planted(Fault::SuppressedGranted) {
+            return Err(RefusalReason::Unchecked);
         }
         let of = (&run.frozen.lane, &batch.site);
         let wait_ms = self.meters.wait_ms(now, terms.limits, of, waiting);

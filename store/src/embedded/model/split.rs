@@ -156,6 +156,8 @@ impl Model {
                 dead: BTreeSet::new(),
                 generation: 0,
                 erased: BTreeSet::new(),
+                checked: new.checked,
+                check_again: false,
             };
             self.batches.insert(batch_id, batch);
         }

@@ -3,7 +3,7 @@
 -- KEYS     the shard's, then: run, its bad rows, then of each batch its hash and its payload
 -- ARGV     1 run id, 2 fence, 3 cursor, 4 cursor next, 5 open, 6 bad rows, 7 repeated rows, 8 complete (0, 1), 9 ttl ms,
 --          10 bad rows kept max, 11 number of bad rows, then row and reason of each, then number of batches, then of each
---          sequence, site, count, payload name, not before (0: it is ready)
+--          sequence, site, count, payload name, not before (0: it is ready), number of the set it was checked at
 -- returns  done, lost, stopped
 -- refuses  a fence that is not the split's; a cursor or sequence that is not the next; a payload that is not there
 
@@ -13,10 +13,11 @@ local at = 12 + num(ARGV[11], 'bad rows') * 2
 local number = num(ARGV[at], 'batches')
 local batches = {}
 for n = 0, number - 1 do
-  local from = at + 1 + n * 5
+  local from = at + 1 + n * 6
   batches[n + 1] = { key = KEYS[OWN + 3 + n * 2], payload_key = KEYS[OWN + 4 + n * 2],
     sequence = num(ARGV[from], 'sequence'), site = ARGV[from + 1], count = num(ARGV[from + 2], 'count'),
-    payload = ARGV[from + 3], not_before = num(ARGV[from + 4], 'not before') }
+    payload = ARGV[from + 3], not_before = num(ARGV[from + 4], 'not before'),
+    checked = num(ARGV[from + 5], 'the number of a set') }
 end
 
 local f = call('HMGET', run_key, 'lane', 'cursor', 'sequence', 'complete', 'cancelled', 'error', 'paused', 'sites')
@@ -59,6 +60,10 @@ for _, b in ipairs(batches) do
   if b.not_before > 0 then
     set[#set + 1] = 'from'
     set[#set + 1] = int(b.not_before)
+  end
+  if b.checked > 0 then
+    set[#set + 1] = 'v'
+    set[#set + 1] = int(b.checked)
   end
   call('HSET', b.key, 'n', int(b.count), 'site', b.site, 'payload', b.payload, unpack(set))
   if not string.find(',' .. sites .. ',', ',' .. b.site .. ',', 1, true) then

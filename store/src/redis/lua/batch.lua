@@ -22,6 +22,8 @@ local ENDS_WORKERS, DEAD_LETTER = 'ends workers', 'dead_letter'
 
 -- Fences of an epoch before it are stale: the shard went back.
 local BASE, STOPPED, STAMP
+-- The number of the set of those who are not sent to.
+local SUPPRESSED
 
 local run, run_settled
 -- Recipients of the run that moved, by the name of the counter.
@@ -37,9 +39,10 @@ local growth
 local function begin_batch()
   growth = 0
   run, run_settled, moved, woke, doubts_max = nil, false, {}, false, DOUBTS_MAX
-  local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp')
+  local f = call('HMGET', K.shard, 'base', 'met', 'server', 'stop', 'stamp', 'suppressed')
   BASE, STOPPED, STAMP = num(f[1] or '1', 'base'), is_stopped(f[2], f[3], f[4]), f[5] or '0'
   is_met = f[2] == f[3]
+  SUPPRESSED = num(f[6] or '0', 'the number of a set')
 end
 
 -- What ends recipients, or begins them again, waits until it is known what the server lacks: whoever ends now may have
@@ -125,10 +128,10 @@ end
 
 -- The hash of a batch. Of its records and fences few are needed, so those are read when somebody looks; false: none.
 local function hash_of(key)
-  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h, q, from = unpack(call('HMGET', key, 'n', 'site',
-    'payload', 's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h', 'q', 'from'))
+  local n, site, payload, s0, s1, m0, m1, w, z, k, x, ended, expired, h, q, from, v = unpack(call('HMGET', key, 'n', 'site',
+    'payload', 's0', 's1', 'm0', 'm1', 'w', 'z', 'k', 'x', 'ended', 'expired', 'h', 'q', 'from', 'v'))
   local fields = { n = n, site = site, payload = payload, s0 = s0, s1 = s1, m0 = m0, m1 = m1, w = w, z = z, k = k, x = x,
-    ended = ended, expired = expired, h = h, q = q, from = from }
+    ended = ended, expired = expired, h = h, q = q, from = from, v = v }
   return setmetatable(fields, { __index = function(_, field)
     local value = call('HGET', key, field)
     fields[field] = value
@@ -161,6 +164,7 @@ local function load_batch(id, key, details, holds)
   local retired = h.h ~= false
   if h.q and #h.q ~= KEPT_BYTES then return nil, 'unreadable' end
   if h.from and not string.match(h.from, '^%d%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?%d?$') then return nil, 'unreadable' end
+  if h.v and not string.match(h.v, '^%d+!?$') then return nil, 'unreadable' end
   if not h.site or not (retired or string.match(h.payload or '', '^%x+$')) then return nil, 'unreadable' end
   local symbols = h.m0 and h.m0 .. (h.m1 or '') or string.rep('.', count)
   if #symbols ~= count then return nil, 'unreadable' end
@@ -172,6 +176,7 @@ local function load_batch(id, key, details, holds)
   -- Not what the report at hand makes of it: no symbol may be tried twice.
   b.look_from = b.hold and b.hold.sequence or 0
   b.not_before = tonumber(h.from or '0')
+  b.checked, b.again = tonumber(string.match(h.v or '0', '^%d+')), h.v and string.sub(h.v, -1) == '!' or false
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
     expired = b.hold and '0' or b.expired }
   return b
@@ -233,6 +238,12 @@ local function keep_record(b, at, r)
   return symbol
 end
 
+-- Somebody is pending again: whoever that is was perhaps passed over when it was looked at.
+local function uncheck(b)
+  b.checked, b.again, b.fields.v = 0, false, nil
+  if b.h.v then b.gone.v = true end
+end
+
 -- Some have moved from one state to another: the counters of the run, and how many are in intent.
 local function count_moved(b, before, after, number)
   if before == after then return end
@@ -242,7 +253,11 @@ local function count_moved(b, before, after, number)
     moved[out] = (moved[out] or 0) - number
     moved[into] = (moved[into] or 0) + number
   end
-  if is_final(after) then run_settled = true end
+  if is_final(after) then
+    run_settled = true
+  elseif after ~= I and (is_final(before) or before == I and b.again) then
+    uncheck(b)
+  end
 end
 
 -- Changes one recipient and moves the counters of its run. `act(b, index, r, state, x, y)` gets a copy.

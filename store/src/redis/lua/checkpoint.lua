@@ -25,6 +25,7 @@ local function checkpoint()
     return { take_as_facts(b), 0, '', {} }
   end
 
+  local seen = b.hold.sequence
   local fresh = take_outcomes(b)
   local counter = fence_counter(b.hold.fence)
   -- The lane's and the site's, if they are limited. What this batch has in intent is counted among them.
@@ -80,6 +81,7 @@ local function checkpoint()
     if state == D and look_at(b, index).due_at > now then return 'not_due' end
     if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end
     if b.open >= window then return 'window' end
+    if b.checked < SUPPRESSED then return 'unchecked' end
     local wait = must_wait()
     return wait and 'throttled:' .. int(wait)
   end
@@ -102,6 +104,8 @@ local function checkpoint()
     local index, alike = intents[n], 1
     local reason = refusal(index)
     if reason then
+      -- The same report is made again once it is checked.
+      if reason == 'unchecked' then b.hold.sequence = seen end
       refused[#refused + 1] = n
       refused[#refused + 1] = reason
     else

@@ -18,7 +18,7 @@ local TRANSACTION_MS_MAX = 660000
 local byte, char, sub, find, rep
 
 -- Of this call: what was read of the shard, and whether any lane is paused; where the next report and its keys are.
-local BASE, STAMP, FRACTION, lanes_paused
+local BASE, STAMP, FRACTION, SUPPRESSED, lanes_paused
 local AT, KEY_AT
 -- Of the report at hand: sequence, progress, reply texts, groups, key of the details.
 local sequence, progress, texts, groups, details
@@ -219,8 +219,10 @@ local function each_usual(names, act)
   NOW = int(now)
   ended, carried_out, RUN_KEY, RUN, STAMP, AT = { a = 0, r = 0, batches = 0 }, 0, nil, nil, nil, 2
   KEY_AT, over, stamped = #names + 1, {}, {}
-  local met, confirmed, epoch, base, stop = unpack(call('HMGET', K.shard, 'met', 'server', 'epoch', 'base', 'stop'))
+  local met, confirmed, epoch, base, stop, suppressed =
+    unpack(call('HMGET', K.shard, 'met', 'server', 'epoch', 'base', 'stop', 'suppressed'))
   BASE = base and num(base, 'base') or 1
+  SUPPRESSED = suppressed and num(suppressed, 'the number of a set')
   is_met = met == confirmed
   if not is_met or stop then return { epoch, false, MORE } end
   call('HLEN', K.count)

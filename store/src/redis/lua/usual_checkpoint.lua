@@ -5,13 +5,16 @@
 -- returns  see usual.lua; of each report status (held), ttl left ms, granted indexes, and none refused
 -- refuses  whatever is not usual
 
-local READ = { 's0', 's1', 'm0', 'm1', 'g!', 'q', 'w', 'x' }
+local READ = { 's0', 's1', 'm0', 'm1', 'g!', 'q', 'w', 'x', 'v' }
 
 local function checkpoint(ttl, window)
   local id, fence, key, at, intents = next_report()
   if not id then return nil end
-  local s0, s1, m0, m1, granted, kept, suspicion, erased = unpack(call('HMGET', key, unpack(READ)))
+  local s0, s1, m0, m1, granted, kept, suspicion, erased, checked = unpack(call('HMGET', key, unpack(READ)))
   if not s0 or suspicion or erased then return nil end
+  -- Somebody in it may have to be looked at again, or all of it before an intent.
+  if checked and sub(checked, -1) == '!' then return nil end
+  if SUPPRESSED and intents ~= '' and (tonumber(checked) or 0) < SUPPRESSED then return nil end
   local h, b = lease_of(id, fence, kept), batch_of(s0, s1, m0, m1)
   if not (h and b and take_outcomes(b, h, at, granted)) then return nil end
   if intents ~= '' then
