@@ -25,6 +25,7 @@ pub mod seal;
 pub mod site;
 pub mod source;
 pub mod state;
+pub mod windows;
 pub mod wire;
 
 pub use address::Address;

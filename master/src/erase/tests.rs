@@ -143,8 +143,15 @@ impl World {
             progress: sequence,
         };
         let (worker, reports) = (worker(1), vec![report]);
-        let checkpoint =
-            Checkpoint { worker, reports, ttl_ms: 600_000, window: 100, retry_fraction: 0, limits: Default::default() };
+        let checkpoint = Checkpoint {
+            worker,
+            reports,
+            ttl_ms: 600_000,
+            window: 100,
+            retry_fraction: 0,
+            limits: Default::default(),
+            grants: None,
+        };
         self.core.store.checkpoint(checkpoint).await.expect("reports").remove(0).granted
     }
 
