@@ -54,6 +54,10 @@ pub struct Run {
     pub generation: u64,
     /// Of the campaign, as it was when the run began; null for a single message without one.
     pub campaign_version: Option<u64>,
+    /// Nothing is begun before: its send windows, or those of its lane, are closed.
+    pub held_until: Option<String>,
+    /// When the next recipients are due, of a run in waves.
+    pub next_wave_at: Option<String>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -125,6 +129,8 @@ impl Run {
                 settled: batches.settled,
             },
             nominal_at: instant(wire.nominal_at_ms),
+            held_until: instant(wire.held_until_ms),
+            next_wave_at: instant(wire.next_wave_at_ms),
             started_at: instant(wire.started_at_ms),
             finished_at: instant(wire.finished_at_ms),
             lane: wire.lane,

@@ -2,10 +2,10 @@
 
 use crate::config::LeaseSettings;
 use crate::fetch;
-use crate::lease::Turnstile;
+use crate::lease::{Gates, Turnstile};
 use crate::lineage::Lineage;
 use crate::metrics::Metrics;
-use crate::schedule::Zones;
+use crate::schedule::{LaneHours, Zones};
 use crate::storage::Storage;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
@@ -13,6 +13,7 @@ use postrider_common::pace::Limits;
 use postrider_common::site::SiteTable;
 use postrider_common::{Clock, RequestId};
 use postrider_store::Store;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Notify;
@@ -26,6 +27,8 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     pub lease: LeaseSettings,
     pub lanes: Vec<Lane>,
+    /// Of those that have any.
+    pub lane_hours: BTreeMap<LaneName, LaneHours>,
     pub sites: Arc<SiteTable>,
     pub limits: Limits,
     /// Of schedules.
@@ -40,6 +43,8 @@ pub struct Core {
     pub stopping: CancellationToken,
     /// Held Lease calls pass it one by one after a hint.
     pub turnstile: Turnstile,
+    /// Which hours the batches have that are leased.
+    pub gates: Gates,
     /// Whether the store is what it was.
     pub lineage: Lineage,
     /// A run was created or resumed here: its split is due.
@@ -100,6 +105,7 @@ impl Core {
             clock,
             lease: LeaseSettings::for_tests(),
             lanes: postrider_common::lane::defaults(),
+            lane_hours: BTreeMap::new(),
             sites: Arc::new(SiteTable::default()),
             limits: Limits::default(),
             zones,
@@ -109,6 +115,7 @@ impl Core {
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             turnstile: Turnstile::default(),
+            gates: Gates::default(),
             lineage: Lineage::default(),
             split_due: Notify::new(),
         }

@@ -54,8 +54,9 @@ impl Dispatch for DispatchApi {
             window: self.core.lease.window,
             retry_fraction: self.core.retry_fraction(),
             limits: self.core.limits.clone(),
+            grants: None,
         };
-        let answers = self.core.store.checkpoint(checkpoint).await.map_err(ApiError::from)?;
+        let answers = self.core.gates.checkpoint(&self.core, &self.definitions, checkpoint).await?;
         let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));
         Ok(Response::new(v1::CheckpointResponse { leases, drain, seen }))
     }

@@ -10,6 +10,7 @@ pub mod messages;
 mod recipients;
 pub mod status;
 pub mod upload;
+mod waiting;
 
 pub use status::ApiError;
 

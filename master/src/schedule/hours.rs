@@ -3,15 +3,21 @@
 //! Whether it is open follows from what the wall clocks show at an instant and from nothing else: a time that a clock skips
 //! is in no window, and one that it shows twice is in it twice.
 
-use crate::schedule::{UnknownZone, Zones};
+use super::{UnknownZone, Zones};
 use jiff::civil::{Date, DateTime, Time};
 use jiff::tz::{AmbiguousOffset, TimeZone};
 use jiff::{SignedDuration, Timestamp};
+use postrider_common::LaneName;
+use postrider_common::lane::Lane;
 use postrider_common::local_time::TimeOfDay;
 use postrider_common::windows::{Span, WINDOWS_MAX, Window, Windows};
 
+use std::collections::BTreeMap;
+
 /// How far is looked ahead. Windows come again each week, and a clock may skip one of a few weeks.
 pub const AHEAD: SignedDuration = SignedDuration::from_hours(24 * 32);
+/// Runs end before; of one that does not, each batch is looked at by all of its clocks.
+const CLOCK_SPAN: SignedDuration = SignedDuration::from_hours(24 * 400);
 /// A wall clock differs by less than this much from any other.
 const DAYS_AROUND: [i64; 4] = [-1, 0, 1, 2];
 /// Instants from which a window must open again, one in each half of the year.
@@ -46,9 +52,17 @@ pub enum State {
     Closed { until_ms: i64 },
 }
 
+/// The hours of a lane.
+#[derive(Debug, Clone, Default)]
+pub struct LaneHours {
+    pub hours: Hours,
+    /// Of recipients whose clock is not told.
+    pub default_clock: Option<TimeZone>,
+}
+
 /// What is wrong with a window.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{why}")]
+#[error("{field}: {why}")]
 pub struct WrongWindow {
     /// Such as `quiet_hours.from`, or `send_window[1].days`.
     pub field: String,
@@ -196,6 +210,54 @@ fn ceil_ms(at: Timestamp) -> i64 {
     let whole = at.as_millisecond();
     whole + i64::from(Timestamp::from_millisecond(whole).is_ok_and(|whole| whole < at))
 }
+
+/// What a clock shows from an instant on, for longer than any run lasts: the same text for clocks that show the same.
+pub fn clock_of(zone: &TimeZone, from_ms: i64) -> String {
+    let Ok(from) = Timestamp::from_millisecond(from_ms) else { return String::new() };
+    let end = from.saturating_add(CLOCK_SPAN).unwrap_or(Timestamp::MAX);
+    let mut offset = zone.to_offset(from);
+    let mut text = offset.seconds().to_string();
+    for change in zone.following(from).take_while(|change| change.timestamp() < end) {
+        if change.offset() != offset {
+            offset = change.offset();
+            text.push_str(&format!(";{}:{}", change.timestamp().as_second(), offset.seconds()));
+        }
+    }
+    text
+}
+
+/// Of the lanes that have windows. Errors: a window is wrong, or they never open.
+pub fn lane_hours(lanes: &[Lane], zones: &Zones) -> Result<BTreeMap<LaneName, LaneHours>, WrongWindow> {
+    let mut all = BTreeMap::new();
+    for lane in lanes.iter().filter(|lane| !lane.windows.is_empty()) {
+        let of_lane =
+            |error: WrongWindow| WrongWindow { field: format!("lane.{}.{}", lane.name, error.field), ..error };
+        let hours = Hours::new(&lane.windows, zones).map_err(of_lane)?;
+        let zone = lane.windows.clock.as_ref().map_or("", |clock| clock.default_zone.as_str());
+        let default_clock =
+            match zone {
+                "" if hours.go_by_recipient() => {
+                    let why =
+                        "it is missing: write default_zone = \"Europe/Berlin\", for recipients whose clock is not told";
+                    return Err(of_lane(WrongWindow { field: "default_zone".to_owned(), why: why.to_owned() }));
+                }
+                "" => None,
+                zone => Some(zones.get(zone).map_err(|error| {
+                    of_lane(WrongWindow { field: "default_zone".to_owned(), why: error.to_string() })
+                })?),
+            };
+        if !hours.ever_opens(default_clock.as_ref().unwrap_or(&TimeZone::UTC)) {
+            let field = if lane.windows.send.is_empty() { "quiet_hours" } else { "send_window" };
+            return Err(of_lane(WrongWindow { field: field.to_owned(), why: NEVER.to_owned() }));
+        }
+        all.insert(lane.name.clone(), LaneHours { hours, default_clock });
+    }
+    Ok(all)
+}
+
+/// Of windows that are never open.
+pub const NEVER: &str =
+    "sending could never begin: quiet hours leave nothing of the windows; make them shorter, or a window longer";
 
 fn read(key: &str, windows: &[Window], zones: &Zones) -> Result<Vec<Opening>, WrongWindow> {
     if windows.len() > WINDOWS_MAX {
