@@ -141,6 +141,11 @@ impl Fleet {
         self.sink = None;
     }
 
+    /// How many there are, whether or not they run.
+    pub fn masters(&self) -> usize {
+        self.masters.len()
+    }
+
     /// Starts the master of that index, on the address it had before if it had one.
     pub fn start_master(&mut self, index: usize) {
         let logs = self.logs();

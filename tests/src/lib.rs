@@ -27,6 +27,7 @@ pub mod redis_dump;
 pub mod redis_server;
 pub mod sentinels;
 pub mod settings;
+pub mod split_kills;
 pub mod summary;
 pub mod wait;
 pub mod watcher;
