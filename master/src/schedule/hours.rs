@@ -97,9 +97,11 @@ impl Hours {
         self.openings().any(|opening| opening.zone.is_none())
     }
 
-    /// Of recipients with these clocks: it is open when it is for all of them.
+    /// Of recipients with these clocks: it is open when it is for all of them. None given: theirs is UTC.
     pub fn at(&self, now_ms: i64, clocks: &[TimeZone]) -> State {
         let Ok(now) = Timestamp::from_millisecond(now_ms) else { return State::Open { until_ms: i64::MAX } };
+        let utc = [TimeZone::UTC];
+        let clocks = if clocks.is_empty() { &utc } else { clocks };
         let is_open = self.is_open(now, clocks);
         let end = now.saturating_add(AHEAD).unwrap_or(Timestamp::MAX);
         let mut at = now;
@@ -132,13 +134,12 @@ impl Hours {
     }
 
     fn is_open(&self, at: Timestamp, clocks: &[TimeZone]) -> bool {
-        let by = |clock: Option<&TimeZone>| {
+        clocks.iter().all(|clock| {
             self.rules.iter().all(|rule| {
                 let has = |opening: &Opening| opening.has(at, clock);
                 (rule.send.is_empty() || rule.send.iter().any(has)) && !rule.quiet.iter().any(has)
             })
-        };
-        if clocks.is_empty() { by(None) } else { clocks.iter().all(|clock| by(Some(clock))) }
+        })
     }
 
     /// The next instant at which anything may be otherwise.
@@ -160,10 +161,8 @@ impl Opening {
         own.chain(theirs)
     }
 
-    fn has(&self, at: Timestamp, clock: Option<&TimeZone>) -> bool {
-        let utc = TimeZone::UTC;
-        let zone = self.zone.as_ref().or(clock).unwrap_or(&utc);
-        let shown = zone.to_datetime(at);
+    fn has(&self, at: Timestamp, clock: &TimeZone) -> bool {
+        let shown = self.zone.as_ref().unwrap_or(clock).to_datetime(at);
         let day = |date: Date| usize::try_from(date.weekday().to_monday_zero_offset()).unwrap_or(0);
         let today = self.span.days.has(day(shown.date()));
         let Some((from, to)) = self.span.day_part else { return today };

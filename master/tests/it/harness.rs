@@ -235,7 +235,7 @@ pub fn csv(count: usize) -> String {
 pub struct Worker {
     pub client: DispatchClient<Channel>,
     pub id: v1::Worker,
-    requests: u32,
+    pub requests: u32,
 }
 
 impl Worker {

@@ -1,6 +1,6 @@
 //! Send windows and quiet hours, in the time of a store whose clock the test winds. The clock of the masters is another one.
 
-use crate::harness::{SOON, Worker, World, campaign, inline, outcome, report};
+use crate::harness::{SOON, Worker, World, campaign, outcome, report, stored};
 use postrider_common::clock::{Clock, SystemClock};
 use postrider_common::lane;
 use postrider_common::payload;
@@ -60,15 +60,17 @@ fn window(from: &str, to: &str, days: &str, time_zone: &str) -> v1::SendWindow {
     v1::SendWindow { from: from.into(), to: to.into(), days: days.into(), time_zone: time_zone.into() }
 }
 
-fn rows(count: usize) -> Vec<String> {
-    (0..count).map(|n| format!(r#"{{"email":"user{n}@example.com","name":"{n}"}}"#)).collect()
-}
-
-fn digest(rows: &[String], windows: v1::SendWindows) -> v1::Campaign {
-    let rows: Vec<&str> = rows.iter().map(String::as_str).collect();
-    let mut digest = campaign("digest", Some(inline(&rows)));
+async fn digest(world: &World, csv: &str, windows: v1::SendWindows) -> v1::Campaign {
+    let id = world.upload(csv, v1::AudienceFormat::Csv).await;
+    let mut digest = campaign("digest", Some(stored(&id, v1::AudienceFormat::Csv)));
     digest.message.as_mut().unwrap().windows = Some(windows);
     digest
+}
+
+/// All of one site.
+fn csv(count: usize) -> String {
+    let rows: String = (0..count).map(|n| format!("user{n}@example.com,Name {n}\n")).collect();
+    format!("email,name\n{rows}")
 }
 
 fn sent(send: v1::SendWindow) -> v1::SendWindows {
@@ -97,7 +99,7 @@ async fn a_window_closes_while_a_run_is_sent_and_opens_again() {
     // Friday evening.
     let (world, clock) = world("2026-11-20T18:50:00Z", |_| {}).await;
     let hours = sent(window("08:00", "20:00", "MON-FRI", "Europe/Berlin"));
-    world.apply(digest(&rows(250), hours)).await;
+    world.apply(digest(&world, &csv(250), hours).await).await;
     let run = world.run("digest", "").await;
     let shown = world.until(&run, "split", |run| run.split_complete).await;
     assert_eq!((shown.held_until_ms, shown.recipients.unwrap().total), (0, 250));
@@ -169,9 +171,7 @@ fn quiet(from: &str, to: &str) -> Windows {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_hours_of_a_lane_are_edited_while_its_run_is_sent() {
     let (world, clock) = world("2026-11-20T22:00:00Z", quiet_lane(quiet("21:00", "08:00"))).await;
-    let text = rows(150);
-    let rows: Vec<&str> = text.iter().map(String::as_str).collect();
-    world.apply(campaign("digest", Some(inline(&rows)))).await;
+    world.apply(digest(&world, &csv(150), v1::SendWindows::default()).await).await;
     let run = world.run("digest", "").await;
     world.until(&run, "split", |run| run.split_complete).await;
     let mut worker = Worker::new(&world, "w");
@@ -214,10 +214,9 @@ async fn the_hours_of_a_lane_are_edited_while_its_run_is_sent() {
 async fn each_recipient_is_sent_to_within_the_hours_of_the_own_clock() {
     let (world, clock) = world("2026-11-20T00:10:00Z", |_| {}).await;
     let zones = [("Asia/Tokyo", 9), ("Europe/Berlin", 1), ("Europe/Paris", 1), ("Pacific/Honolulu", -10), ("", -5)];
-    let mut rows = Vec::new();
+    let mut people = String::from("email,name,time_zone\n");
     for n in 0..60 {
-        let zone = zones[n % zones.len()].0;
-        rows.push(format!(r#"{{"email":"user{n}@example.com","name":"{n}","time_zone":"{zone}"}}"#));
+        people.push_str(&format!("user{n}@example.com,Name {n},{}\n", zones[n % zones.len()].0));
     }
     let clock_of = v1::RecipientClock { default_zone: "America/Lima".into(), ..Default::default() };
     let windows = v1::SendWindows {
@@ -225,13 +224,13 @@ async fn each_recipient_is_sent_to_within_the_hours_of_the_own_clock() {
         quiet: vec![window("12:00", "13:00", "", "recipient")],
         clock: Some(clock_of),
     };
-    world.apply(digest(&rows, windows)).await;
+    world.apply(digest(&world, &people, windows).await).await;
     let run = world.run("digest", "").await;
     let shown = world.until(&run, "split", |run| run.split_complete).await;
     assert_eq!(
         shown.batches.unwrap(),
-        v1::BatchCounts { ready: 1, delayed: 3, ..Default::default() },
-        "Berlin and Paris together"
+        v1::BatchCounts { ready: 2, delayed: 2, ..Default::default() },
+        "Tokyo and Honolulu are open; Berlin and Paris are together"
     );
     assert_eq!(shown.next_wave_at_ms, ms("2026-11-20T08:00:00Z"), "Berlin is next");
     let mut worker = Worker::new(&world, "w");
@@ -275,7 +274,7 @@ async fn each_recipient_is_sent_to_within_the_hours_of_the_own_clock() {
 async fn windows_that_never_open_are_refused() {
     let (world, _) = world("2026-11-20T00:10:00Z", quiet_lane(quiet("21:00", "08:00"))).await;
     let apply = async |windows: v1::SendWindows| {
-        let campaign = Some(digest(&rows(1), windows));
+        let campaign = Some(digest(&world, &csv(1), windows).await);
         let request = v1::ApplyCampaignRequest { campaign, idempotency_key: String::new() };
         world.campaigns().apply_campaign(request).await.expect_err("refused").message().to_owned()
     };
