@@ -7,6 +7,7 @@ mod cluster;
 mod cluster_limits;
 mod data_url;
 mod demo;
+mod dkim;
 mod doctor;
 mod erasure;
 mod failover;

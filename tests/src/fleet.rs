@@ -400,6 +400,12 @@ impl Fleet {
         self.workers[index].process.as_mut().expect("the worker runs").signal(signal);
     }
 
+    /// Waits for what the worker tells in its log.
+    pub fn wait_worker_says(&self, index: usize, text: &str, bound: Duration) {
+        let process = self.workers[index].process.as_ref().expect("the worker runs");
+        wait::until(&format!("the worker to say '{text}'"), bound, || process.stderr().contains(text).then_some(()));
+    }
+
     /// SIGTERM, and waits for the end.
     pub fn terminate_worker(&mut self, index: usize, bound: Duration) -> ExitStatus {
         self.signal_worker(index, Signal::TERM);

@@ -19,6 +19,7 @@ pub mod faults;
 pub mod fleet;
 pub mod http;
 pub mod judge;
+pub mod keeping_relay;
 pub mod ledger;
 pub mod poison_relay;
 pub mod process;

@@ -4,7 +4,7 @@
 use super::settings::{Element, Keys, Origin, Setting, Settings};
 use super::urls::{check_master, is_domain, parse_relay};
 use super::{
-    Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, outgoing, retention, windows,
+    Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, dkim, outgoing, retention, windows,
 };
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
@@ -83,6 +83,7 @@ impl Reader<'_> {
         let limits = self.limits();
         let worker = self.worker(host);
         let relays = self.relays();
+        let dkim = dkim::read(self.settings, &mut self.problems);
         let outgoing = outgoing::read(self.settings, &mut self.problems);
         Some(Config {
             master: master?,
@@ -100,6 +101,7 @@ impl Reader<'_> {
             limits,
             worker: worker?,
             relays,
+            dkim,
             outgoing,
         })
     }
