@@ -11,6 +11,7 @@ use postrider_store::embedded::Embedded;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 use tokio::time::Instant;
 
 const MINUTE_MS: i64 = 60_000;
@@ -49,10 +50,19 @@ fn ms(text: &str) -> i64 {
     text.parse::<jiff::Timestamp>().unwrap().as_millisecond()
 }
 
+/// What is wound on while something is leased must not take the lease.
+fn patient(config: &mut MasterConfig) {
+    config.lease.ttl = Duration::from_mins(18);
+}
+
 async fn world(at: &str, change: impl FnOnce(&mut MasterConfig)) -> (World, Arc<Wound>) {
     let clock = Arc::new(Wound { clock: SystemClock::default(), off_ms: AtomicI64::new(0) });
     clock.set(at);
     let store = Arc::new(Embedded::in_memory(Arc::clone(&clock) as Arc<dyn Clock>));
+    let change = |config: &mut MasterConfig| {
+        patient(config);
+        change(config);
+    };
     (World::on(store, Arc::new(tempfile::tempdir().unwrap()), change).await, clock)
 }
 
@@ -114,7 +124,7 @@ async fn a_window_closes_while_a_run_is_sent_and_opens_again() {
     let answer = worker.checkpoint(report(&held, 2, done, vec![2, 3, 4])).await;
     assert_eq!((answer.status(), answer.granted.len(), paused(&answer)), (v1::LeaseStatus::Held, 0, 3));
     // Another master knows nothing of the lease but what the store tells it.
-    let other = world.again().await;
+    let other = world.again_with(patient).await;
     let mut there = Worker { client: other.dispatch(), ..worker };
     let answer = there.checkpoint(report(&held, 3, Vec::new(), vec![2])).await;
     assert_eq!((answer.granted.len(), paused(&answer)), (0, 1));
@@ -139,7 +149,7 @@ async fn a_window_closes_while_a_run_is_sent_and_opens_again() {
     // The retry was due on Friday evening, and nothing goes out at the weekend.
     clock.set("2026-11-22T12:00:00Z");
     assert!(there.lease(16, 300).await.leases.is_empty());
-    clock.set("2026-11-23T06:59:58Z");
+    clock.set("2026-11-23T06:50:00Z");
     assert!(there.lease(16, 10).await.leases.is_empty());
     clock.set("2026-11-23T07:00:01Z");
     let mut delivered = there.deliver_run(&other, &run).await;
@@ -157,6 +167,7 @@ async fn a_window_closes_while_a_run_is_sent_and_opens_again() {
 
 fn quiet_lane(windows: Windows) -> impl FnOnce(&mut MasterConfig) {
     move |config| {
+        patient(config);
         let mut lanes = lane::defaults();
         lanes[1].windows = windows;
         config.lanes = lanes;
