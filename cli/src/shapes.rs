@@ -10,6 +10,7 @@ use crate::failure::{Failure, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
 use postrider_common::run::RunState;
 use postrider_common::state::RecipientState;
+use postrider_common::windows::{Window, Windows};
 use postrider_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -262,6 +263,9 @@ pub struct Campaign {
     pub notify_url: String,
     /// Where merge fields are fetched.
     pub data_url: Option<String>,
+    /// When sending may begin, and when not, as a person reads it.
+    pub send_window: Vec<String>,
+    pub quiet_hours: Vec<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -310,6 +314,7 @@ impl Campaign {
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let message = wire.message.unwrap_or_default();
         let schedule = wire.schedule.map(|schedule| Schedule::from_wire(schedule, record.schedule, record.paused));
+        let windows: Windows = message.windows.map(Into::into).unwrap_or_default();
         Ok(Self {
             campaign: wire.name,
             version: record.version,
@@ -340,6 +345,8 @@ impl Campaign {
             tags: message.tags,
             notify_url: wire.notify_url,
             data_url: message.data_url.map(|data| data.url),
+            send_window: windows.send.iter().map(Window::to_string).collect(),
+            quiet_hours: windows.quiet.iter().map(Window::to_string).collect(),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })
