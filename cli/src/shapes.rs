@@ -10,6 +10,7 @@ use crate::failure::{Failure, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
 use postrider_common::run::RunState;
 use postrider_common::state::RecipientState;
+use postrider_common::windows::{Window, Windows};
 use postrider_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,6 +55,10 @@ pub struct Run {
     pub generation: u64,
     /// Of the campaign, as it was when the run began; null for a single message without one.
     pub campaign_version: Option<u64>,
+    /// Nothing is begun before: its send windows, or those of its lane, are closed.
+    pub held_until: Option<String>,
+    /// When the next recipients are due, of a run in waves.
+    pub next_wave_at: Option<String>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -125,6 +130,8 @@ impl Run {
                 settled: batches.settled,
             },
             nominal_at: instant(wire.nominal_at_ms),
+            held_until: instant(wire.held_until_ms),
+            next_wave_at: instant(wire.next_wave_at_ms),
             started_at: instant(wire.started_at_ms),
             finished_at: instant(wire.finished_at_ms),
             lane: wire.lane,
@@ -256,6 +263,9 @@ pub struct Campaign {
     pub notify_url: String,
     /// Where merge fields are fetched.
     pub data_url: Option<String>,
+    /// When sending may begin, and when not, as a person reads it.
+    pub send_window: Vec<String>,
+    pub quiet_hours: Vec<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -304,6 +314,7 @@ impl Campaign {
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let message = wire.message.unwrap_or_default();
         let schedule = wire.schedule.map(|schedule| Schedule::from_wire(schedule, record.schedule, record.paused));
+        let windows: Windows = message.windows.map(Into::into).unwrap_or_default();
         Ok(Self {
             campaign: wire.name,
             version: record.version,
@@ -334,6 +345,8 @@ impl Campaign {
             tags: message.tags,
             notify_url: wire.notify_url,
             data_url: message.data_url.map(|data| data.url),
+            send_window: windows.send.iter().map(Window::to_string).collect(),
+            quiet_hours: windows.quiet.iter().map(Window::to_string).collect(),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })

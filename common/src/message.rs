@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::ids::{DefinitionHash, RunId, to_hex};
+use crate::windows::Windows;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,6 +35,9 @@ pub struct MessageSpec {
     /// Where merge fields are fetched; `None`: all are in the payload.
     #[serde(default)]
     pub data_url: Option<DataUrl>,
+    /// When sending may begin.
+    #[serde(default)]
+    pub windows: Windows,
 }
 
 /// Where the merge fields of each batch are fetched.

@@ -3,10 +3,10 @@
 use crate::config::LeaseSettings;
 use crate::erase::KEY_BYTES;
 use crate::fetch;
-use crate::lease::Turnstile;
+use crate::lease::{Gates, Turnstile};
 use crate::lineage::Lineage;
 use crate::metrics::Metrics;
-use crate::schedule::Zones;
+use crate::schedule::{LaneHours, Zones};
 use crate::storage::Storage;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
@@ -14,6 +14,7 @@ use postrider_common::pace::Limits;
 use postrider_common::site::SiteTable;
 use postrider_common::{Clock, RequestId};
 use postrider_store::Store;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Notify, OnceCell};
@@ -27,6 +28,8 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     pub lease: LeaseSettings,
     pub lanes: Vec<Lane>,
+    /// Of those that have any.
+    pub lane_hours: BTreeMap<LaneName, LaneHours>,
     pub sites: Arc<SiteTable>,
     pub limits: Limits,
     /// Of schedules.
@@ -41,6 +44,8 @@ pub struct Core {
     pub stopping: CancellationToken,
     /// Held Lease calls pass it one by one after a hint.
     pub turnstile: Turnstile,
+    /// Which hours the batches have that are leased.
+    pub gates: Gates,
     /// Whether the store is what it was.
     pub lineage: Lineage,
     /// A run was created or resumed here: its split is due.
@@ -103,6 +108,7 @@ impl Core {
             clock,
             lease: LeaseSettings::for_tests(),
             lanes: postrider_common::lane::defaults(),
+            lane_hours: BTreeMap::new(),
             sites: Arc::new(SiteTable::default()),
             limits: Limits::default(),
             zones,
@@ -112,6 +118,7 @@ impl Core {
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             turnstile: Turnstile::default(),
+            gates: Gates::default(),
             lineage: Lineage::default(),
             split_due: Notify::new(),
             suppression_key: OnceCell::new(),

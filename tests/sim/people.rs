@@ -60,7 +60,7 @@ fn local(second: u64) -> Local {
         passed: Passed::AtOnce,
         ..SendAtLocal::new(at.parse().expect("a time of the day"))
     };
-    Local { rule, zone: "UTC".to_owned() }
+    Local { rule, zone: "UTC".to_owned(), windows_only: false, windows: None }
 }
 
 fn utc(second: i64) -> String {

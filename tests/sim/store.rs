@@ -27,9 +27,7 @@ use postrider_store::{
     WriteErasure,
 };
 use std::collections::BTreeMap;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 use tokio::sync::watch;
 
 mod line;

@@ -10,6 +10,7 @@ mod fields;
 mod local_time;
 mod message;
 mod schedule;
+mod windows;
 
 pub use audience::AudienceFile;
 
@@ -33,6 +34,9 @@ const KEYS: &[&str] = &[
     "on_bad_row",
     "schedule",
     "send_at_local",
+    "send_window",
+    "quiet_hours",
+    "recipient_clock",
     "audience",
     "template",
     "data_url",
@@ -115,6 +119,7 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let template = top.table("template", &mut complaints);
     let mut part = message::read(folder, &top, template, None, &mut complaints);
     part.spec.data_url = data_url::read(&top, &mut complaints);
+    part.spec.windows = windows::read(&top, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
         Some((table, line)) => audience::read(folder, table, line, &mut complaints),
         None => (audience::Found::Nothing, None),

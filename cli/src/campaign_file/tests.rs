@@ -6,6 +6,7 @@ use postrider_common::campaign::{
     Audience, AudienceFormat, CatchUp, HttpSource, OnGap, OnOverlap, Overlap, Schedule, Source, SqlSource, When,
 };
 use postrider_common::local_time::{Passed, SendAtLocal, UnknownZone};
+use postrider_common::windows::{RecipientClock, Window, Windows};
 
 const GOOD: &str = r#"
 name = "daily-digest"
@@ -118,6 +119,38 @@ fn the_time_of_each_recipient_is_read() {
 }
 
 #[test]
+fn windows_are_a_table_or_several() {
+    let folder = folder();
+    let read =
+        |text: &str| parse_campaign("c.toml", folder.path(), &GOOD.replace("lane = \"bulk\"", text)).expect("good");
+    let window = |from: &str, to: &str, days: &str, time_zone: &str| Window {
+        from: from.into(),
+        to: to.into(),
+        days: days.into(),
+        time_zone: time_zone.into(),
+    };
+    let text = "send_window = [{ from = \"08:00\", to = \"12:00\", days = \"MON-FRI\" }, { from = \"14:00\", to = \"18:00\" }]\n\
+        quiet_hours = { days = \"SUN\", time_zone = \"recipient\" }\n\
+        recipient_clock = { zone = \"tz\", default_zone = \"Europe/Berlin\", unknown_zone = \"default\" }";
+    let campaign = read(text).campaign;
+    let clock = RecipientClock {
+        zone: Some("tz".into()),
+        country: None,
+        default_zone: "Europe/Berlin".into(),
+        unknown_zone: UnknownZone::Default,
+    };
+    let expected = Windows {
+        send: vec![window("08:00", "12:00", "MON-FRI", ""), window("14:00", "18:00", "", "")],
+        quiet: vec![window("", "", "SUN", "recipient")],
+        clock: Some(clock),
+    };
+    assert_eq!(campaign.message.windows, expected);
+    let wire = postrider_proto::v1::Campaign::from(campaign.clone());
+    assert_eq!(Campaign::try_from(wire).expect("reads"), campaign);
+    assert!(read("lane = \"bulk\"").campaign.message.windows.is_empty());
+}
+
+#[test]
 fn everything_wrong_is_told_at_once_with_its_line() {
     let text = "nam = \"x\"\nfrom = \"nobody\"\n[template]\nhtml = \"none.html\"\n";
     let expected = [
@@ -158,6 +191,26 @@ fn wrong_files_say_what_to_write() {
             "c.toml:5: send_at_local: '8' is not a time of the day: write one",
         ),
         ("lane = \"bulk\"", "send_at_local = 8", "send_at_local must be a time of the day in quotes, not a whole"),
+        (
+            "lane = \"bulk\"",
+            "send_window = { from = \"8\", to = \"20:00\" }",
+            "c.toml:5: send_window.from: '8' is not a time of the day: write one",
+        ),
+        (
+            "lane = \"bulk\"",
+            "quiet_hours = [{ from = \"21:00\", to = \"08:00\" }, { form = \"21:00\" }]",
+            "c.toml:5: there is no key quiet_hours[1].form; the nearest is quiet_hours[1].from",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_window = \"08:00\"",
+            "c.toml:5: send_window must be a table such as { from = \"08:00\"",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_at_local = \"08:00\"\nrecipient_clock = { zone = \"tz\" }",
+            "c.toml:6: recipient_clock: send_at_local says by which columns recipients live",
+        ),
         ("lane = \"bulk\"", "send_at_local = {}", "c.toml:5: send_at_local.at is missing: write at = \"08:00\""),
         (
             "lane = \"bulk\"",

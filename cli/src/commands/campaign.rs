@@ -228,6 +228,9 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
     if let Some(local) = &one.send_at_local {
         rows.push(("at local", output::clean(&local.told())));
     }
+    for (title, windows) in [("send window", &one.send_window), ("quiet hours", &one.quiet_hours)] {
+        rows.extend(windows.iter().map(|window| (title, output::clean(window))));
+    }
     match &one.schedule {
         None => rows.push(("schedule", "none".to_owned())),
         Some(schedule) => {

@@ -15,6 +15,7 @@ mod retention;
 pub mod settings;
 pub mod show;
 pub mod urls;
+mod windows;
 
 #[cfg(test)]
 mod tests;

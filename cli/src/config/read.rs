@@ -3,7 +3,7 @@
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
 use super::urls::{check_master, is_domain};
-use super::{Config, LeaseConfig, MasterConfig, RetentionConfig, WorkerConfig, dkim, outgoing, retention};
+use super::{Config, LeaseConfig, MasterConfig, RetentionConfig, WorkerConfig, dkim, outgoing, retention, windows};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
@@ -13,6 +13,7 @@ use postrider_common::lane::Lane;
 use postrider_common::limits::{SPLIT_AHEAD_BATCHES_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
 use postrider_common::site::SiteTable;
+use postrider_common::windows::Windows;
 use postrider_store::StoreUrl;
 use postrider_store::open::{Durability, TlsFiles};
 use std::collections::BTreeMap;
@@ -328,7 +329,8 @@ impl Reader<'_> {
             Some(setting) => self.retry(setting, &format!("{path}.retry"), &element.name),
             None => Some(RetryPolicy::BULK),
         };
-        Some(Lane { name: name?, weight: to_u32(weight?), retry: retry? })
+        let lane = Lane { name: name?, weight: to_u32(weight?), retry: retry?, windows: Windows::default() };
+        windows::of_lane(element, lane, &mut self.problems)
     }
 
     fn lane_name(&mut self, text: &str, origin: &Origin, path: &str) -> Option<LaneName> {

@@ -128,6 +128,17 @@ fn lanes_are_merged_by_name_over_the_defaults() {
 }
 
 #[test]
+fn windows_of_lanes_are_read() {
+    let toml = "[[lane]]\nname = \"bulk\"\nquiet_hours = { from = \"21:00\", to = \"08:00\", time_zone = \"recipient\" }\n\
+        default_zone = \"Europe/Berlin\"\n";
+    let config = given(toml).read().expect("good");
+    assert!(config.lanes.iter().all(|lane| lane.windows.is_empty() == (lane.name.as_str() == "transactional")));
+    let bulk = &config.lanes.iter().find(|lane| lane.name.as_str() == "bulk").expect("there").windows;
+    assert_eq!((bulk.quiet.len(), bulk.go_by_recipient()), (1, true));
+    assert_eq!(bulk.clock.as_ref().map(|clock| clock.default_zone.as_str()), Some("Europe/Berlin"));
+}
+
+#[test]
 fn limits_of_lanes_and_sites_are_read() {
     let toml = "[[lane]]\nname = \"bulk\"\nrate = \"30000/h\"\nconcurrency = 40\n[[lane]]\nname = \"news\"\nrate = \"20/s\"\n\
                 burst = 3\n[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nconcurrency = 5\n[[site]]\nname = \"b\"\n\
@@ -256,6 +267,30 @@ fn values_out_of_range_name_the_range() {
         ("[[lane]]\nweight = 1", "lane.name is missing"),
         ("[[lane]]\nname = \"A\"", "'A' is not a lane name"),
         ("[[lane]]\nname = \"a\"\n[[lane]]\nname = \"a\"", "lane.name 'a' is there twice"),
+        (
+            "[[lane]]\nname = \"a\"\nquiet_hours = { from = \"8\", to = \"9\", time_zone = \"UTC\" }",
+            "quiet_hours.from: '8' is not a time",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nquiet_hours = { from = \"21:00\", to = \"08:00\" }",
+            "lane.a.quiet_hours.time_zone: it is missing",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nsend_window = { from = \"08:00\", to = \"20:00\", time_zone = \"Europe/Berln\" }",
+            "lane.a.send_window.time_zone: there is no time zone 'Europe/Berln'",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nquiet_hours = { time_zone = \"UTC\" }",
+            "lane.a.quiet_hours: sending could never begin",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nsend_window = { from = \"08:00\", to = \"20:00\", time_zone = \"recipient\" }",
+            "lane.a.default_zone: it is missing",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\ndefault_zone = \"UTC\"",
+            "lane.a.default_zone: it is for windows with time_zone = \"recipient\"",
+        ),
         ("[[lane]]\nname = \"a\"\nweight = 0", "lane.a.weight: it must be a whole number from 1 to 1000, not 0"),
         ("[[lane]]\nname = \"a\"\nretry = { base = \"0s\" }", "retry.base must be from 1ms to 7d"),
         ("[[lane]]\nname = \"a\"\nrate = \"5\"", "postrider.toml:3: lane.a.rate: '5' is not a rate"),

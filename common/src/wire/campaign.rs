@@ -25,6 +25,7 @@ impl From<MessageSpec> for v1::MessageDefinition {
             campaign: spec.campaign,
             correlation_id: spec.correlation_id,
             data_url: spec.data_url.map(Into::into),
+            windows: (!spec.windows.is_empty()).then(|| spec.windows.into()),
         }
     }
 }
@@ -43,6 +44,7 @@ impl From<v1::MessageDefinition> for MessageSpec {
             campaign: wire.campaign,
             correlation_id: wire.correlation_id,
             data_url: wire.data_url.map(Into::into),
+            windows: wire.windows.map(Into::into).unwrap_or_default(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Service Admin: looking at and steering runs, lanes and workers.
 
 use super::status::{ApiError, no_run};
-use super::{dead, erase, page_limit, recipients, suppress};
+use super::{dead, erase, page_limit, recipients, suppress, waiting};
 use crate::campaign::Invalid;
 use crate::core::Core;
 use crate::split::Plan;
@@ -37,7 +37,7 @@ type Stream1<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 impl Admin for AdminApi {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
         let run = find(&self.core, &request.into_inner().run_id).await?;
-        Ok(Response::new(v1::GetRunResponse { run: Some(to_wire(&self.core, run)) }))
+        Ok(Response::new(v1::GetRunResponse { run: Some(looked_at(&self.core, run).await?) }))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
@@ -320,7 +320,7 @@ async fn watch(
             None => core.store.run(&id).await?.ok_or_else(|| no_run(id.as_str()))?,
         };
         let ended = run.state().has_ended();
-        let wire = to_wire(core, run);
+        let wire = looked_at(core, run).await?;
         if sent.as_ref() != Some(&wire) {
             sent = Some(wire.clone());
             if sender.send(Ok(v1::WatchRunResponse { run: Some(wire) })).await.is_err() {
@@ -384,7 +384,15 @@ fn to_wire(core: &Core, run: RunRecord) -> v1::Run {
         cancel_requested: run.cancelled,
         generation: run.generation,
         campaign_version,
+        held_until_ms: 0,
+        next_wave_at_ms: 0,
     }
+}
+
+/// With what it waits for.
+async fn looked_at(core: &Core, run: RunRecord) -> Result<v1::Run, ApiError> {
+    let waiting::Waiting { held_until_ms, next_wave_at_ms } = waiting::of(core, &run).await?;
+    Ok(v1::Run { held_until_ms, next_wave_at_ms, ..to_wire(core, run) })
 }
 
 fn worker_to_wire(worker: &WorkerRecord) -> v1::WorkerStatus {

@@ -129,7 +129,8 @@ impl CampaignsApi {
         }
         self.has_something_to_come(&campaign).await?;
         self.keep_version(&campaign.name).await;
-        let message = submit::campaign_message(&campaign, "");
+        let lane = validate::lane(&campaign.lane, &core.lanes)?;
+        let message = submit::campaign_message(&campaign, lane, "");
         let spec = campaign::encode(&campaign);
         let apply = ApplyCampaign {
             name: campaign.name.clone(),
@@ -220,7 +221,8 @@ impl CampaignsApi {
         let campaign = decode_record(&record)?;
         let audience = audience.map(Audience::try_from).transpose()?;
         let mut run = prepare::run(core, &campaign, record.version, id, fingerprint, audience).await?;
-        if campaign.send_at_local.is_some() {
+        let lane = core.lane(&campaign.lane);
+        if lane.is_some_and(|lane| submit::local(&campaign, lane).is_some()) {
             // What is in which batch follows from it: a store that lost the run and is told of it again has the same batches.
             run.nominal_at_ms = Some(core.storage.nominal_of(&run.id, core.store.now_ms().await?).await?);
         }

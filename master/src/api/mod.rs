@@ -11,6 +11,7 @@ mod recipients;
 pub mod status;
 pub mod suppress;
 pub mod upload;
+mod waiting;
 
 pub use status::ApiError;
 

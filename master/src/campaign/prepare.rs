@@ -39,9 +39,9 @@ pub async fn run(
         lane,
         on_unknown: campaign.on_unknown,
         on_bad_row: campaign.on_bad_row,
-        message: submit::campaign_message(campaign, ""),
+        message: submit::campaign_message(campaign, lane, ""),
         audience,
-        local: submit::local(campaign),
+        local: submit::local(campaign, lane),
     };
     Ok(wish.freeze()?)
 }

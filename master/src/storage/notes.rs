@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 
 const FETCHED: &str = "fetched";
 const NOMINAL: &str = "nominal";
+const WAVES: &str = "waves";
 
 /// A snapshot, and how it is read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,10 +58,23 @@ impl Storage {
         Ok(std::str::from_utf8(&found).ok().and_then(|text| text.parse().ok()).unwrap_or(now_ms))
     }
 
+    /// At which instants recipients of the run are due: for people who look at it.
+    pub async fn note_waves(&self, run: &RunId, instants: &[i64]) -> Result<(), StorageError> {
+        let note = serde_json::to_vec(instants).unwrap_or_default();
+        self.objects.put(&noted(WAVES, run), note.into()).await?;
+        Ok(())
+    }
+
+    /// Empty: nothing was noted, or the note cannot be read.
+    pub async fn waves_of(&self, run: &RunId) -> Result<Vec<i64>, StorageError> {
+        let found = self.read(&noted(WAVES, run)).await?;
+        Ok(found.and_then(|found| serde_json::from_slice(&found).ok()).unwrap_or_default())
+    }
+
     /// Runs with a note that is that old, at most `limit` of each kind.
     pub async fn old_notes(&self, old: super::OlderThan, limit: usize) -> Result<BTreeSet<RunId>, StorageError> {
         let mut runs = BTreeSet::new();
-        for folder in [FETCHED, NOMINAL] {
+        for folder in [FETCHED, NOMINAL, WAVES] {
             let (mut objects, mut left) = (self.objects.list(Some(&Path::from(folder))), limit);
             while left > 0
                 && let Some(object) = objects.try_next().await?
@@ -77,7 +91,8 @@ impl Storage {
     /// The run is not there any more.
     pub async fn forget_notes(&self, run: &RunId) -> Result<(), StorageError> {
         self.remove(&noted(FETCHED, run)).await?;
-        self.remove(&noted(NOMINAL, run)).await
+        self.remove(&noted(NOMINAL, run)).await?;
+        self.remove(&noted(WAVES, run)).await
     }
 }
 

@@ -17,3 +17,4 @@ mod sealed;
 mod split;
 mod submit;
 mod versions;
+mod windows;

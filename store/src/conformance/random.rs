@@ -16,7 +16,7 @@ use super::{
     random_rollback, random_share, random_suppression,
 };
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, GrantSpan, NewBatch, Reclaim, Release,
     ReleaseSplit, SplitLease, SplitStatus,
 };
 use crate::embedded::model::Model;
@@ -74,6 +74,9 @@ pub(super) struct Driver {
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
 
+/// In the year 2096.
+const FAR_MS: i64 = 4_000_000_000_000;
+
 /// Low enough that they are often met.
 fn limits() -> Limits {
     let mut limits = Limits::default();
@@ -87,6 +90,16 @@ impl Driver {
     /// Seldom none: configured late, or taken away.
     fn limits(&mut self) -> Limits {
         if self.random.u8(0..20) == 0 { Limits::default() } else { limits() }
+    }
+
+    /// Mostly at any time. Ends far away: no case lasts so long.
+    fn grants(&mut self) -> Option<GrantSpan> {
+        match self.random.u8(0..16) {
+            0 => Some(GrantSpan::NEVER),
+            1 => Some(GrantSpan { from_ms: 0, until_ms: FAR_MS }),
+            2 => Some(GrantSpan { from_ms: FAR_MS, until_ms: FAR_MS + 1 }),
+            _ => None,
+        }
     }
 
     pub(super) fn run(&mut self) -> RunId {
@@ -521,8 +534,8 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
     };
     match pick {
         36..66 => {
-            let checkpoint =
-                Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction, limits: driver.limits() };
+            let (limits, grants) = (driver.limits(), driver.grants());
+            let checkpoint = Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction, limits, grants };
             let call = store.checkpoint(checkpoint.clone());
             let answers = both!(
                 fixture,
