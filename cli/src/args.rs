@@ -1,7 +1,7 @@
 //! The command line, as clap knows it.
 
 use crate::commands::{
-    campaign, config, dead, dev, erase, lane, man, master, run, schedule, send, template, worker, workers,
+    campaign, config, dead, dev, erase, lane, list, man, master, run, schedule, send, template, worker, workers,
 };
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
@@ -64,6 +64,9 @@ pub enum Command {
     /// Define campaigns and start runs
     #[command(subcommand)]
     Campaign(campaign::CampaignCommand),
+    /// Keep lists of recipients that campaigns share
+    #[command(subcommand)]
+    List(list::ListCommand),
     /// Look at runs and steer them
     #[command(subcommand)]
     Run(run::RunCommand),

@@ -1,8 +1,10 @@
 //! What JSON readers get. The field names and their order are pinned; readers ignore unknown fields.
 
+mod list;
 mod local_time;
 mod schedule;
 
+pub use list::{ListChanged, SavedList};
 pub use local_time::SendAtLocal;
 pub use schedule::Schedule;
 
@@ -54,6 +56,9 @@ pub struct Run {
     pub generation: u64,
     /// Of the campaign, as it was when the run began; null for a single message without one.
     pub campaign_version: Option<u64>,
+    /// The saved list that its recipients are from, and the version that it froze.
+    pub list: Option<String>,
+    pub list_version: Option<u64>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -136,6 +141,8 @@ impl Run {
             leases_taken_over: wire.leases_taken_over,
             generation: wire.generation,
             campaign_version: Some(wire.campaign_version).filter(|version| *version > 0),
+            list: Some(wire.list).filter(|list| !list.is_empty()),
+            list_version: Some(wire.list_version).filter(|version| *version > 0),
             kind,
             started_at_ms: wire.started_at_ms,
             finished_at_ms: wire.finished_at_ms,
@@ -286,6 +293,8 @@ pub enum Elsewhere {
     File(String),
     /// The URL of the first page.
     Http(String),
+    /// A saved list.
+    List(String),
 }
 
 impl Campaign {
@@ -321,7 +330,8 @@ impl Campaign {
                     .sql
                     .map(|sql| Elsewhere::Sql { url: sql.url, query: sql.query, timeout_ms: sql.timeout_ms })
                     .or(a.file.map(|file| Elsewhere::File(file.path)))
-                    .or(a.http.map(|http| Elsewhere::Http(http.url))),
+                    .or(a.http.map(|http| Elsewhere::Http(http.url)))
+                    .or(a.list.map(|list| Elsewhere::List(list.name))),
                 address: a.address_field,
                 key: some(a.key_field),
                 encoding: some(a.encoding),

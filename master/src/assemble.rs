@@ -2,6 +2,7 @@
 
 use crate::api::admin::AdminApi;
 use crate::api::dispatch::DispatchApi;
+use crate::api::lists::CHANGES_AT_ONCE_MAX;
 use crate::config::{MasterConfig, Retention, StartError};
 use crate::core::Core;
 use crate::lease::{Definitions, Turnstile};
@@ -15,7 +16,7 @@ use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_store::Store;
 use std::sync::Arc;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -59,6 +60,7 @@ pub fn assemble(
         turnstile: Turnstile::default(),
         lineage: Lineage::default(),
         split_due: Notify::new(),
+        list_changes: Semaphore::new(CHANGES_AT_ONCE_MAX),
     });
     let draining = Draining::default();
     let definitions = Arc::new(Definitions::default());

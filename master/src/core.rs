@@ -1,5 +1,7 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
+#[cfg(test)]
+use crate::api::lists::CHANGES_AT_ONCE_MAX;
 use crate::config::LeaseSettings;
 use crate::fetch;
 use crate::lease::Turnstile;
@@ -15,7 +17,7 @@ use postrider_common::{Clock, RequestId};
 use postrider_store::Store;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Cheap to share; nothing in it changes but the signals and the counters.
@@ -44,6 +46,8 @@ pub struct Core {
     pub lineage: Lineage,
     /// A run was created or resumed here: its split is due.
     pub split_due: Notify,
+    /// Changes of lists take one each.
+    pub list_changes: Semaphore,
 }
 
 impl Core {
@@ -111,6 +115,7 @@ impl Core {
             turnstile: Turnstile::default(),
             lineage: Lineage::default(),
             split_due: Notify::new(),
+            list_changes: Semaphore::new(CHANGES_AT_ONCE_MAX),
         }
     }
 }

@@ -287,6 +287,13 @@ fn a_source_that_a_master_reads_is_not_looked_at_here() {
     assert_eq!(with("http = \"http://crm.example/people\"").source, http(300_000, &[]));
     let whole = "http = { url = \"http://crm.example/people\", timeout = \"9s\", headers = { X-Of = \"env:A\" } }";
     assert_eq!(with(whole).source, http(9_000, &[("X-Of", "env:A")]));
+    let list = Source::List { name: "customers".parse().expect("a name") };
+    assert_eq!(with("list = \"customers\"").source, list);
+    let address = GOOD.lines().find(|line| line.starts_with("address")).expect("a line");
+    let text = GOOD.replacen("csv = \"recipients.csv\"", "list = \"customers\"", 1).replacen(address, "", 1);
+    let file = parse_campaign("c.toml", folder().path(), &text).expect("a campaign");
+    let audience = file.campaign.audience.expect("an audience");
+    assert_eq!((audience.source, audience.address_field.as_str()), (list, ""), "the list has its own");
 }
 
 #[test]

@@ -208,10 +208,12 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
             (None, Some(Elsewhere::Sql { url, .. })) => format!("a query of {}", output::clean(&url)),
             (None, Some(Elsewhere::File(path))) => format!("the file {} of the master", output::clean(&path)),
             (None, Some(Elsewhere::Http(url))) => format!("pages of {}", without_query(&url)),
+            (None, Some(Elsewhere::List(name))) => format!("the list {name}"),
             (None, None) => "inline rows".to_owned(),
         };
         let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();
-        format!("{id}, address {}{key}", audience.address)
+        let address = if audience.address.is_empty() { "that of the list" } else { &audience.address };
+        format!("{id}, address {address}{key}")
     });
     let mut rows = vec![
         ("campaign", format!("{} (version {})", one.campaign, one.version)),
@@ -306,7 +308,10 @@ async fn run(context: &Context, args: RunArgs) -> Result<()> {
             let none = || Ok(Audience::of(Source::Inline { rows: Vec::new() }, ADDRESS_FIELD));
             let own = own.map_or_else(none, Audience::try_from);
             let own = own.map_err(|error| Failure::failed(format!("the campaign cannot be read: {error}")))?;
-            let file = AudienceFile::of_path(path, own)?;
+            // A campaign with a list may leave it to that.
+            let address_field =
+                if own.address_field.is_empty() { ADDRESS_FIELD } else { &own.address_field }.to_owned();
+            let file = AudienceFile::of_path(path, Audience { address_field, ..own })?;
             Some(v1::AudienceSource::from(upload(&mut client, &file, bytes_max).await?))
         }
     };

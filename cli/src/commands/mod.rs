@@ -7,6 +7,7 @@ pub mod dev;
 pub mod doctor;
 pub mod erase;
 pub mod lane;
+pub mod list;
 pub mod man;
 pub mod master;
 pub mod run;
@@ -36,6 +37,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Send(args) => send::perform(&context, args).await,
         Command::Schedule(command) => schedule::perform(&context, command).await,
         Command::Template(command) => template::perform(&context, command),
+        Command::List(command) => list::perform(&context, command).await,
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Dead(command) => dead::perform(&context, command).await,
         Command::Erase(args) => erase::perform(&context, args).await,

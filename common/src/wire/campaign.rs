@@ -75,13 +75,13 @@ impl TryFrom<v1::AudienceSource> for Audience {
     type Error = InvalidField;
     fn try_from(wire: v1::AudienceSource) -> Result<Self, InvalidField> {
         let format = wire.format();
-        if wire.address_field.is_empty() {
+        if wire.address_field.is_empty() && wire.list.is_none() {
             return Err(InvalidField::new("audience.address", "it is missing: name the column that holds the address"));
         }
-        let elsewhere = [wire.sql.is_some(), wire.file.is_some(), wire.http.is_some()];
+        let elsewhere = [wire.sql.is_some(), wire.file.is_some(), wire.http.is_some(), wire.list.is_some()];
         let sources = [&[!wire.audience_id.is_empty(), !wire.inline.is_empty()][..], &elsewhere].concat();
         if sources.iter().filter(|given| **given).count() > 1 {
-            let why = "it has several sources: give one of audience_id, inline, sql, file and http";
+            let why = "it has several sources: give one of audience_id, inline, sql, file, http and list";
             return Err(InvalidField::new("audience", why));
         }
         let file_format = || match format {
@@ -99,6 +99,8 @@ impl TryFrom<v1::AudienceSource> for Audience {
             Source::Http(HttpSource { url: http.url, headers: http.headers, timeout_ms })
         } else if let Some(file) = wire.file {
             Source::File { path: file.path, format: file_format()? }
+        } else if let Some(list) = wire.list {
+            Source::List { name: list.name.parse().map_err(at("audience.list"))? }
         } else if wire.audience_id.is_empty() {
             if wire.inline.len() > INLINE_ROWS_MAX {
                 return Err(InvalidField::new(
@@ -152,6 +154,7 @@ impl From<Audience> for v1::AudienceSource {
             Source::File { path, format } => {
                 Self { file: Some(v1::FileSource { path }), format: wire_format(format), ..Self::default() }
             }
+            Source::List { name } => Self { list: Some(v1::ListSource { name: name.to_string() }), ..Self::default() },
         };
         Self {
             address_field: audience.address_field,

@@ -195,6 +195,13 @@ pub fn audience(audience: &Audience) -> Result<(), Invalid> {
 fn source(audience: &Audience) -> Result<(), Invalid> {
     match &audience.source {
         Source::Stored { .. } => {}
+        Source::List { .. } => {
+            if audience.text != Default::default() {
+                let why =
+                    "a list has neither encoding nor delimiter: leave audience.encoding and audience.delimiter out";
+                return Err(Invalid::field("audience.list", why));
+            }
+        }
         Source::Inline { rows } => {
             for (index, row) in rows.iter().enumerate() {
                 within(&format!("audience.inline[{index}]"), row, "row_bytes_max", 4 * FIELD_BYTES_MAX)?;

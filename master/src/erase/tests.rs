@@ -86,7 +86,7 @@ impl World {
             definition_bytes,
             sender_domain: "acme.example".to_owned(),
             // An erased row fails no run.
-            audience: Plan { audience, on_bad_row: OnBadRow::Fail, local: None, campaign_version: 1 }
+            audience: Plan { audience, on_bad_row: OnBadRow::Fail, local: None, campaign_version: 1, list: None }
                 .encode()
                 .expect("encodes"),
             nominal_at_ms: None,
