@@ -263,6 +263,8 @@ pub struct Campaign {
     pub notify_url: String,
     /// Where merge fields are fetched.
     pub data_url: Option<String>,
+    /// Where workers find the URL of the database that they ask for fields.
+    pub data_sql: Option<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -344,6 +346,7 @@ impl Campaign {
             tags: message.tags,
             notify_url: wire.notify_url,
             data_url: message.data_url.map(|data| data.url),
+            data_sql: message.data_sql.map(|data| data.url),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })

@@ -197,6 +197,15 @@ fn without_query(url: &str) -> String {
     output::clean(url.split('?').next().unwrap_or_default())
 }
 
+/// Where merge fields are from.
+fn fields(data_url: Option<String>, data_sql: Option<String>) -> String {
+    match (data_url, data_sql) {
+        (Some(url), _) => format!("audience and {}", without_query(&url)),
+        (None, Some(at)) => format!("audience and a query of {}", output::clean(&at)),
+        (None, None) => "audience".to_owned(),
+    }
+}
+
 fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
     let one = Campaign::from_wire(record)?;
     if context.json() {
@@ -220,7 +229,7 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
         ("state", if one.paused { "paused" } else { "active" }.to_owned()),
         ("from", output::clean(&one.from)),
         ("subject", output::clean(&one.subject)),
-        ("fields", one.data_url.map_or("audience".to_owned(), |url| format!("audience and {}", without_query(&url)))),
+        ("fields", fields(one.data_url, one.data_sql)),
         ("templates", format!("html {} bytes, text {} bytes", one.html_bytes, one.text_bytes)),
         ("lane", one.lane),
         ("policies", format!("on_unknown {}, on_bad_row {}", one.on_unknown, one.on_bad_row)),

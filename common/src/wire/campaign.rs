@@ -8,7 +8,7 @@ use crate::campaign::{
 use crate::ids::LaneName;
 use crate::limits::{HTTP_TIMEOUT_MS, INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
 use crate::local_time::SendAtLocal;
-use crate::message::{DataUrl, MessageSpec, OnMissingData};
+use crate::message::{DataSql, DataUrl, MessageSpec, OnMissingData};
 use postrider_proto::v1;
 
 impl From<MessageSpec> for v1::MessageDefinition {
@@ -25,6 +25,7 @@ impl From<MessageSpec> for v1::MessageDefinition {
             campaign: spec.campaign,
             correlation_id: spec.correlation_id,
             data_url: spec.data_url.map(Into::into),
+            data_sql: spec.data_sql.map(Into::into),
         }
     }
 }
@@ -43,29 +44,56 @@ impl From<v1::MessageDefinition> for MessageSpec {
             campaign: wire.campaign,
             correlation_id: wire.correlation_id,
             data_url: wire.data_url.map(Into::into),
+            data_sql: wire.data_sql.map(Into::into),
+        }
+    }
+}
+
+impl From<OnMissingData> for v1::OnMissingData {
+    fn from(on_missing: OnMissingData) -> Self {
+        match on_missing {
+            OnMissingData::Reject => Self::Reject,
+            OnMissingData::Send => Self::Send,
+            OnMissingData::Defer => Self::Defer,
+        }
+    }
+}
+
+impl From<v1::OnMissingData> for OnMissingData {
+    fn from(wire: v1::OnMissingData) -> Self {
+        match wire {
+            v1::OnMissingData::Unspecified | v1::OnMissingData::Reject => Self::Reject,
+            v1::OnMissingData::Send => Self::Send,
+            v1::OnMissingData::Defer => Self::Defer,
         }
     }
 }
 
 impl From<DataUrl> for v1::DataUrl {
     fn from(data: DataUrl) -> Self {
-        let on_missing = match data.on_missing {
-            OnMissingData::Reject => v1::OnMissingData::Reject,
-            OnMissingData::Send => v1::OnMissingData::Send,
-            OnMissingData::Defer => v1::OnMissingData::Defer,
-        };
-        let DataUrl { url, timeout_ms, secret, on_missing: _, headers } = data;
-        Self { url, timeout_ms, secret, on_missing_data: on_missing.into(), headers }
+        let DataUrl { url, timeout_ms, secret, on_missing, headers } = data;
+        Self { url, timeout_ms, secret, on_missing_data: v1::OnMissingData::from(on_missing).into(), headers }
+    }
+}
+
+impl From<DataSql> for v1::DataSql {
+    fn from(data: DataSql) -> Self {
+        let DataSql { url, query, key, timeout_ms, on_missing } = data;
+        Self { url, query, key, timeout_ms, on_missing_data: v1::OnMissingData::from(on_missing).into() }
+    }
+}
+
+impl From<v1::DataSql> for DataSql {
+    fn from(wire: v1::DataSql) -> Self {
+        let on_missing = wire.on_missing_data().into();
+        let v1::DataSql { url, query, key, timeout_ms, on_missing_data: _ } = wire;
+        Self { url, query, key, timeout_ms, on_missing }
     }
 }
 
 impl From<v1::DataUrl> for DataUrl {
     fn from(wire: v1::DataUrl) -> Self {
-        let on_missing = match wire.on_missing_data() {
-            v1::OnMissingData::Unspecified | v1::OnMissingData::Reject => OnMissingData::Reject,
-            v1::OnMissingData::Send => OnMissingData::Send,
-            v1::OnMissingData::Defer => OnMissingData::Defer,
-        };
+        let on_missing = wire.on_missing_data().into();
         let v1::DataUrl { url, timeout_ms, secret, on_missing_data: _, headers } = wire;
         Self { url, timeout_ms, secret, on_missing, headers }
     }

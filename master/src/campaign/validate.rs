@@ -264,6 +264,16 @@ pub fn message(message: &MessageSpec) -> Result<(), Invalid> {
     }
     correlation_id(&message.correlation_id)?;
     message.data_url.as_ref().map_or(Ok(()), calls::data_url)?;
+    message.data_sql.as_ref().map_or(Ok(()), calls::data_sql)?;
+    if message.data_sql.is_some() && cfg!(not(feature = "sql")) {
+        // Nor can the workers, most likely.
+        let why = "this build cannot read databases: use one with the feature sql (cargo build --features sql), for masters \
+                   and workers";
+        return Err(Invalid::field("data_sql", why));
+    }
+    if message.data_url.is_some() && message.data_sql.is_some() {
+        return Err(Invalid::field("data_sql", "data_url is there as well: keep one of them"));
+    }
     Template::compile(message).map(|_| ()).map_err(|error| {
         let place = match (error.line, error.column) {
             (0, _) => String::new(),

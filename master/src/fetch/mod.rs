@@ -11,7 +11,7 @@ pub(crate) mod pieces;
 pub(crate) mod pin;
 mod root;
 pub(crate) mod snapshot;
-#[cfg(any(feature = "sql", test))]
+#[cfg(feature = "sql")]
 mod sql;
 
 pub use pieces::{Pieces, RowTooLong};

@@ -147,11 +147,13 @@ async fn a_run_has_the_version_that_was_the_newest_when_it_began() {
     assert_eq!((shown.list.as_str(), shown.list_version), (NAME, 1));
     assert_eq!(world.show(&second).await.list_version, 2);
     let mut worker = Worker::new(&world, "w");
-    let keys = |delivered: std::collections::BTreeMap<String, u32>| delivered.into_keys().collect::<Vec<_>>();
-    let mut all = keys(worker.deliver_run(&world, &first).await);
-    all.extend(keys(worker.deliver_run(&world, &second).await));
-    all.sort();
-    assert_eq!(all, ["1", "1", "2", "2", "4", "4", "7"], "the keys are those of the list");
+    // Batches of both come to it.
+    let mut delivered = worker.deliver_run(&world, &first).await;
+    for (key, count) in worker.deliver_run(&world, &second).await {
+        *delivered.entry(key).or_default() += count;
+    }
+    let delivered: Vec<_> = delivered.iter().map(|(key, count)| (key.as_str(), *count)).collect();
+    assert_eq!(delivered, [("1", 2), ("2", 2), ("4", 2), ("7", 1)], "the keys are those of the list");
 
     // The store is lost, and the same runs are asked for again: they have what they had.
     let lost = world.on_an_empty_store().await;
@@ -235,8 +237,8 @@ async fn an_address_is_erased_from_every_version() {
     change(&world, Import, uploaded(&world, FIRST).await).await;
     change(&world, Append, uploaded(&world, "id,email,name\n7,eve@example.com,of ada@example.com\n").await).await;
     let erasure = erased(&world, "Ada@example.com").await;
-    // In the upload and in each version; the mention in the second upload and in the version that was made of it.
-    assert_eq!((erasure.rows, erasure.mentions, erasure.unreadable), (3, 2, 0));
+    // Its row in each version; a mention in the second one and in both uploads, of which nobody says what their columns are.
+    assert_eq!((erasure.rows, erasure.mentions, erasure.unreadable), (2, 3, 0));
     for version in [1, 2] {
         let text = export(&world, version).await;
         assert!(!text.contains("ada@") && !text.contains("Ada") && text.contains("bob@example.com"), "{text}");
