@@ -5,7 +5,7 @@
 //! `transitions` what the calls of the store cost beside what redis-benchmark reaches on the same server;
 //! `claim` whether a claim stays cheap whatever is queued, `compare` what one job per recipient would cost,
 //! `share` how much of a core Redis takes at a given pace, `restart` how long it is away after its death,
-//! `split` how fast an audience becomes batches, and what is held of it.
+//! `sign` what a DKIM signature costs; `split` how fast an audience becomes batches, and what is held of it.
 //! The program measured is `POSTRIDER_BIN`, which `scripts/bench` sets to a release build.
 
 mod calls;
@@ -18,6 +18,7 @@ mod restart;
 mod seal;
 mod server;
 mod share;
+mod sign;
 mod split;
 mod throughput;
 mod transitions;
@@ -101,6 +102,11 @@ enum What {
         #[arg(long, default_value_t = 5)]
         gather_ms: u64,
     },
+    /// Messages a second that are signed with DKIM, beside the signatures alone.
+    Sign {
+        #[arg(long, default_value_t = 10_000)]
+        body_bytes: usize,
+    },
     /// Rows a second from an uploaded CSV to batches in Redis, beside parsing the file alone; what a master and Redis hold.
     Split {
         #[arg(long, value_delimiter = ',', default_values_t = [100_000, 1_000_000])]
@@ -128,6 +134,7 @@ fn main() {
         What::Share { rate, seconds, workers, gather_ms } => {
             share::measure(rate, seconds, workers, Duration::from_millis(gather_ms));
         }
+        What::Sign { body_bytes } => sign::measure(body_bytes),
         What::Split { rows } => split::measure(&rows),
         What::Restart { recipients } => restart::measure(recipients),
     }

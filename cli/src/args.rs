@@ -1,7 +1,7 @@
 //! The command line, as clap knows it.
 
 use crate::commands::{
-    campaign, config, dead, dev, erase, lane, list, man, master, run, schedule, send, template, worker, workers,
+    campaign, config, dead, dev, dkim, erase, lane, list, man, master, run, schedule, send, template, worker, workers,
 };
 use crate::output::Output;
 use clap::{Args, Parser, Subcommand};
@@ -84,6 +84,9 @@ pub enum Command {
     /// Look at what was set aside, replay and purge it
     #[command(subcommand)]
     Dead(dead::DeadCommand),
+    /// See what the DNS must say for the keys that sign
+    #[command(subcommand)]
+    Dkim(dkim::DkimCommand),
     /// Erase an address everywhere
     Erase(erase::EraseArgs),
     /// Look at workers and drain them

@@ -100,6 +100,8 @@ fn wrong_usage_ends_with_2() {
     let place = Place::new();
     place.write("typo.toml", "[lease]\ntll = \"1s\"\n");
     place.write("dkim.toml", "[[dkim]]\ndomain = \"a.example\"\n");
+    let key = "[[dkim]]\ndomain = \"a.example\"\nselector = \"mail\"\nkey = \"none.pem\"\n";
+    place.write("key.toml", key);
     place.write("broken.toml", &GOOD.replace("Hello {{ name }}", "Hello {{ name"));
     place.write("column.toml", &GOOD.replace("address = \"email\"", "address = \"mail\""));
     place.write("ca.toml", "[store]\nurl = \"rediss://me:secret@127.0.0.1\"\ntls_ca = \"none.pem\"\n");
@@ -110,9 +112,12 @@ fn wrong_usage_ends_with_2() {
         (&["run", "list", "--output", "yaml"], "invalid value"),
         (&["--config", "none.toml", "config", "check"], "cannot read the configuration none.toml"),
         (&["--config", "typo.toml", "run", "list"], "typo.toml:2: there is no key lease.tll; the nearest is lease.ttl"),
-        (&["--config", "dkim.toml", "master"], "[dkim] is refused"),
-        (&["--config", "dkim.toml", "worker"], "is refused"),
-        (&["--config", "dkim.toml", "config", "check"], "is refused"),
+        (&["--config", "dkim.toml", "master"], "dkim.selector is missing"),
+        (
+            &["--config", "key.toml", "worker", "--relay", "smtp://h"],
+            "key.toml:1: dkim.a.example/mail.key: cannot read none.pem",
+        ),
+        (&["--config", "key.toml", "dkim", "records"], "cannot read none.pem"),
         (&["--token", "secret", "run", "list"], "--token is refused"),
         (&["master", "--grpc-listen", "0.0.0.0:0"], "listening on 0.0.0.0:0 is refused"),
         (&["master", "--http-listen", "[::]:0"], "listening on [::]:0 is refused"),

@@ -8,6 +8,7 @@ mod cluster_limits;
 mod data_sql;
 mod data_url;
 mod demo;
+mod dkim;
 mod doctor;
 mod erasure;
 mod failover;

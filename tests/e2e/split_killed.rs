@@ -1,6 +1,7 @@
 //! Both masters are SIGKILLed twenty times, at random moments, while an audience of a million rows is split: every recipient
 //! is in exactly one batch in the end, and nobody was forgotten or repeated.
 
+use postrider_tests::split_kills::kill_while_splitting;
 use postrider_tests::{Audience, Campaign, Fleet, Settings, wait};
 use std::time::Duration;
 
@@ -8,8 +9,6 @@ const ROWS: usize = 1_000_000;
 const KILLS: usize = 20;
 /// Rows that cannot be admitted, one in so many.
 const BAD_EVERY: usize = 5_000;
-/// Later ones may come when the split is over.
-const KILL_AT_MAX: u64 = 900_000;
 /// One split, read again from its beginning after each kill.
 const STEP_BOUND: Duration = Duration::from_secs(120);
 
@@ -29,22 +28,8 @@ fn a_killed_split_goes_on_where_it_stopped() {
     }
     let client = fleet.client();
     let run = fleet.launch(&Campaign::named("digest"), &audience);
-    let mut kill_at: Vec<u64> = (0..KILLS).map(|_| random.u64(1..KILL_AT_MAX)).collect();
-    kill_at.sort_unstable();
-    let mut totals = Vec::new();
-    for at in kill_at {
-        let seen = wait::until("the split to go on", STEP_BOUND, || {
-            client.try_show(&run).filter(|seen| seen.recipients.total >= at || seen.split_complete)
-        });
-        assert!(!seen.split_complete, "seed {seed}: the split ended before it was killed at {at}");
-        for index in 0..2 {
-            fleet.kill_master(index);
-        }
-        totals.push(seen.recipients.total);
-        for index in 0..2 {
-            fleet.start_master(index);
-        }
-    }
+    println!("seed {seed}");
+    let totals = kill_while_splitting(&mut fleet, (&client, &run), &mut random, (KILLS, ROWS as u64));
     let complete = wait::until("the split to be complete", STEP_BOUND, || {
         client.try_show(&run).filter(|seen| seen.split_complete)
     });

@@ -2,6 +2,7 @@
 //! table changes meanwhile: the recipients in batches are those that the table had when it was read, each once.
 
 use postrider_tests::databases::Postgres;
+use postrider_tests::split_kills::{kill_while_splitting, restart_masters};
 use postrider_tests::{Fleet, Settings, binary, wait};
 use std::time::Duration;
 
@@ -47,37 +48,19 @@ fn a_table_is_split_once_whoever_is_killed() {
     client.apply(&file);
     let run = client.run("digest", "digest-1");
 
-    let kill = |fleet: &mut Fleet| {
-        for index in 0..2 {
-            fleet.kill_master(index);
-        }
-        for index in 0..2 {
-            fleet.start_master(index);
-        }
-    };
+    println!("seed {seed}");
     let mut fetching = 0;
     for _ in 0..KILLS_WHILE_FETCHING {
         std::thread::sleep(Duration::from_millis(random.u64(0..FETCH_MS_MAX)));
         let seen = wait::until("a master to answer", STEP_BOUND, || client.try_show(&run));
         fetching += u32::from(seen.recipients.total == 0);
-        kill(&mut fleet);
+        restart_masters(&mut fleet);
     }
-    // Later ones may come when the split is over.
-    let mut kill_at: Vec<u64> = (KILLS_WHILE_FETCHING..KILLS).map(|_| random.u64(1..rows / 10 * 9)).collect();
-    kill_at.sort_unstable();
-    let mut totals = Vec::new();
-    for at in kill_at {
-        let seen = wait::until("the split to go on", STEP_BOUND, || {
-            client.try_show(&run).filter(|seen| seen.recipients.total >= at || seen.split_complete)
-        });
-        assert!(!seen.split_complete, "seed {seed}: the split ended before it was killed at {at}");
-        if totals.is_empty() {
-            // From here on the table is another one.
-            postgres.tell("DELETE FROM people WHERE id % 2 = 0; ALTER TABLE people RENAME email TO mail");
-        }
-        kill(&mut fleet);
-        totals.push(seen.recipients.total);
-    }
+    wait::until("the first batches", STEP_BOUND, || client.try_show(&run).filter(|seen| seen.recipients.total > 0));
+    // From here on the table is another one.
+    postgres.tell("DELETE FROM people WHERE id % 2 = 0; ALTER TABLE people RENAME email TO mail");
+    let kills = (KILLS - KILLS_WHILE_FETCHING, rows);
+    let totals = kill_while_splitting(&mut fleet, (&client, &run), &mut random, kills);
     let complete = wait::until("the split to be complete", STEP_BOUND, || {
         client.try_show(&run).filter(|seen| seen.split_complete || seen.error.is_some())
     });

@@ -141,6 +141,11 @@ impl Fleet {
         self.sink = None;
     }
 
+    /// How many there are, whether or not they run.
+    pub fn masters(&self) -> usize {
+        self.masters.len()
+    }
+
     /// Starts the master of that index, on the address it had before if it had one.
     pub fn start_master(&mut self, index: usize) {
         let logs = self.logs();
@@ -393,6 +398,12 @@ impl Fleet {
 
     pub fn signal_worker(&mut self, index: usize, signal: Signal) {
         self.workers[index].process.as_mut().expect("the worker runs").signal(signal);
+    }
+
+    /// Waits for what the worker tells in its log.
+    pub fn wait_worker_says(&self, index: usize, text: &str, bound: Duration) {
+        let process = self.workers[index].process.as_ref().expect("the worker runs");
+        wait::until(&format!("the worker to say '{text}'"), bound, || process.stderr().contains(text).then_some(()));
     }
 
     /// SIGTERM, and waits for the end.

@@ -1,6 +1,7 @@
 //! What a worker is started with, checked once.
 
 use crate::engine::RelayPlan;
+use crate::signing::Signing;
 use postrider_common::ids::{InvalidId, LaneName, WorkerId};
 use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayLimit};
 use std::collections::BTreeMap;
@@ -37,7 +38,7 @@ impl RelayConfig {
     }
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct WorkerConfig {
     /// `http://host:port` each.
     pub masters: Vec<String>,
@@ -62,6 +63,8 @@ pub struct WorkerConfig {
     pub http_listen: Option<SocketAddr>,
     /// What may be called on behalf of campaigns.
     pub outgoing: postrider_outgoing::Settings,
+    /// The keys that sign.
+    pub signing: Signing,
 }
 
 /// Why a worker did not start, or did not end cleanly. Reads after "failed to".

@@ -9,6 +9,7 @@ use postrider_common::limits::{CODE_BYTES_MAX, DETAIL_BYTES_MAX, KNOWN_DEFINITIO
 use postrider_common::message::{MessageSpec, OnMissingData, Recipient, message_id};
 use postrider_common::payload;
 use postrider_common::wire::printable;
+use postrider_mail::dkim::Signers;
 use postrider_mail::smtp::client::Outgoing;
 use postrider_mail::{BuildError, Envelope, RenderError, Sender, Template, build};
 use std::borrow::Cow;
@@ -95,7 +96,7 @@ impl Batch {
     }
 
     /// The message for one recipient; or its outcome, when it cannot be made.
-    pub(crate) fn render(&self, index: u32, date_ms: i64) -> Result<Outgoing, Outcome> {
+    pub(crate) fn render(&self, index: u32, date_ms: i64, signers: &Signers) -> Result<Outgoing, Outcome> {
         let refused = |code: &str, why: &dyn std::fmt::Display| Outcome {
             index,
             kind: OutcomeKind::Rejected,
@@ -112,7 +113,9 @@ impl Batch {
         let rendered = template.render(recipient).map_err(|why| refused(RenderError::CODE, &why))?;
         let message_id = message_id(&self.run, &recipient.key, sender.domain());
         let envelope = Envelope { sender, run: &self.run, recipient, message_id: &message_id, date_ms };
-        let built = build(&rendered, &envelope).map_err(|why| refused(BuildError::CODE, &why))?;
+        let mut built = build(&rendered, &envelope).map_err(|why| refused(BuildError::CODE, &why))?;
+        let signed = signers.sign(&mut built.bytes, sender.domain(), date_ms / 1000);
+        signed.map_err(|why| refused(BuildError::CODE, &why))?;
         Ok(Outgoing { mail_from: built.mail_from, rcpt_to: built.rcpt_to, message: built.bytes })
     }
 }

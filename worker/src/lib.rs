@@ -15,7 +15,9 @@ mod metrics;
 mod run;
 mod sabotage;
 mod send;
+mod signing;
 pub mod trust;
 
 pub use config::{RelayConfig, WorkerConfig, WorkerError};
 pub use run::{run, run_with};
+pub use signing::Signing;

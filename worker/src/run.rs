@@ -100,6 +100,7 @@ pub async fn run_with(
             share: Share { reserved: config.reserved_for(&relay.lanes), slots: config.slots },
             ehlo: config.ehlo.clone(),
             source_address: config.source_address,
+            signing: config.signing.clone(),
         };
         Pool::start(pool, config.slots as usize, clock.clone(), told.clone())
     });

@@ -52,6 +52,7 @@ fn config(masters: &[SocketAddr], relay: SocketAddr) -> WorkerConfig {
         drain_timeout: Duration::from_secs(5),
         http_listen: None,
         outgoing: postrider_outgoing::Settings::default(),
+        signing: postrider_worker::Signing::default(),
     }
 }
 

@@ -56,6 +56,9 @@ fn check(context: &Context) -> Result<()> {
     if config.relays.is_empty() {
         warnings.push("no [[relay]]: a worker with this configuration has nowhere to send (worker --relay URL)");
     }
+    let signers = crate::node::signing::signers(&config.dkim).err();
+    let unsigned = signers.map(|why| format!("a worker would not start here: {}", why.message));
+    warnings.extend(unsigned.as_deref());
     let file = gathered.file.map(|path| path.display().to_string());
     if context.json() {
         return output::json(&serde_json::json!({ "ok": true, "file": file, "warnings": warnings }));

@@ -4,6 +4,7 @@ pub mod campaign;
 pub mod config;
 pub mod dead;
 pub mod dev;
+pub mod dkim;
 pub mod doctor;
 pub mod erase;
 pub mod lane;
@@ -40,6 +41,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::List(command) => list::perform(&context, command).await,
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Dead(command) => dead::perform(&context, command).await,
+        Command::Dkim(command) => dkim::perform(&context, &command),
         Command::Erase(args) => erase::perform(&context, args).await,
         Command::Workers(command) => workers::perform(&context, command).await,
         Command::Master(args) => master::perform(&context, args).await,

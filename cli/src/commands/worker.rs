@@ -28,7 +28,13 @@ pub async fn perform(context: &Context, args: WorkerArgs) -> Result<()> {
         args.slots.map(|text| ("worker", "slots", text, "--slots")),
         args.lanes.map(|text| ("worker", "lanes", text, "--lanes")),
     ];
-    let gathered = context.gather_with_relays(flags.into_iter().flatten().collect(), args.relay)?;
-    let settings = node::worker::settings(&context.config(&gathered)?)?;
-    node::worker::run(settings, context.clock.clone(), stop::requested()?).await
+    let flags: Vec<_> = flags.into_iter().flatten().collect();
+    let config = || context.config(&context.gather_with_relays(flags.clone(), args.relay.clone())?);
+    let settings = node::worker::settings(&config()?)?;
+    let watch = node::signing::watch(settings.signing.clone(), || Ok(config()?.dkim))?;
+    let work = node::worker::run(settings, context.clock.clone(), stop::requested()?);
+    tokio::select! {
+        worked = work => worked,
+        () = watch => Ok(()),
+    }
 }

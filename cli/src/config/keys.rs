@@ -43,8 +43,8 @@ pub struct Key {
 pub enum Shape {
     /// `[section]`
     Table,
-    /// `[[section]]`, each with a `name`.
-    List,
+    /// `[[section]]`, each known by these keys, of which later layers change the others.
+    List(&'static [&'static str]),
     /// Anything inside is refused with this reason.
     Refused(&'static str),
 }
@@ -104,7 +104,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "lane",
-        shape: Shape::List,
+        shape: Shape::List(&["name"]),
         keys: &[
             key("name", Kind::Text),
             key("weight", Kind::Integer),
@@ -116,7 +116,7 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "site",
-        shape: Shape::List,
+        shape: Shape::List(&["name"]),
         keys: &[
             key("name", Kind::Text),
             key("domains", Kind::Texts),
@@ -143,7 +143,7 @@ pub const SECTIONS: &[Section] = &[
     Section { name: "outgoing", shape: Shape::Table, keys: &[key("allow", Kind::Texts), key("env", Kind::Texts)] },
     Section {
         name: "relay",
-        shape: Shape::List,
+        shape: Shape::List(&["name"]),
         keys: &[
             key("name", Kind::Text),
             key("url", Kind::Text),
@@ -155,11 +155,8 @@ pub const SECTIONS: &[Section] = &[
     },
     Section {
         name: "dkim",
-        shape: Shape::Refused(
-            "signing is not part of this version, and sending unsigned while a key is configured would go unnoticed; \
-             remove the section, or sign at the relay",
-        ),
-        keys: &[],
+        shape: Shape::List(&["domain", "selector"]),
+        keys: &[key("domain", Kind::Text), key("selector", Kind::Text), key("key", Kind::Text)],
     },
     Section {
         name: "auth",

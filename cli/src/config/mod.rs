@@ -5,6 +5,7 @@
 //! one `Config` (`urls` for those), `show` prints. Nothing that limits, signs or protects is ever ignored: it is enforced
 //! or the program does not start.
 
+pub mod dkim;
 pub mod gather;
 pub mod keys;
 mod outgoing;
@@ -55,6 +56,7 @@ pub struct Config {
     pub limits: Limits,
     pub worker: WorkerConfig,
     pub relays: Vec<RelayConfig>,
+    pub dkim: Vec<dkim::DkimConfig>,
     /// What campaigns may have called.
     pub outgoing: postrider_outgoing::Settings,
 }

@@ -3,7 +3,7 @@
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
 use super::urls::{check_master, is_domain, parse_relay};
-use super::{Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, outgoing, retention};
+use super::{Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, dkim, outgoing, retention};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
@@ -80,6 +80,7 @@ impl Reader<'_> {
         let limits = self.limits();
         let worker = self.worker(host);
         let relays = self.relays();
+        let dkim = dkim::read(self.settings, &mut self.problems);
         let outgoing = outgoing::read(self.settings, &mut self.problems);
         Some(Config {
             master: master?,
@@ -97,6 +98,7 @@ impl Reader<'_> {
             limits,
             worker: worker?,
             relays,
+            dkim,
             outgoing,
         })
     }

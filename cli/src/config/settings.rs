@@ -161,12 +161,12 @@ impl Layer<'_> {
                 let keys = self.keys(known, table);
                 settings.tables.entry(known.name).or_default().extend(keys);
             }
-            (Shape::List, Value::List(items)) => self.elements(settings, known, items),
+            (Shape::List(by), Value::List(items)) => self.elements(settings, (known, by), items),
             (Shape::Refused(_), _) => settings.refused.push((known.name, (self.origin)(node.line))),
             (Shape::Table, _) => {
                 self.wrong(node.line, format!("{0} must be a section: write [{0}] above its keys", known.name));
             }
-            (Shape::List, _) => {
+            (Shape::List(_), _) => {
                 self.wrong(node.line, format!("{0} must be a list: write [[{0}]] above each of them", known.name));
             }
         }
@@ -190,7 +190,12 @@ impl Layer<'_> {
         keys
     }
 
-    fn elements(&mut self, settings: &mut Settings, known: &'static Section, items: &[Node]) {
+    fn elements(
+        &mut self,
+        settings: &mut Settings,
+        (known, by): (&'static Section, &'static [&'static str]),
+        items: &[Node],
+    ) {
         let mut seen: Vec<String> = Vec::new();
         for item in items {
             let Value::Table(table) = &item.value else {
@@ -198,25 +203,33 @@ impl Layer<'_> {
                 continue;
             };
             let keys = self.keys(known, table);
-            let Some(Value::Text(name)) = keys.get("name").map(|setting| &setting.value) else {
-                if table.entry("name").is_none() {
-                    self.wrong(item.line, format!("{}.name is missing: every [[{0}]] has one", known.name));
+            let mut names = Vec::new();
+            for key in by {
+                match keys.get(*key).map(|setting| &setting.value) {
+                    Some(Value::Text(name)) => names.push(name.as_str()),
+                    Some(_) => {}
+                    None if table.entry(key).is_some() => {}
+                    None => self.wrong(item.line, format!("{0}.{key} is missing: every [[{0}]] has one", known.name)),
                 }
+            }
+            if names.len() < by.len() {
                 continue;
-            };
-            if seen.contains(name) {
-                self.wrong(item.line, format!("{}.name '{name}' is there twice: put the two together", known.name));
+            }
+            let name = names.join("/");
+            if seen.contains(&name) {
+                let what = by.join(" and ");
+                self.wrong(item.line, format!("{}.{what} '{name}' is there twice: put the two together", known.name));
                 continue;
             }
             seen.push(name.clone());
             let list = settings.lists.entry(known.name).or_default();
-            match list.iter_mut().find(|element| element.name == *name) {
+            match list.iter_mut().find(|element| element.name == name) {
                 Some(element) => {
                     element.origin = (self.origin)(item.line);
                     element.keys.extend(keys);
                 }
                 None => {
-                    let (name, origin) = (name.clone(), (self.origin)(item.line));
+                    let origin = (self.origin)(item.line);
                     list.push(Element { name, origin, keys });
                 }
             }

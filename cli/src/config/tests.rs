@@ -251,7 +251,6 @@ fn what_limits_signs_or_protects_is_refused() {
     let rows = [
         "[[relay]]\nname = \"a\"\nurl = \"smtps://h\"",
         "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
-        "[[dkim]]\ndomain = \"a.example\"",
         "[auth]\ntokens = \"x\"",
         "[worker]\nmaster = \"https://h:1\"",
         "[master]\ngrpc_listen = \"0.0.0.0:7400\"",

@@ -1,9 +1,10 @@
 //! A worker from a configuration.
 
+use super::signing;
 use crate::config::Config;
 use crate::failure::{Failure, Result};
 use postrider_common::Clock;
-use postrider_worker::{RelayConfig, WorkerConfig, WorkerError};
+use postrider_worker::{RelayConfig, Signing, WorkerConfig, WorkerError};
 use std::future::Future;
 use std::sync::Arc;
 
@@ -37,6 +38,7 @@ pub fn settings(config: &Config) -> Result<WorkerConfig> {
         drain_timeout: worker.drain_timeout,
         http_listen: worker.http_listen,
         outgoing: config.outgoing.clone(),
+        signing: Signing::new(signing::signers(&config.dkim)?),
     })
 }
 

@@ -139,6 +139,7 @@ macro_rules! conformance_tests {
             compare_moves_with_what_is_acknowledged,
             compare_finds_nothing_in_what_is_there,
             compare_gone_back_leases_nothing_until_workers_reported,
+            compare_gone_back_marks_each_whatever_the_sequence,
             compare_gone_back_marks_who_may_have_been_sent_to,
             compare_gone_back_holds_what_must_not_be_sent_twice,
             compare_gone_back_takes_facts_of_what_was_lost,

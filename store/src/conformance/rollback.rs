@@ -135,6 +135,24 @@ pub async fn compare_gone_back_marks_who_may_have_been_sent_to(fixture: &impl Fi
     assert_eq!((record.resent_outcome_not_recorded, record.state()), (3, RunState::Finished));
 }
 
+/// Whatever the number of the report in which it comes out that they are in doubt.
+pub async fn compare_gone_back_marks_each_whatever_the_sequence(fixture: &impl Fixture) {
+    let scene = Scene::of(fixture, &[3; 100]).await;
+    go_back(&scene).await;
+    wait_for_reports(&scene).await;
+    for sequence in 0..100 {
+        let mut held = scene.claim_one(1).await;
+        held.sequence = sequence;
+        for index in 0..3 {
+            scene.intend(&mut held, &[index]).await;
+        }
+        let resent = scene.record().await.resent_outcome_not_recorded;
+        assert_eq!(resent, 3 * (sequence + 1), "from sequence {sequence} on");
+        let settled = scene.finish(&mut held, outcomes(0..3, OutcomeKind::Accepted)).await;
+        assert_eq!(settled.status, LeaseStatus::Settled);
+    }
+}
+
 pub async fn compare_gone_back_holds_what_must_not_be_sent_twice(fixture: &impl Fixture) {
     let new = NewRun { on_unknown: OnUnknown::Hold, ..new_run("one") };
     let scene = Scene::with(fixture, new, &[2]).await;

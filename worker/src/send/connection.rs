@@ -9,6 +9,7 @@
 
 use super::hold::Transmission;
 use super::pool::{PoolConfig, Report};
+use crate::signing::Signing;
 use postrider_common::clock::Clock;
 use postrider_common::lease::{Outcome, OutcomeKind};
 use postrider_common::limits::TRANSACTION_MS_MAX;
@@ -36,6 +37,7 @@ const READ_BYTES: usize = 4096;
 pub(super) struct Connection {
     id: u64,
     clock: Arc<dyn Clock>,
+    signing: Signing,
     reports: mpsc::Sender<Report>,
     stream: TcpStream,
     session: Session,
@@ -65,6 +67,7 @@ pub(super) async fn run(
             let mut connection = Connection {
                 id,
                 clock,
+                signing: config.signing.clone(),
                 reports: reports.clone(),
                 stream,
                 session,
@@ -173,7 +176,8 @@ impl Connection {
             transmission.hand_back().await;
             return None;
         }
-        let outgoing = match transmission.hold.batch.render(transmission.index, self.clock.wall_ms()) {
+        let (now_ms, signers) = (self.clock.wall_ms(), self.signing.current());
+        let outgoing = match transmission.hold.batch.render(transmission.index, now_ms, &signers) {
             Ok(outgoing) => outgoing,
             Err(outcome) => {
                 transmission.end(outcome).await;

@@ -9,6 +9,7 @@ use super::connection;
 use super::hold::Transmission;
 use super::waiting::{Share, Waiting};
 use super::{Hold, Told};
+use crate::signing::Signing;
 use postrider_common::clock::Clock;
 use postrider_common::lease::OutcomeKind;
 use std::collections::{BTreeMap, BTreeSet};
@@ -43,6 +44,7 @@ pub(crate) struct PoolConfig {
     pub(crate) share: Share,
     pub(crate) ehlo: String,
     pub(crate) source_address: Option<IpAddr>,
+    pub(crate) signing: Signing,
 }
 
 /// What a connection tells its pool.

@@ -169,6 +169,8 @@ local function load_batch(id, key, details, holds)
     ended = h.ended or '', detail = {}, fields = {}, hold = (holds or hold_of)(id, h.q), retired = retired,
     sus = suspicion_of(h.w), dead = set_of(h.z), fallen = set_of(h.k), erased = set_of(h.x), dead_new = {}, dead_gone = {} }
   b.expired = h.expired == '1' and '1' or '0'
+  -- Not what the report at hand makes of it: no symbol may be tried twice.
+  b.look_from = b.hold and b.hold.sequence or 0
   b.not_before = tonumber(h.from or '0')
   b.entry = { lane = run.lane, site = h.site, run = run.id, sequence = sequence, count = h.n, payload = h.payload or '',
     expired = b.hold and '0' or b.expired }
@@ -216,9 +218,8 @@ local function keep_record(b, at, r)
   local text = record_text(r)
   local symbol = b.symbol_of_text[text]
   if symbol then return symbol end
-  local first = b.hold and b.hold.sequence or 0
   repeat
-    symbol = SYMBOL_FIRST + (first + b.tried) % SYMBOLS
+    symbol = SYMBOL_FIRST + (b.look_from + b.tried) % SYMBOLS
     b.tried = b.tried + 1
   until b.tried > SYMBOLS or symbol ~= UNTOUCHED and not string.find(b.symbols_before, string.char(symbol), 1, true)
   if b.tried > SYMBOLS then
