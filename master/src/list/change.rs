@@ -19,7 +19,7 @@ use postrider_common::ids::ListName;
 use postrider_common::limits::{BAD_ROWS_KEPT_MAX, LIST_VERSIONS_KEPT_MAX, RUN_RECIPIENTS_MAX};
 use postrider_common::message::Recipient;
 use postrider_store::Shared;
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 use std::hash::BuildHasherDefault;
 use std::time::Duration;
 
@@ -67,7 +67,10 @@ pub async fn change(core: &Core, name: &ListName, wish: &Wish) -> Result<Changed
 
 async fn tried(core: &Core, name: &ListName, wish: &Wish) -> Result<Changed, ListError> {
     for _ in 0..TRIES_MAX {
-        if let Some(changed) = once(core, name, wish).await? {
+        // Before it is asked who is being erased: who is not among them was erased before, so that what is read from here on
+        // has nothing of him, or is erased by a pass that is not among these.
+        let passes = core.storage.passes().await?;
+        if let Some(changed) = once(core, name, wish, &passes).await? {
             let Changed { version, is_new, rows, counts, refused: _ } = &changed;
             let Counts { added, replaced, removed, absent: _, repeated, bad } = counts;
             tracing::info!(list = %name, version, is_new, rows, added, replaced, removed, repeated, bad, "list changed");
@@ -77,12 +80,14 @@ async fn tried(core: &Core, name: &ListName, wish: &Wish) -> Result<Changed, Lis
     Err(ListError::Busy)
 }
 
-/// None: it is to be done again.
-pub(super) async fn once(core: &Core, name: &ListName, wish: &Wish) -> Result<Option<Changed>, ListError> {
+/// None: it is to be done again. `passes`: those of erasures that had begun before.
+pub(super) async fn once(
+    core: &Core,
+    name: &ListName,
+    wish: &Wish,
+    passes: &BTreeSet<String>,
+) -> Result<Option<Changed>, ListError> {
     let storage = &core.storage;
-    // Before it is asked who is being erased: who is not among them was erased before, so that what is read from here on has
-    // nothing of him, or is erased by a pass that is not among these.
-    let passes = storage.passes().await?;
     let newest = version::newest(storage, name).await?;
     if newest.is_none() && wish.change != Change::Import {
         return Err(missing(storage, name).await?);
@@ -116,7 +121,7 @@ pub(super) async fn once(core: &Core, name: &ListName, wish: &Wish) -> Result<Op
     let (columns, has_more_columns) = (std::mem::take(&mut draft.columns), draft.has_more_columns);
     draft.finish().await?;
     // The erasures of other passes look at it, now that it is there.
-    if !storage.passes().await?.is_subset(&passes) {
+    if !storage.passes().await?.is_subset(passes) {
         return Ok(None);
     }
     let version = Version {

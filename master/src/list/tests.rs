@@ -147,38 +147,12 @@ async fn who_is_erased_meanwhile_does_not_come_back() {
     let passes = core.storage.passes().await.expect("lists");
     assert!(!passes.is_empty());
     let before = world.newest().await.0;
-    let late = PassMeanwhile { core, name: &world.name };
-    assert_eq!(late.change(&wish(Change::Append, &["emil@example.com"])).await, None);
+    core.storage.note_pass(core.random_wide()).await.expect("notes");
+    let late = once(core, &world.name, &wish(Change::Append, &["emil@example.com"]), &passes).await;
+    assert_eq!(late.expect("writes"), None);
     assert_eq!(world.newest().await.0, before, "nothing is published");
     let changed = world.change(Change::Append, &["emil@example.com"]).await;
     assert_eq!((changed.version, changed.is_new), (before + 1, true));
-}
-
-/// An erasure passes between what a change reads and what it publishes.
-struct PassMeanwhile<'a> {
-    core: &'a Core,
-    name: &'a ListName,
-}
-
-impl PassMeanwhile<'_> {
-    /// None: it is to be done again.
-    async fn change(&self, wish: &Wish) -> Option<Changed> {
-        let mut changing = std::pin::pin!(once(self.core, self.name, wish));
-        // One object after the other: the first await that is pending comes after the passes were listed.
-        let mut is_noted = false;
-        loop {
-            tokio::select! {
-                biased;
-                changed = &mut changing => {
-                    assert!(is_noted, "it was quicker than the pass");
-                    return changed.expect("changes");
-                }
-                () = std::future::ready(()), if !is_noted => {}
-            }
-            is_noted = true;
-            self.core.storage.note_pass(self.core.random_wide()).await.expect("notes");
-        }
-    }
 }
 
 #[tokio::test]

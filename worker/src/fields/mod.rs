@@ -5,6 +5,8 @@
 //! neither it nor a key is in a log. docs/data-url.md says what goes over the wire.
 
 mod answer;
+#[cfg(any(feature = "sql", test))]
+mod rows;
 mod sign;
 #[cfg(feature = "sql")]
 mod sql;
