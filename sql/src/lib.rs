@@ -5,9 +5,13 @@
 //! turns errors into those of a run, `statement` counts statements. Nothing here tells a URL: there may be a password in it.
 //! What is asked for is bound and never written into a query.
 
-mod fault;
 mod keys;
+
+#[cfg(any(feature = "drivers", test))]
+mod fault;
+#[cfg(any(feature = "drivers", test))]
 mod line;
+#[cfg(any(feature = "drivers", test))]
 mod statement;
 
 #[cfg(feature = "drivers")]
@@ -19,16 +23,19 @@ mod postgres;
 #[cfg(feature = "drivers")]
 mod sqlite;
 
-pub use fault::{Asked, Fault};
 pub use keys::{PLACEHOLDER, wants_keys};
 
+#[cfg(feature = "drivers")]
+pub use fault::{Asked, Fault};
 #[cfg(feature = "drivers")]
 pub use fetch::{Database, Found, Query, Rows, fetch, parse};
 
 /// A name of a column in an error, without what a terminal may take for a command.
+#[cfg(feature = "drivers")]
 fn shorten(name: &str) -> String {
     let clean = |c: char| if c.is_control() { '\u{fffd}' } else { c };
     name.chars().take(NAME_CHARS_SHOWN_MAX).map(clean).collect()
 }
 
+#[cfg(feature = "drivers")]
 const NAME_CHARS_SHOWN_MAX: usize = 60;

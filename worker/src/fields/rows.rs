@@ -85,5 +85,6 @@ mod tests {
         assert!(answers.take(b"{\"secret").is_err_and(|why| !why.contains("secret")));
         let long = vec![b' '; usize::try_from(DATA_ANSWER_BYTES_MAX).unwrap()];
         assert!(answers.take(&long).is_err_and(|why| why.contains("data_answer_bytes_max")));
+        assert_eq!(answers.end().len(), keys.len());
     }
 }
