@@ -28,6 +28,9 @@ pub fn report(run: &Run, now_ms: i64) -> String {
     if let Some(at) = &run.next_wave_at {
         row("next wave", at.clone());
     }
+    if let (Some(list), Some(version)) = (&run.list, run.list_version) {
+        row("list", format!("{} version {version}", clean(list)));
+    }
     row("recipients", recipients(run));
     row("bad rows", format!("{} invalid, {} repeated", count(run.bad_rows), count(run.repeated_rows)));
     row("batches", batches(run));

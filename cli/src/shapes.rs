@@ -1,8 +1,10 @@
 //! What JSON readers get. The field names and their order are pinned; readers ignore unknown fields.
 
+mod list;
 mod local_time;
 mod schedule;
 
+pub use list::{ListChanged, SavedList};
 pub use local_time::SendAtLocal;
 pub use schedule::Schedule;
 
@@ -59,6 +61,9 @@ pub struct Run {
     pub held_until: Option<String>,
     /// When the next recipients are due, of a run in waves.
     pub next_wave_at: Option<String>,
+    /// The saved list that its recipients are from, and the version that it froze.
+    pub list: Option<String>,
+    pub list_version: Option<u64>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -143,6 +148,8 @@ impl Run {
             leases_taken_over: wire.leases_taken_over,
             generation: wire.generation,
             campaign_version: Some(wire.campaign_version).filter(|version| *version > 0),
+            list: Some(wire.list).filter(|list| !list.is_empty()),
+            list_version: Some(wire.list_version).filter(|version| *version > 0),
             kind,
             started_at_ms: wire.started_at_ms,
             finished_at_ms: wire.finished_at_ms,
@@ -266,6 +273,8 @@ pub struct Campaign {
     /// When sending may begin, and when not, as a person reads it.
     pub send_window: Vec<String>,
     pub quiet_hours: Vec<String>,
+    /// Where workers find the URL of the database that they ask for fields.
+    pub data_sql: Option<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -296,6 +305,8 @@ pub enum Elsewhere {
     File(String),
     /// The URL of the first page.
     Http(String),
+    /// A saved list.
+    List(String),
 }
 
 impl Campaign {
@@ -332,7 +343,8 @@ impl Campaign {
                     .sql
                     .map(|sql| Elsewhere::Sql { url: sql.url, query: sql.query, timeout_ms: sql.timeout_ms })
                     .or(a.file.map(|file| Elsewhere::File(file.path)))
-                    .or(a.http.map(|http| Elsewhere::Http(http.url))),
+                    .or(a.http.map(|http| Elsewhere::Http(http.url)))
+                    .or(a.list.map(|list| Elsewhere::List(list.name))),
                 address: a.address_field,
                 key: some(a.key_field),
                 encoding: some(a.encoding),
@@ -347,6 +359,7 @@ impl Campaign {
             data_url: message.data_url.map(|data| data.url),
             send_window: windows.send.iter().map(Window::to_string).collect(),
             quiet_hours: windows.quiet.iter().map(Window::to_string).collect(),
+            data_sql: message.data_sql.map(|data| data.url),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })

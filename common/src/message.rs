@@ -38,6 +38,22 @@ pub struct MessageSpec {
     /// When sending may begin.
     #[serde(default)]
     pub windows: Windows,
+    /// Or this instead.
+    #[serde(default)]
+    pub data_sql: Option<DataSql>,
+}
+
+/// The query that gives the merge fields of each batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSql {
+    /// `env:NAME` of the worker's host: the URL may have a password in it.
+    pub url: String,
+    pub query: String,
+    /// Column of the rows that holds the key.
+    pub key: String,
+    /// Of one try.
+    pub timeout_ms: u64,
+    pub on_missing: OnMissingData,
 }
 
 /// Where the merge fields of each batch are fetched.

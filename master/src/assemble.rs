@@ -2,6 +2,7 @@
 
 use crate::api::admin::AdminApi;
 use crate::api::dispatch::DispatchApi;
+use crate::api::lists::CHANGES_AT_ONCE_MAX;
 use crate::config::{MasterConfig, Retention, StartError};
 use crate::core::Core;
 use crate::lease::{Definitions, Gates, Turnstile};
@@ -15,7 +16,7 @@ use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_store::Store;
 use std::sync::Arc;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -64,6 +65,7 @@ pub fn assemble(
         lineage: Lineage::default(),
         split_due: Notify::new(),
         suppression_key: OnceCell::new(),
+        list_changes: Semaphore::new(CHANGES_AT_ONCE_MAX),
     });
     let draining = Draining::default();
     let definitions = Arc::new(Definitions::default());

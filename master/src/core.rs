@@ -1,5 +1,7 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
+#[cfg(test)]
+use crate::api::lists::CHANGES_AT_ONCE_MAX;
 use crate::config::LeaseSettings;
 use crate::erase::KEY_BYTES;
 use crate::fetch;
@@ -17,7 +19,7 @@ use postrider_store::Store;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Cheap to share; nothing in it changes but the signals and the counters.
@@ -52,6 +54,8 @@ pub struct Core {
     pub split_due: Notify,
     /// Of the hashes of those who are not sent to, once it was needed.
     pub suppression_key: OnceCell<[u8; KEY_BYTES]>,
+    /// Changes of lists take one each.
+    pub list_changes: Semaphore,
 }
 
 impl Core {
@@ -122,6 +126,7 @@ impl Core {
             lineage: Lineage::default(),
             split_due: Notify::new(),
             suppression_key: OnceCell::new(),
+            list_changes: Semaphore::new(CHANGES_AT_ONCE_MAX),
         }
     }
 }

@@ -132,6 +132,7 @@ impl World {
             fingerprint: fingerprint(&[name.as_bytes()]),
             campaign: "",
             campaign_version: 0,
+            list: None,
             lane: found,
             on_unknown,
             on_bad_row: OnBadRow::Skip,

@@ -293,8 +293,8 @@ impl Shell {
         let endpoint = fields::shown(endpoint);
         self.metrics.breaker(&endpoint, is_open);
         match is_open {
-            true => tracing::warn!(endpoint, "data_url keeps failing: its batches wait, and it is probed"),
-            false => tracing::info!(endpoint, "data_url answers again"),
+            true => tracing::warn!(endpoint, "merge fields cannot be fetched: batches wait, and it is probed"),
+            false => tracing::info!(endpoint, "merge fields can be fetched again"),
         }
     }
 

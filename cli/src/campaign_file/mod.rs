@@ -4,6 +4,7 @@
 //! once with file and line. Does not talk to anybody.
 
 mod audience;
+mod data_sql;
 mod data_url;
 mod elsewhere;
 mod fields;
@@ -40,6 +41,7 @@ const KEYS: &[&str] = &[
     "audience",
     "template",
     "data_url",
+    "data_sql",
     "reply_to",
     "return_path",
     "headers",
@@ -120,6 +122,7 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let mut part = message::read(folder, &top, template, None, &mut complaints);
     part.spec.data_url = data_url::read(&top, &mut complaints);
     part.spec.windows = windows::read(&top, &mut complaints);
+    part.spec.data_sql = data_sql::read(&top, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
         Some((table, line)) => audience::read(folder, table, line, &mut complaints),
         None => (audience::Found::Nothing, None),

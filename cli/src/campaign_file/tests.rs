@@ -340,6 +340,13 @@ fn a_source_that_a_master_reads_is_not_looked_at_here() {
     assert_eq!(with("http = \"http://crm.example/people\"").source, http(300_000, &[]));
     let whole = "http = { url = \"http://crm.example/people\", timeout = \"9s\", headers = { X-Of = \"env:A\" } }";
     assert_eq!(with(whole).source, http(9_000, &[("X-Of", "env:A")]));
+    let list = Source::List { name: "customers".parse().expect("a name") };
+    assert_eq!(with("list = \"customers\"").source, list);
+    let address = GOOD.lines().find(|line| line.starts_with("address")).expect("a line");
+    let text = GOOD.replacen("csv = \"recipients.csv\"", "list = \"customers\"", 1).replacen(address, "", 1);
+    let file = parse_campaign("c.toml", folder().path(), &text).expect("a campaign");
+    let audience = file.campaign.audience.expect("an audience");
+    assert_eq!((audience.source, audience.address_field.as_str()), (list, ""), "the list has its own");
 }
 
 #[test]
@@ -371,7 +378,7 @@ fn an_audience_given_apart_is_told_by_its_ending() {
 
 #[test]
 fn fields_may_be_fetched_from_a_url() {
-    use postrider_common::message::{DataUrl, OnMissingData};
+    use postrider_common::message::{DataSql, DataUrl, OnMissingData};
     let folder = folder();
     let with = |line: &str| format!("{line}\n{GOOD}");
     let read = |line: &str| {
@@ -393,8 +400,21 @@ fn fields_may_be_fetched_from_a_url() {
     let (secret, headers) = ("env:DATA_SECRET".to_owned(), [("Authorization".into(), "env:TOKEN".into())].into());
     let on_missing = OnMissingData::Send;
     assert_eq!(whole, DataUrl { timeout_ms: 3_000, secret, on_missing, headers, ..plain });
+    let text =
+        "data_sql = { url = \"env:DATA_DB\", query = \"SELECT 1 WHERE 1 IN (:keys)\", key = \"id\", timeout = \"3s\" }";
+    let file = parse_campaign("c.toml", folder.path(), &format!("{text}\n{GOOD}")).expect("a campaign");
+    let query = "SELECT 1 WHERE 1 IN (:keys)".to_owned();
+    let (url, key, on_missing) = ("env:DATA_DB".to_owned(), "id".to_owned(), OnMissingData::Reject);
+    assert_eq!(file.campaign.message.data_sql, Some(DataSql { url, query, key, timeout_ms: 3_000, on_missing }));
     for (line, parts) in [
         ("data_url = 7", &["c.toml:1: data_url must be a URL in quotes"][..]),
+        ("data_sql = 7", &["c.toml:1: data_sql must be a table"]),
+        ("data_sql = { url = \"mysql://ada:hunter2@x\", query = \"q\" }", &["data_sql.key is missing", "env:NAME"]),
+        ("data_sql = { url = \"env:A\", query = \"q\", key = \"k\", timeout = \"x\" }", &["data_sql.timeout: 'x'"]),
+        (
+            "data_url = \"http://x.example\"\ndata_sql = { url = \"env:A\", query = \"q\", key = \"k\" }",
+            &["c.toml:1: data_url and data_sql are both there"],
+        ),
         ("data_url = \"ftp://fields.example\"", &["c.toml:1: data_url: ftp:// is refused"]),
         ("data_url = \"http://ada:hunter2@fields.example\"", &["data_url: it has a user or a password"]),
         ("data_url = { timeout = \"3s\" }", &["data_url.url is missing"]),

@@ -1,7 +1,7 @@
 //! Service Campaigns: definitions, and runs of them.
 
 use super::status::{ApiError, no_campaign};
-use super::{firings, page_limit, upload};
+use super::{STREAM_AHEAD_MAX, Stream1, firings, lists, page_limit, upload};
 use crate::campaign::prepare::{self, require_stored};
 use crate::campaign::submit;
 use crate::campaign::{self, Invalid, validate, versions};
@@ -16,6 +16,8 @@ use postrider_proto::v1::campaigns_server::Campaigns;
 use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun, StoreError};
 use prost::Message as _;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 #[derive(Debug, Clone)]
@@ -109,6 +111,35 @@ impl Campaigns for CampaignsApi {
         request: Request<Streaming<v1::UploadAudienceRequest>>,
     ) -> Answer<v1::UploadAudienceResponse> {
         Ok(Response::new(upload::receive(&self.core, request.into_inner()).await?))
+    }
+
+    async fn change_list(&self, request: Request<v1::ChangeListRequest>) -> Answer<v1::ChangeListResponse> {
+        Ok(Response::new(lists::change(&self.core, request.into_inner()).await?))
+    }
+
+    async fn list_lists(&self, request: Request<v1::ListListsRequest>) -> Answer<v1::ListListsResponse> {
+        Ok(Response::new(lists::page(&self.core, request.into_inner()).await?))
+    }
+
+    async fn get_list(&self, request: Request<v1::GetListRequest>) -> Answer<v1::GetListResponse> {
+        Ok(Response::new(lists::get(&self.core, request.into_inner()).await?))
+    }
+
+    async fn delete_list(&self, request: Request<v1::DeleteListRequest>) -> Answer<v1::DeleteListResponse> {
+        Ok(Response::new(lists::delete(&self.core, request.into_inner()).await?))
+    }
+
+    type ExportListStream = Stream1<v1::ExportListResponse>;
+
+    async fn export_list(&self, request: Request<v1::ExportListRequest>) -> Answer<Self::ExportListStream> {
+        let (core, request) = (Arc::clone(&self.core), request.into_inner());
+        let (sender, receiver) = mpsc::channel(STREAM_AHEAD_MAX);
+        tokio::spawn(async move {
+            if let Err(error) = lists::export(&core, request, &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
     }
 }
 

@@ -72,6 +72,7 @@ impl MessagesApi {
             message: frame.message,
             audience,
             local: None,
+            list: None,
         };
         Ok(wish.freeze()?)
     }

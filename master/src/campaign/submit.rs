@@ -6,7 +6,7 @@ use crate::audience::row;
 use crate::split::Plan;
 use crate::split::plan::Local;
 use postrider_common::campaign::{Audience, Campaign, OnBadRow, OnUnknown, Source};
-use postrider_common::ids::{IdempotencyKey, RunId, to_hex};
+use postrider_common::ids::{IdempotencyKey, ListName, RunId, to_hex};
 use postrider_common::lane::Lane;
 use postrider_common::windows::{RecipientClock, Windows};
 use postrider_common::{Address, MessageSpec};
@@ -64,6 +64,8 @@ pub struct Wish<'a> {
     pub message: MessageSpec,
     pub audience: Audience,
     pub local: Option<Local>,
+    /// The saved list that the audience is from, and its version.
+    pub list: Option<(ListName, u64)>,
 }
 
 impl Wish<'_> {
@@ -75,6 +77,7 @@ impl Wish<'_> {
             local: self.local,
             windows: self.message.windows.clone(),
             campaign_version: self.campaign_version,
+            list: self.list,
         };
         Ok(NewRun {
             id: self.id,

@@ -219,6 +219,13 @@ pub fn audience(audience: &Audience) -> Result<(), Invalid> {
 fn source(audience: &Audience) -> Result<(), Invalid> {
     match &audience.source {
         Source::Stored { .. } => {}
+        Source::List { .. } => {
+            if audience.text != Default::default() {
+                let why =
+                    "a list has neither encoding nor delimiter: leave audience.encoding and audience.delimiter out";
+                return Err(Invalid::field("audience.list", why));
+            }
+        }
         Source::Inline { rows } => {
             for (index, row) in rows.iter().enumerate() {
                 within(&format!("audience.inline[{index}]"), row, "row_bytes_max", 4 * FIELD_BYTES_MAX)?;
@@ -281,6 +288,16 @@ pub fn message(message: &MessageSpec) -> Result<(), Invalid> {
     }
     correlation_id(&message.correlation_id)?;
     message.data_url.as_ref().map_or(Ok(()), calls::data_url)?;
+    message.data_sql.as_ref().map_or(Ok(()), calls::data_sql)?;
+    if message.data_sql.is_some() && cfg!(not(feature = "sql")) {
+        // Nor can the workers, most likely.
+        let why = "this build cannot read databases: use one with the feature sql (cargo build --features sql), for masters \
+                   and workers";
+        return Err(Invalid::field("data_sql", why));
+    }
+    if message.data_url.is_some() && message.data_sql.is_some() {
+        return Err(Invalid::field("data_sql", "data_url is there as well: keep one of them"));
+    }
     Template::compile(message).map(|_| ()).map_err(|error| {
         let place = match (error.line, error.column) {
             (0, _) => String::new(),

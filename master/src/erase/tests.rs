@@ -92,6 +92,7 @@ impl World {
                 local: None,
                 windows: Default::default(),
                 campaign_version: 1,
+                list: None,
             }
             .encode()
             .expect("encodes"),

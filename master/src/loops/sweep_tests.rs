@@ -171,6 +171,7 @@ fn run_of(name: &str, sha256: &str) -> NewRun {
         local: None,
         windows: Default::default(),
         campaign_version: 1,
+        list: None,
     };
     NewRun { audience: plan.encode().expect("encodes"), ..new_run(name) }
 }

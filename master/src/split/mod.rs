@@ -10,6 +10,7 @@ pub mod work;
 
 pub use plan::Plan;
 pub use splitter::Splitter;
+pub(crate) use splitter::{AlreadyHashed, bad_row, hash};
 
 #[cfg(test)]
 mod waves_tests;

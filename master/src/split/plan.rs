@@ -1,6 +1,7 @@
 //! What a run freezes of its audience, as the store keeps it.
 
 use postrider_common::campaign::{Audience, OnBadRow};
+use postrider_common::ids::ListName;
 use postrider_common::local_time::SendAtLocal;
 use postrider_common::windows::Windows;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ pub struct Plan {
     /// Of the campaign; 0: not known, or there is none.
     #[serde(default)]
     pub campaign_version: u64,
+    /// The saved list that the audience is from, and its version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<(ListName, u64)>,
 }
 
 /// To each recipient by the recipient's own clock.

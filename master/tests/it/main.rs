@@ -11,6 +11,7 @@ mod firings;
 mod harness;
 mod history;
 mod lifecycle;
+mod lists;
 mod retention;
 #[cfg(feature = "encryption")]
 mod sealed;
