@@ -121,8 +121,15 @@ pub fn step_report(held: &Held, step: u32) -> LeaseReport {
 
 pub async fn checkpoint(store: &dyn Store, reports: Vec<LeaseReport>) -> Vec<LeaseAnswer> {
     let limits = Limits::default();
-    let checkpoint =
-        Checkpoint { worker: worker(1), reports, ttl_ms: LEASE_MS, window: WINDOW, retry_fraction: 0, limits };
+    let checkpoint = Checkpoint {
+        worker: worker(1),
+        reports,
+        ttl_ms: LEASE_MS,
+        window: WINDOW,
+        retry_fraction: 0,
+        limits,
+        grants: None,
+    };
     store.checkpoint(checkpoint).await.expect("a checkpoint")
 }
 

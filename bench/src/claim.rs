@@ -180,6 +180,7 @@ async fn exhaust(store: &dyn Store, number: usize, limits: &Limits) {
             window: 1,
             retry_fraction: 0,
             limits: limits.clone(),
+            grants: None,
         };
         let answers = store.checkpoint(checkpoint).await.expect("a checkpoint");
         assert!(answers.len() == 1 && answers[0].granted == [0], "{answers:?}");

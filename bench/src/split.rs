@@ -155,6 +155,7 @@ async fn take(store: &dyn Store, ended: &AtomicBool) {
             window: COUNT,
             retry_fraction: 0,
             limits: limits.clone(),
+            grants: None,
         };
         store.checkpoint(ask).await.expect("a checkpoint");
         let reports = leases.iter().map(|(held, count)| report(held, 2, 0..*count, 0..0)).collect();

@@ -1,7 +1,7 @@
 //! The command line, as clap knows it.
 
 use crate::commands::{
-    campaign, config, dead, dev, dkim, erase, lane, man, master, run, schedule, send, suppress, template, worker,
+    campaign, config, dead, dev, dkim, erase, lane, list, man, master, run, schedule, send, suppress, template, worker,
     workers,
 };
 use crate::output::Output;
@@ -65,6 +65,9 @@ pub enum Command {
     /// Define campaigns and start runs
     #[command(subcommand)]
     Campaign(campaign::CampaignCommand),
+    /// Keep lists of recipients that campaigns share
+    #[command(subcommand)]
+    List(list::ListCommand),
     /// Look at runs and steer them
     #[command(subcommand)]
     Run(run::RunCommand),

@@ -19,3 +19,4 @@ pub mod shapes;
 pub mod sink;
 pub mod toml_text;
 pub mod upload;
+mod windows;

@@ -22,6 +22,15 @@ pub fn report(run: &Run, now_ms: i64) -> String {
         row("error", format!("{}: {}", clean(&error.code), clean(&error.message)));
         row("mend", clean(&error.mend));
     }
+    if let Some(until) = &run.held_until {
+        row("held", format!("until {until}: its send windows, or those of its lane, are closed"));
+    }
+    if let Some(at) = &run.next_wave_at {
+        row("next wave", at.clone());
+    }
+    if let (Some(list), Some(version)) = (&run.list, run.list_version) {
+        row("list", format!("{} version {version}", clean(list)));
+    }
     row("recipients", recipients(run));
     row("bad rows", format!("{} invalid, {} repeated", count(run.bad_rows), count(run.repeated_rows)));
     row("batches", batches(run));

@@ -1,8 +1,10 @@
 //! What JSON readers get. The field names and their order are pinned; readers ignore unknown fields.
 
+mod list;
 mod local_time;
 mod schedule;
 
+pub use list::{ListChanged, SavedList};
 pub use local_time::SendAtLocal;
 pub use schedule::Schedule;
 
@@ -10,6 +12,7 @@ use crate::failure::{Failure, Result};
 use chrono::{DateTime, SecondsFormat, Utc};
 use postrider_common::run::RunState;
 use postrider_common::state::RecipientState;
+use postrider_common::windows::{Window, Windows};
 use postrider_proto::v1;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -54,6 +57,13 @@ pub struct Run {
     pub generation: u64,
     /// Of the campaign, as it was when the run began; null for a single message without one.
     pub campaign_version: Option<u64>,
+    /// Nothing is begun before: its send windows, or those of its lane, are closed.
+    pub held_until: Option<String>,
+    /// When the next recipients are due, of a run in waves.
+    pub next_wave_at: Option<String>,
+    /// The saved list that its recipients are from, and the version that it froze.
+    pub list: Option<String>,
+    pub list_version: Option<u64>,
     #[serde(skip)]
     pub kind: RunState,
     /// Started to finished, or to now, is for the reader to count.
@@ -125,6 +135,8 @@ impl Run {
                 settled: batches.settled,
             },
             nominal_at: instant(wire.nominal_at_ms),
+            held_until: instant(wire.held_until_ms),
+            next_wave_at: instant(wire.next_wave_at_ms),
             started_at: instant(wire.started_at_ms),
             finished_at: instant(wire.finished_at_ms),
             lane: wire.lane,
@@ -136,6 +148,8 @@ impl Run {
             leases_taken_over: wire.leases_taken_over,
             generation: wire.generation,
             campaign_version: Some(wire.campaign_version).filter(|version| *version > 0),
+            list: Some(wire.list).filter(|list| !list.is_empty()),
+            list_version: Some(wire.list_version).filter(|version| *version > 0),
             kind,
             started_at_ms: wire.started_at_ms,
             finished_at_ms: wire.finished_at_ms,
@@ -256,6 +270,11 @@ pub struct Campaign {
     pub notify_url: String,
     /// Where merge fields are fetched.
     pub data_url: Option<String>,
+    /// When sending may begin, and when not, as a person reads it.
+    pub send_window: Vec<String>,
+    pub quiet_hours: Vec<String>,
+    /// Where workers find the URL of the database that they ask for fields.
+    pub data_sql: Option<String>,
     pub html_bytes: usize,
     pub text_bytes: usize,
 }
@@ -286,6 +305,8 @@ pub enum Elsewhere {
     File(String),
     /// The URL of the first page.
     Http(String),
+    /// A saved list.
+    List(String),
 }
 
 impl Campaign {
@@ -304,6 +325,7 @@ impl Campaign {
         let some = |text: String| Some(text).filter(|text| !text.is_empty());
         let message = wire.message.unwrap_or_default();
         let schedule = wire.schedule.map(|schedule| Schedule::from_wire(schedule, record.schedule, record.paused));
+        let windows: Windows = message.windows.map(Into::into).unwrap_or_default();
         Ok(Self {
             campaign: wire.name,
             version: record.version,
@@ -321,7 +343,8 @@ impl Campaign {
                     .sql
                     .map(|sql| Elsewhere::Sql { url: sql.url, query: sql.query, timeout_ms: sql.timeout_ms })
                     .or(a.file.map(|file| Elsewhere::File(file.path)))
-                    .or(a.http.map(|http| Elsewhere::Http(http.url))),
+                    .or(a.http.map(|http| Elsewhere::Http(http.url)))
+                    .or(a.list.map(|list| Elsewhere::List(list.name))),
                 address: a.address_field,
                 key: some(a.key_field),
                 encoding: some(a.encoding),
@@ -334,6 +357,9 @@ impl Campaign {
             tags: message.tags,
             notify_url: wire.notify_url,
             data_url: message.data_url.map(|data| data.url),
+            send_window: windows.send.iter().map(Window::to_string).collect(),
+            quiet_hours: windows.quiet.iter().map(Window::to_string).collect(),
+            data_sql: message.data_sql.map(|data| data.url),
             html_bytes: message.html.len(),
             text_bytes: message.text.len(),
         })

@@ -125,7 +125,7 @@ fn wrong_usage_ends_with_2() {
         (&["--config", "ca.toml", "master"], "tls_ca: cannot read none.pem"),
         (&["master", "--store", "mysql://x"], "store.url"),
         (&["worker"], "there is no relay to send to"),
-        (&["worker", "--relay", "smtps://h"], "smtps:// is refused"),
+        (&["worker", "--relay", "smtp://me:hunter2@h"], "a user or a password in the URL is refused"),
         (&["worker", "--relay", "smtp://h", "--slots", "0"], "worker.slots"),
         (&["--master", "https://h", "run", "list"], "https:// is refused"),
         (&["sink", "--listen", "0.0.0.0:0"], "--insecure"),

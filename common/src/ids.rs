@@ -102,6 +102,10 @@ text_id!(
     CampaignName, "campaign name", |text| slug(text, 64)
 );
 text_id!(
+    /// A saved list's name: a slug of 1 to 64 characters.
+    ListName, "list name", |text| slug(text, 64)
+);
+text_id!(
     /// A lane's name: a slug of 1 to 32 characters.
     LaneName, "lane name", |text| slug(text, 32)
 );

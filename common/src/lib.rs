@@ -26,6 +26,7 @@ pub mod site;
 pub mod source;
 pub mod state;
 pub mod suppression;
+pub mod windows;
 pub mod wire;
 
 pub use address::Address;

@@ -44,6 +44,8 @@ pub const TEMPLATE_BYTES_MAX: usize = 1024 * 1024;
 pub const APPLY_KEYS_KEPT_MAX: usize = 32;
 /// Versions of a campaign that can be looked at.
 pub const CAMPAIGN_VERSIONS_KEPT_MAX: u64 = 20;
+/// Versions of a saved list that can be looked at and exported.
+pub const LIST_VERSIONS_KEPT_MAX: usize = 20;
 /// Missed runs of a schedule that are caught up with when it does not say how many, and at most.
 pub const CATCH_UP_RUNS: u32 = 100;
 pub const CATCH_UP_RUNS_MAX: u32 = 1_000;

@@ -18,6 +18,13 @@ pub struct TimeOfDay {
 pub struct InvalidTimeOfDay(String);
 
 impl TimeOfDay {
+    pub const MIDNIGHT: Self = Self { seconds: 0 };
+
+    /// Since midnight, 0 to 86,399.
+    pub fn seconds(self) -> u32 {
+        self.seconds
+    }
+
     pub fn hour(self) -> u32 {
         self.seconds / 3600
     }

@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::ids::{DefinitionHash, RunId, to_hex};
+use crate::windows::Windows;
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,6 +35,25 @@ pub struct MessageSpec {
     /// Where merge fields are fetched; `None`: all are in the payload.
     #[serde(default)]
     pub data_url: Option<DataUrl>,
+    /// When sending may begin.
+    #[serde(default)]
+    pub windows: Windows,
+    /// Or this instead.
+    #[serde(default)]
+    pub data_sql: Option<DataSql>,
+}
+
+/// The query that gives the merge fields of each batch.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DataSql {
+    /// `env:NAME` of the worker's host: the URL may have a password in it.
+    pub url: String,
+    pub query: String,
+    /// Column of the rows that holds the key.
+    pub key: String,
+    /// Of one try.
+    pub timeout_ms: u64,
+    pub on_missing: OnMissingData,
 }
 
 /// Where the merge fields of each batch are fetched.

@@ -1,6 +1,7 @@
 //! Where recipients come from.
 
 use crate::campaign::AudienceFormat;
+use crate::ids::ListName;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,13 +20,17 @@ pub enum Source {
     Http(HttpSource),
     /// A file that the masters can read, relative to their `master.files_root`.
     File { path: String, format: AudienceFormat },
+    /// A saved list: what its newest version is when a run begins. With it an empty address field means the list's own,
+    /// and no key field that of the list.
+    List { name: ListName },
 }
 
 impl Source {
     /// It cannot be read twice the same: it is read once, into the storage, and a run reads what is there.
     pub fn is_fetched(&self) -> bool {
         match self {
-            Self::Stored { .. } | Self::Inline { .. } => false,
+            // Of a list a run has what is stored of a version.
+            Self::Stored { .. } | Self::Inline { .. } | Self::List { .. } => false,
             Self::Sql(_) | Self::Http(_) | Self::File { .. } => true,
         }
     }

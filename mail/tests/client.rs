@@ -4,7 +4,7 @@
 
 use postrider_common::OutcomeKind::{Accepted, Deferred, NotWritten, Rejected, Unknown};
 use postrider_mail::Verdict;
-use postrider_mail::smtp::client::{Event, Lost, Outgoing, Phase, SendError, Session};
+use postrider_mail::smtp::client::{Event, Login, Lost, Method, Outgoing, Phase, SendError, Session};
 use std::time::Duration;
 
 const MESSAGE: &str = "Subject: x\r\n\r\n.dot\r\n";
@@ -35,7 +35,7 @@ fn events(session: &mut Session) -> Vec<Event> {
 fn verdict(session: &mut Session) -> Verdict {
     let mut verdicts = events(session).into_iter().filter_map(|event| match event {
         Event::Done(verdict) => Some(verdict),
-        Event::Ready | Event::Closed { .. } => None,
+        Event::StartTls | Event::Ready | Event::Closed { .. } => None,
     });
     let verdict = verdicts.next().expect("a verdict");
     assert_eq!(verdicts.next(), None, "two verdicts");
@@ -331,4 +331,116 @@ fn two_replies_to_one_command_are_not_an_acceptance() {
     let mut session = at_step(step);
     session.receive(b"250 accepted already\r\n");
     assert_eq!(verdict(&mut session).kind, Deferred, "the dot was not handed out");
+}
+
+const SECURE: &str = "250-mx\r\n250-AUTH LOGIN PLAIN XOAUTH2\r\n250 PIPELINING\r\n";
+
+fn login(method: Option<Method>) -> Login {
+    Login { user: "ada".into(), secret: "hunter2".into(), method }
+}
+
+/// Through STARTTLS, up to the second EHLO.
+fn secured(login: Option<Login>) -> Session {
+    let session = Session::new("client.example").with_starttls();
+    let mut session = login.into_iter().fold(session, Session::with_login);
+    session.receive(b"220 mx\r\n");
+    assert_eq!(written(&mut session), "EHLO client.example\r\n");
+    session.receive(b"250-mx\r\n250-AUTH PLAIN\r\n250 starttls\r\n");
+    assert_eq!((written(&mut session).as_str(), session.phase()), ("STARTTLS\r\n", Phase::StartTls));
+    session.receive(b"220 go on\r\n");
+    assert_eq!((events(&mut session), session.phase()), (vec![Event::StartTls], Phase::StartTls));
+    assert_eq!(written(&mut session), "", "nothing is said before the handshake");
+    session.secured();
+    assert_eq!(written(&mut session), "EHLO client.example\r\n", "what was said before is forgotten");
+    session
+}
+
+#[test]
+fn starttls_comes_before_everything() {
+    let mut session = secured(None);
+    session.receive(b"250 mx\r\n");
+    assert_eq!(events(&mut session), [Event::Ready]);
+    // A second call does nothing, nor one without STARTTLS.
+    session.secured();
+    assert_eq!(written(&mut session), "");
+    for ehlo in ["250 mx\r\n", "250-mx\r\n250 AUTH PLAIN\r\n"] {
+        let mut session = Session::new("client.example").with_starttls().with_login(login(None));
+        session.receive(b"220 mx\r\n");
+        assert_eq!(written(&mut session), "EHLO client.example\r\n");
+        session.receive(ehlo.as_bytes());
+        assert!(matches!(&events(&mut session)[..], [Event::Closed { code, .. }] if code == "starttls"), "{ehlo}");
+        assert_eq!(written(&mut session), "");
+    }
+}
+
+#[test]
+fn what_comes_between_starttls_and_tls_is_no_part_of_it() {
+    for (said, code) in [
+        ("220 go on\r\n250 injected\r\n", "protocol"),
+        ("220 go on\r\n2", "protocol"),
+        ("454 4.7.0 not now\r\n", "454 4.7.0"),
+        ("501 no\r\n", "501"),
+        ("250 what\r\n", "250"),
+    ] {
+        let mut session = Session::new("client.example").with_starttls();
+        session.receive(b"220 mx\r\n");
+        written(&mut session);
+        session.receive(b"250-mx\r\n250 STARTTLS\r\n");
+        written(&mut session);
+        session.receive(said.as_bytes());
+        assert!(matches!(&events(&mut session)[..], [Event::Closed { code: found, .. }] if found == code), "{said}");
+    }
+}
+
+#[test]
+fn a_login_is_by_the_method_that_is_wanted_or_offered() {
+    let plain = "AUTH PLAIN AGFkYQBodW50ZXIy\r\n";
+    let bearer = "AUTH XOAUTH2 dXNlcj1hZGEBYXV0aD1CZWFyZXIgaHVudGVyMgEB\r\n";
+    for (method, offered, first) in [
+        (None, SECURE, plain),
+        (None, "250-mx\r\n250 AUTH LOGIN\r\n", "AUTH LOGIN\r\n"),
+        (Some(Method::Login), SECURE, "AUTH LOGIN\r\n"),
+        (Some(Method::XOAuth2), SECURE, bearer),
+    ] {
+        let mut session = secured(Some(login(method)));
+        session.receive(offered.as_bytes());
+        assert_eq!((written(&mut session).as_str(), session.phase()), (first, Phase::Auth));
+        if first == "AUTH LOGIN\r\n" {
+            session.receive(b"334 VXNlcm5hbWU6\r\n");
+            assert_eq!(written(&mut session), "YWRh\r\n");
+            session.receive(b"334 UGFzc3dvcmQ6\r\n");
+            assert_eq!(written(&mut session), "aHVudGVyMg==\r\n");
+        }
+        assert_eq!(events(&mut session), [], "not before the login");
+        session.receive(b"235 2.7.0 welcome\r\n");
+        assert_eq!(events(&mut session), [Event::Ready]);
+    }
+}
+
+#[test]
+fn a_login_that_fails_ends_the_session() {
+    for (method, offered, said, code) in [
+        (None, SECURE, "535 5.7.8 no\r\n", "535 5.7.8"),
+        (None, SECURE, "334 more\r\n", "334"),
+        (None, SECURE, "250 what\r\n", "250"),
+        (Some(Method::XOAuth2), "250-mx\r\n250 AUTH PLAIN\r\n", "", "auth"),
+        (None, "250 mx\r\n", "", "auth"),
+        (None, "250-mx\r\n250 AUTH CRAM-MD5\r\n", "", "auth"),
+    ] {
+        let mut session = secured(Some(login(method)));
+        session.receive(offered.as_bytes());
+        written(&mut session);
+        session.receive(said.as_bytes());
+        let ended = events(&mut session);
+        assert!(matches!(&ended[..], [Event::Closed { code: found, .. }] if found == code), "{said}: {ended:?}");
+        assert!(!format!("{session:?} {ended:?}").contains("hunter2"), "no secret is shown");
+    }
+    // The reason of a refused token comes as a request for more.
+    let mut session = secured(Some(login(Some(Method::XOAuth2))));
+    session.receive(SECURE.as_bytes());
+    written(&mut session);
+    session.receive(b"334 eyJzdGF0dXMiOiI0MDAifQ==\r\n");
+    assert_eq!(written(&mut session), "\r\n");
+    session.receive(b"535 5.7.8 no\r\n");
+    assert!(matches!(&events(&mut session)[..], [Event::Closed { code, .. }] if code == "535 5.7.8"));
 }

@@ -82,6 +82,7 @@ fn converse(messages: &[Outgoing], cuts: &[usize], pipelining: bool) -> (Vec<Out
                 None => client.quit(),
             },
             Some(Event::Done(verdict)) => outcomes.push(verdict.kind),
+            Some(Event::StartTls) => panic!("nobody asked for it"),
             Some(Event::Closed { code, .. }) => {
                 assert_eq!(code, "221 2.0.0");
                 assert!(!server.commands_refused, "the client sent a wrong command");
@@ -188,7 +189,7 @@ proptest! {
                         verdicts.push(verdict);
                     }
                     Event::Closed { .. } => closed += 1,
-                    Event::Ready => {}
+                    Event::Ready | Event::StartTls => {}
                 }
             }
         }
@@ -197,7 +198,7 @@ proptest! {
             match event {
                 Event::Done(verdict) => verdicts.push(verdict),
                 Event::Closed { .. } => closed += 1,
-                Event::Ready => {}
+                Event::Ready | Event::StartTls => {}
             }
         }
         prop_assert_eq!(verdicts.len(), 1);

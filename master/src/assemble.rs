@@ -2,20 +2,21 @@
 
 use crate::api::admin::AdminApi;
 use crate::api::dispatch::DispatchApi;
+use crate::api::lists::CHANGES_AT_ONCE_MAX;
 use crate::config::{MasterConfig, Retention, StartError};
 use crate::core::Core;
-use crate::lease::{Definitions, Turnstile};
+use crate::lease::{Definitions, Gates, Turnstile};
 use crate::lineage::Lineage;
 use crate::loops::census::Draining;
 use crate::loops::{cancel, census, compare, fire, history, reclaim, reconcile, retention, split};
 use crate::metered::Metered;
 use crate::metrics::Metrics;
-use crate::schedule::Zones;
+use crate::schedule::{self, Zones};
 use crate::storage::Storage;
 use postrider_common::Clock;
 use postrider_store::Store;
 use std::sync::Arc;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,8 @@ pub fn assemble(
     zones: Zones,
 ) -> Result<Master, StartError> {
     config.check()?;
+    let lane_hours = schedule::lane_hours(&config.lanes, &zones)
+        .map_err(|error| StartError::Setting { field: "lane", why: error.to_string() })?;
     let metrics = Metrics::default();
     metrics.schedules.calculate_with(&zones);
     let core = Arc::new(Core {
@@ -48,6 +51,7 @@ pub fn assemble(
         clock,
         lease: config.lease,
         lanes: config.lanes.clone(),
+        lane_hours,
         sites: Arc::new(config.sites.clone()),
         zones,
         limits: config.limits.clone(),
@@ -57,9 +61,11 @@ pub fn assemble(
         metrics,
         stopping: CancellationToken::new(),
         turnstile: Turnstile::default(),
+        gates: Gates::default(),
         lineage: Lineage::default(),
         split_due: Notify::new(),
         suppression_key: OnceCell::new(),
+        list_changes: Semaphore::new(CHANGES_AT_ONCE_MAX),
     });
     let draining = Draining::default();
     let definitions = Arc::new(Definitions::default());

@@ -1,12 +1,14 @@
 //! What every part of a master shares: settings, seams and the signal to stop.
 
+#[cfg(test)]
+use crate::api::lists::CHANGES_AT_ONCE_MAX;
 use crate::config::LeaseSettings;
 use crate::erase::KEY_BYTES;
 use crate::fetch;
-use crate::lease::Turnstile;
+use crate::lease::{Gates, Turnstile};
 use crate::lineage::Lineage;
 use crate::metrics::Metrics;
-use crate::schedule::Zones;
+use crate::schedule::{LaneHours, Zones};
 use crate::storage::Storage;
 use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
@@ -14,9 +16,10 @@ use postrider_common::pace::Limits;
 use postrider_common::site::SiteTable;
 use postrider_common::{Clock, RequestId};
 use postrider_store::Store;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Notify, OnceCell};
+use tokio::sync::{Notify, OnceCell, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 /// Cheap to share; nothing in it changes but the signals and the counters.
@@ -27,6 +30,8 @@ pub struct Core {
     pub clock: Arc<dyn Clock>,
     pub lease: LeaseSettings,
     pub lanes: Vec<Lane>,
+    /// Of those that have any.
+    pub lane_hours: BTreeMap<LaneName, LaneHours>,
     pub sites: Arc<SiteTable>,
     pub limits: Limits,
     /// Of schedules.
@@ -41,12 +46,16 @@ pub struct Core {
     pub stopping: CancellationToken,
     /// Held Lease calls pass it one by one after a hint.
     pub turnstile: Turnstile,
+    /// Which hours the batches have that are leased.
+    pub gates: Gates,
     /// Whether the store is what it was.
     pub lineage: Lineage,
     /// A run was created or resumed here: its split is due.
     pub split_due: Notify,
     /// Of the hashes of those who are not sent to, once it was needed.
     pub suppression_key: OnceCell<[u8; KEY_BYTES]>,
+    /// Changes of lists take one each.
+    pub list_changes: Semaphore,
 }
 
 impl Core {
@@ -103,6 +112,7 @@ impl Core {
             clock,
             lease: LeaseSettings::for_tests(),
             lanes: postrider_common::lane::defaults(),
+            lane_hours: BTreeMap::new(),
             sites: Arc::new(SiteTable::default()),
             limits: Limits::default(),
             zones,
@@ -112,9 +122,11 @@ impl Core {
             metrics: Metrics::default(),
             stopping: CancellationToken::new(),
             turnstile: Turnstile::default(),
+            gates: Gates::default(),
             lineage: Lineage::default(),
             split_due: Notify::new(),
             suppression_key: OnceCell::new(),
+            list_changes: Semaphore::new(CHANGES_AT_ONCE_MAX),
         }
     }
 }

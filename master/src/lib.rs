@@ -4,7 +4,8 @@
 //! storage, so any of them may die at any time. In reading order: what is submitted comes in through
 //! `api` and is checked in `campaign`; `audience` reads rows, `split` makes batches of them; `lease` hands
 //! those to workers; `history` is what settled batches leave behind; `lineage` notices a store that went back in time;
-//! `suppress` knows who is not sent to; `erase` takes one address out of everything; `seal` is between them and what is stored; `loops` are the duties that run by themselves.
+//! `suppress` knows who is not sent to; `list` keeps recipients that campaigns share; `erase` takes one address out of everything;
+//! `seal` is between them and what is stored; `loops` are the duties that run by themselves.
 
 pub mod api;
 mod assemble;
@@ -18,6 +19,7 @@ pub mod history;
 mod http;
 pub mod lease;
 mod lineage;
+pub mod list;
 pub mod loops;
 mod metered;
 mod metrics;

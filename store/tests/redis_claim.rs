@@ -104,8 +104,15 @@ impl Queue {
             let (batch, fence) = (held.batch, held.fence);
             let report = LeaseReport { batch, fence, sequence: 1, outcomes: Vec::new(), intents: vec![0], progress: 0 };
             let (reports, limits) = (vec![report], limits.clone());
-            let checkpoint =
-                Checkpoint { worker: worker(0), reports, ttl_ms: HOUR_MS, window: 1, retry_fraction: 0, limits };
+            let checkpoint = Checkpoint {
+                worker: worker(0),
+                reports,
+                ttl_ms: HOUR_MS,
+                window: 1,
+                retry_fraction: 0,
+                limits,
+                grants: None,
+            };
             assert_eq!(self.store.checkpoint(checkpoint).await.unwrap()[0].granted, [0]);
         }
     }

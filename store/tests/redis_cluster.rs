@@ -122,6 +122,7 @@ async fn work(fixture: &OnCluster, number: u8, progress: &Progress) -> BTreeSet<
                 window: 10,
                 retry_fraction: 0,
                 limits: Limits::default(),
+                grants: None,
             };
             let answers = until_answered(|| fixture.store.checkpoint(checkpoint.clone())).await;
             for index in &answers[0].granted {
@@ -278,6 +279,7 @@ async fn while_a_node_is_away_the_others_go_on() {
         window: 10,
         retry_fraction: 0,
         limits: Limits::default(),
+        grants: None,
     };
     for answer in fixture.store.checkpoint(checkpoint.clone()).await.unwrap() {
         let expected = if away.contains(&answer.batch) { LeaseStatus::Unanswered } else { LeaseStatus::Held };

@@ -280,6 +280,7 @@ async fn a_leased_batch_that_breaks_is_set_aside_by_its_next_report() {
                 window: 10,
                 retry_fraction: 0,
                 limits: Default::default(),
+                grants: None,
             };
             let answers = fixture.store.checkpoint(checkpoint).await.unwrap();
             assert_eq!(answers[0].status, LeaseStatus::Gone, "{harm}");

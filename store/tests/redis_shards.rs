@@ -209,8 +209,15 @@ async fn a_claim_goes_on_to_the_next_shard_and_a_repeat_finds_it_all_again() {
     let mut reports: Vec<LeaseReport> =
         first.leases.iter().rev().map(|lease| Held::of(lease).report(Vec::new(), vec![0])).collect();
     let (window, limits) = (10, Limits::default());
-    let checkpoint =
-        Checkpoint { worker: worker(1), reports: reports.clone(), ttl_ms: 1000, window, retry_fraction: 0, limits };
+    let checkpoint = Checkpoint {
+        worker: worker(1),
+        reports: reports.clone(),
+        ttl_ms: 1000,
+        window,
+        retry_fraction: 0,
+        limits,
+        grants: None,
+    };
     let answers = fixture.store.checkpoint(checkpoint).await.unwrap();
     let answered: Vec<_> = answers.iter().map(|answer| (&answer.batch, answer.status, &answer.granted[..])).collect();
     let wanted: Vec<_> = reports.iter().map(|report| (&report.batch, LeaseStatus::Held, &[0][..])).collect();

@@ -87,6 +87,12 @@ fn a_verifier_of_others_agrees_and_keys_change_while_it_runs() {
         openssl(fleet.folder(), arguments);
         assert!(fleet.folder().join(file).is_file(), "{file}");
     }
+    let client = fleet.client();
+    openssl(fleet.folder(), &["genrsa", "-out", "short.pem", "1024"]);
+    std::fs::write(fleet.folder().join("short.toml"), sections(&[("acme.example", "s", "short.pem")]))
+        .expect("written");
+    let short = client.call(&["--config", "short.toml", "dkim", "records"]);
+    assert!(short.code == 2 && short.stderr.contains("must have from 2048 to 4096 bits"), "{short:?}");
     fleet.start_master(0);
     fleet.add_worker(0);
     let client = fleet.client();

@@ -60,7 +60,7 @@ fn local(second: u64) -> Local {
         passed: Passed::AtOnce,
         ..SendAtLocal::new(at.parse().expect("a time of the day"))
     };
-    Local { rule, zone: "UTC".to_owned() }
+    Local { rule, zone: "UTC".to_owned(), windows_only: false, windows: None }
 }
 
 fn utc(second: i64) -> String {
@@ -132,6 +132,7 @@ impl World {
             fingerprint: fingerprint(&[name.as_bytes()]),
             campaign: "",
             campaign_version: 0,
+            list: None,
             lane: found,
             on_unknown,
             on_bad_row: OnBadRow::Skip,

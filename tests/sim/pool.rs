@@ -165,6 +165,8 @@ impl World {
         let Some(conn) = self.conns.get_mut(&id) else { return };
         let worker = conn.worker;
         match event {
+            // Nobody asks for it here.
+            SmtpEvent::StartTls => {}
             SmtpEvent::Ready => {
                 let was_usable = std::mem::replace(&mut conn.is_usable, true);
                 if conn.tx.is_none() {

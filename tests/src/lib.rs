@@ -26,6 +26,7 @@ pub mod process;
 pub mod redis_cluster;
 pub mod redis_dump;
 pub mod redis_server;
+pub mod secure_relay;
 pub mod sentinels;
 pub mod settings;
 pub mod split_kills;

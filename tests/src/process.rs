@@ -93,6 +93,10 @@ impl Process {
         }
     }
 
+    pub fn stdout(&self) -> String {
+        read(&self.stdout)
+    }
+
     pub fn stderr(&self) -> String {
         read(&self.stderr)
     }

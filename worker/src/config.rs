@@ -1,9 +1,11 @@
 //! What a worker is started with, checked once.
 
 use crate::engine::RelayPlan;
+use crate::secret::SecretSource;
 use crate::signing::Signing;
 use postrider_common::ids::{InvalidId, LaneName, WorkerId};
 use postrider_common::relay::{RELAYS_LIMITED_MAX, RelayLimit};
+use postrider_mail::smtp::client::Method;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -22,10 +24,35 @@ pub struct RelayConfig {
     pub port: u16,
     /// Empty: all.
     pub lanes: Vec<LaneName>,
+    pub security: Security,
+    /// Certificates of authorities in PEM, beside those that the system trusts.
+    pub authorities: Option<PathBuf>,
+    pub login: Option<LoginConfig>,
     /// Of this worker, 1 to `CONNECTIONS_MAX`.
     pub connections: u32,
     /// What holds over all workers.
     pub limit: RelayLimit,
+}
+
+/// How a connection to a relay is protected. Certificates are always verified.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Security {
+    #[default]
+    None,
+    /// Asked for after the greeting; a relay that does not offer it is told nothing (RFC 3207).
+    StartTls,
+    /// From the first byte on (RFC 8314).
+    Tls,
+}
+
+/// An account at a relay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoginConfig {
+    pub user: String,
+    /// Read again for each connection, so that it may change.
+    pub secret: SecretSource,
+    /// None: the best of PLAIN and LOGIN that the relay offers.
+    pub method: Option<Method>,
 }
 
 impl RelayConfig {

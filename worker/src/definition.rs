@@ -36,7 +36,7 @@ impl Definition {
         Self {
             template: Template::compile(spec).map_err(|error| error.to_string()),
             senders: [sender(false), sender(true)],
-            origin: spec.data_url.as_ref().map(Origin::new),
+            origin: Origin::of(spec),
         }
     }
 }
@@ -84,7 +84,9 @@ impl Batch {
                 recipient.fields.extend(fields.clone());
                 Ok(Cow::Owned(recipient))
             }
-            Err(why @ (Absent::Shape | Absent::Size)) => Err((OutcomeKind::Rejected, why.to_string())),
+            Err(why @ (Absent::Shape | Absent::Size | Absent::Several)) => {
+                Err((OutcomeKind::Rejected, why.to_string()))
+            }
             Err(why @ Absent::Missing) => match origin.on_missing {
                 OnMissingData::Reject => Err((OutcomeKind::Rejected, why.to_string())),
                 OnMissingData::Defer => Err((OutcomeKind::Deferred, why.to_string())),

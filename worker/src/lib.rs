@@ -14,10 +14,13 @@ pub mod journal;
 mod metrics;
 mod run;
 mod sabotage;
+mod secret;
 mod send;
 mod signing;
 pub mod trust;
 
-pub use config::{RelayConfig, WorkerConfig, WorkerError};
+pub use config::{LoginConfig, RelayConfig, Security, WorkerConfig, WorkerError};
 pub use run::{run, run_with};
+pub use secret::SecretSource;
+pub use send::try_relay;
 pub use signing::Signing;

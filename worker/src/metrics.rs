@@ -49,9 +49,9 @@ impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::with_prefix("postrider_worker");
         let calls = Family::default();
-        registry.register("data_calls", "Calls of data_url by how they ended", calls.clone());
+        registry.register("data_calls", "Calls of data_url and data_sql by how they ended", calls.clone());
         let latency = Family::new_with_constructor((|| Histogram::new(BUCKETS)) as fn() -> Histogram);
-        registry.register("data_call_seconds", "How long calls of data_url took", latency.clone());
+        registry.register("data_call_seconds", "How long calls of data_url and data_sql took", latency.clone());
         let open = Family::default();
         registry.register("data_breaker_open", "1 while an endpoint is only probed", open.clone());
         Self(Arc::new(Series { registry, endpoints: Mutex::default(), calls, latency, open }))

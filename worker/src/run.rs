@@ -8,7 +8,7 @@ use crate::fields::{self, Fetcher};
 use crate::journal::{self, Journal};
 use crate::metrics::Metrics;
 use crate::sabotage::{Sabotage, Started};
-use crate::send::{Hold, Pool, PoolConfig, Share, Told};
+use crate::send::{Hold, Pool, PoolConfig, Told};
 use postrider_common::clock::Clock;
 use postrider_common::ids::{DefinitionHash, LaneName, WorkerId};
 use postrider_common::lease::FactStatus;
@@ -89,21 +89,11 @@ pub async fn run_with(
     let (inbox, events) = mpsc::channel(INBOX_MAX);
     let (told, words) = mpsc::channel(INBOX_MAX + config.slots as usize);
     let sabotage = Sabotage::from_env();
-    let pools = config.relays.iter().enumerate().map(|(index, relay)| {
-        let pool = PoolConfig {
-            index,
-            name: relay.name.clone(),
-            host: relay.host.clone(),
-            port: relay.port,
-            connections: relay.connections as usize,
-            is_limited: !relay.limit.is_none(),
-            share: Share { reserved: config.reserved_for(&relay.lanes), slots: config.slots },
-            ehlo: config.ehlo.clone(),
-            source_address: config.source_address,
-            signing: config.signing.clone(),
-        };
-        Pool::start(pool, config.slots as usize, clock.clone(), told.clone())
-    });
+    let mut pools = Vec::new();
+    for (index, relay) in config.relays.iter().enumerate() {
+        let pool = PoolConfig::new(&config, index, relay)?;
+        pools.push(Pool::start(pool, config.slots as usize, clock.clone(), told.clone()));
+    }
     let plans = config.relays.iter().map(RelayConfig::plan).collect::<Result<_, _>>()?;
     let engine = Engine::new(EngineConfig {
         instance: instance.simple().to_string(),
@@ -114,7 +104,7 @@ pub async fn run_with(
         drain_timeout_ms: u64::try_from(config.drain_timeout.as_millis()).unwrap_or(u64::MAX / 4),
     });
     let shell = Shell {
-        pools: pools.collect(),
+        pools,
         engine,
         dispatch,
         clock,
@@ -303,8 +293,8 @@ impl Shell {
         let endpoint = fields::shown(endpoint);
         self.metrics.breaker(&endpoint, is_open);
         match is_open {
-            true => tracing::warn!(endpoint, "data_url keeps failing: its batches wait, and it is probed"),
-            false => tracing::info!(endpoint, "data_url answers again"),
+            true => tracing::warn!(endpoint, "merge fields cannot be fetched: batches wait, and it is probed"),
+            false => tracing::info!(endpoint, "merge fields can be fetched again"),
         }
     }
 

@@ -11,10 +11,22 @@ use postrider_master::audience::row::Roles;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-const KEYS: &[&str] =
-    &["csv", "ndjson", "sql", "file", "http", "address", "key", "on_bad_row", "encoding", "delimiter", "columns"];
+const KEYS: &[&str] = &[
+    "csv",
+    "ndjson",
+    "sql",
+    "file",
+    "http",
+    "list",
+    "address",
+    "key",
+    "on_bad_row",
+    "encoding",
+    "delimiter",
+    "columns",
+];
 /// One of them is given.
-const SOURCES: &[&str] = &["csv", "ndjson", "sql", "file", "http"];
+const SOURCES: &[&str] = &["csv", "ndjson", "sql", "file", "http", "list"];
 
 /// What `[audience]` asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +62,7 @@ pub fn read(
     match given.as_slice() {
         [] => complaints.at(
             line,
-            "[audience] names no source: write csv = \"FILE\", ndjson = \"FILE\", sql = { … }, http = \"https://…\" or file = \"PATH\"",
+            "[audience] names no source: write csv = \"FILE\", ndjson = \"FILE\", sql = { … }, http = \"https://…\", file = \"PATH\" or list = \"NAME\"",
         ),
         [_] => {}
         [first, second, ..] => complaints
@@ -66,7 +78,9 @@ pub fn read(
         (None, Some((name, line))) => Some((name, line, AudienceFormat::Ndjson)),
         (None, None) => None,
     };
-    let Some(address_field) = address.filter(|name| !name.is_empty()) else {
+    // A list has its own.
+    let own = elsewhere.as_ref().and_then(|found| matches!(found.source, Source::List { .. }).then(String::new));
+    let Some(address_field) = address.filter(|name| !name.is_empty()).or(own) else {
         complaints.at(line, "audience.address is missing: name the column that holds the address");
         return (Found::Nothing, on_bad_row);
     };

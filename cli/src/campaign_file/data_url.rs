@@ -35,27 +35,37 @@ fn of_table(table: &Table, line: usize, complaints: &mut Complaints) -> Option<D
     if fields.entry("url").is_none() {
         complaints.at(line, "data_url.url is missing: write url = \"https://HOST/PATH\"");
     }
-    let mut timeout_ms = DATA_TIMEOUT_MS;
-    if let Some((text, line)) = fields.text("timeout", complaints) {
-        match duration::parse(&text) {
-            Ok(timeout) => timeout_ms = u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
-            Err(why) => complaints.at(line, format!("data_url.timeout: {why}")),
-        }
-    }
+    let timeout_ms = timeout("data_url", &fields, complaints);
     let secret = fields.text("secret", complaints);
     if let Some((Err(why), line)) = secret.as_ref().map(|(text, line)| (text.parse::<Secret>(), line)) {
         complaints.at(*line, format!("data_url.secret: {why}"));
     }
-    let on_missing = match fields.choice("on_missing_data", &["reject", "send", "defer"], complaints).as_deref() {
-        Some("send") => OnMissingData::Send,
-        Some("defer") => OnMissingData::Defer,
-        _ => OnMissingData::Reject,
-    };
+    let on_missing = on_missing(&fields, complaints);
     let headers = fields.text_table("headers", complaints);
     let (url, line) = fields.text("url", complaints)?;
     let url = checked("data_url.url", &url, line, complaints)?;
     let secret = secret.map(|(text, _)| text).unwrap_or_default();
     Some(DataUrl { url, timeout_ms, secret, on_missing, headers })
+}
+
+/// Of one try, in milliseconds.
+pub(super) fn timeout(setting: &str, fields: &Fields<'_>, complaints: &mut Complaints) -> u64 {
+    let Some((text, line)) = fields.text("timeout", complaints) else { return DATA_TIMEOUT_MS };
+    match duration::parse(&text) {
+        Ok(timeout) => u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX),
+        Err(why) => {
+            complaints.at(line, format!("{setting}.timeout: {why}"));
+            DATA_TIMEOUT_MS
+        }
+    }
+}
+
+pub(super) fn on_missing(fields: &Fields<'_>, complaints: &mut Complaints) -> OnMissingData {
+    match fields.choice("on_missing_data", &["reject", "send", "defer"], complaints).as_deref() {
+        Some("send") => OnMissingData::Send,
+        Some("defer") => OnMissingData::Defer,
+        _ => OnMissingData::Reject,
+    }
 }
 
 fn checked(field: &str, url: &str, line: usize, complaints: &mut Complaints) -> Option<String> {

@@ -1,4 +1,4 @@
-//! Sources that a master reads: a query, and files of its own. Nothing of them is here to be checked but how they are written.
+//! Sources that a master reads: a query, pages, a saved list, and files of its own. Nothing of them is here to be checked but how they are written.
 
 use super::audience::{ENDINGS, format_of};
 use super::fields::{Complaints, Fields};
@@ -22,7 +22,10 @@ pub struct Elsewhere {
 
 /// `has_key`: `audience.key` is given.
 pub fn read(fields: &Fields<'_>, has_key: bool, complaints: &mut Complaints) -> Option<Elsewhere> {
-    sql(fields, has_key, complaints).or_else(|| http(fields, complaints)).or_else(|| file(fields, complaints))
+    sql(fields, has_key, complaints)
+        .or_else(|| http(fields, complaints))
+        .or_else(|| file(fields, complaints))
+        .or_else(|| list(fields, complaints))
 }
 
 fn sql(fields: &Fields<'_>, has_key: bool, complaints: &mut Complaints) -> Option<Elsewhere> {
@@ -100,6 +103,23 @@ fn http(fields: &Fields<'_>, complaints: &mut Complaints) -> Option<Elsewhere> {
         return None;
     }
     Some(Elsewhere { source: Source::Http(HttpSource { url, headers, timeout_ms }), key: None })
+}
+
+/// A saved list, by its name.
+fn list(fields: &Fields<'_>, complaints: &mut Complaints) -> Option<Elsewhere> {
+    let (name, line) = fields.text("list", complaints)?;
+    for unread in ["encoding", "delimiter"] {
+        if let Some(entry) = fields.entry(unread) {
+            complaints.at(entry.line, format!("audience.{unread} says nothing of a list: leave it out"));
+        }
+    }
+    match name.parse() {
+        Ok(name) => Some(Elsewhere { source: Source::List { name }, key: None }),
+        Err(why) => {
+            complaints.at(line, format!("audience.list: {why}"));
+            None
+        }
+    }
 }
 
 fn file(fields: &Fields<'_>, complaints: &mut Complaints) -> Option<Elsewhere> {

@@ -4,12 +4,14 @@
 //! once with file and line. Does not talk to anybody.
 
 mod audience;
+mod data_sql;
 mod data_url;
 mod elsewhere;
 mod fields;
 mod local_time;
 mod message;
 mod schedule;
+mod windows;
 
 pub use audience::AudienceFile;
 
@@ -33,9 +35,13 @@ const KEYS: &[&str] = &[
     "on_bad_row",
     "schedule",
     "send_at_local",
+    "send_window",
+    "quiet_hours",
+    "recipient_clock",
     "audience",
     "template",
     "data_url",
+    "data_sql",
     "reply_to",
     "return_path",
     "headers",
@@ -115,6 +121,8 @@ pub fn parse_campaign(file: &str, folder: &Path, text: &str) -> Result<CampaignF
     let template = top.table("template", &mut complaints);
     let mut part = message::read(folder, &top, template, None, &mut complaints);
     part.spec.data_url = data_url::read(&top, &mut complaints);
+    part.spec.windows = windows::read(&top, &mut complaints);
+    part.spec.data_sql = data_sql::read(&top, &mut complaints);
     let (audience, inner_on_bad_row) = match top.table("audience", &mut complaints) {
         Some((table, line)) => audience::read(folder, table, line, &mut complaints),
         None => (audience::Found::Nothing, None),

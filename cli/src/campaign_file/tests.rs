@@ -6,6 +6,7 @@ use postrider_common::campaign::{
     Audience, AudienceFormat, CatchUp, HttpSource, OnGap, OnOverlap, Overlap, Schedule, Source, SqlSource, When,
 };
 use postrider_common::local_time::{Passed, SendAtLocal, UnknownZone};
+use postrider_common::windows::{RecipientClock, Window, Windows};
 
 const GOOD: &str = r#"
 name = "daily-digest"
@@ -118,6 +119,38 @@ fn the_time_of_each_recipient_is_read() {
 }
 
 #[test]
+fn windows_are_a_table_or_several() {
+    let folder = folder();
+    let read =
+        |text: &str| parse_campaign("c.toml", folder.path(), &GOOD.replace("lane = \"bulk\"", text)).expect("good");
+    let window = |from: &str, to: &str, days: &str, time_zone: &str| Window {
+        from: from.into(),
+        to: to.into(),
+        days: days.into(),
+        time_zone: time_zone.into(),
+    };
+    let text = "send_window = [{ from = \"08:00\", to = \"12:00\", days = \"MON-FRI\" }, { from = \"14:00\", to = \"18:00\" }]\n\
+        quiet_hours = { days = \"SUN\", time_zone = \"recipient\" }\n\
+        recipient_clock = { zone = \"tz\", default_zone = \"Europe/Berlin\", unknown_zone = \"default\" }";
+    let campaign = read(text).campaign;
+    let clock = RecipientClock {
+        zone: Some("tz".into()),
+        country: None,
+        default_zone: "Europe/Berlin".into(),
+        unknown_zone: UnknownZone::Default,
+    };
+    let expected = Windows {
+        send: vec![window("08:00", "12:00", "MON-FRI", ""), window("14:00", "18:00", "", "")],
+        quiet: vec![window("", "", "SUN", "recipient")],
+        clock: Some(clock),
+    };
+    assert_eq!(campaign.message.windows, expected);
+    let wire = postrider_proto::v1::Campaign::from(campaign.clone());
+    assert_eq!(Campaign::try_from(wire).expect("reads"), campaign);
+    assert!(read("lane = \"bulk\"").campaign.message.windows.is_empty());
+}
+
+#[test]
 fn everything_wrong_is_told_at_once_with_its_line() {
     let text = "nam = \"x\"\nfrom = \"nobody\"\n[template]\nhtml = \"none.html\"\n";
     let expected = [
@@ -158,6 +191,26 @@ fn wrong_files_say_what_to_write() {
             "c.toml:5: send_at_local: '8' is not a time of the day: write one",
         ),
         ("lane = \"bulk\"", "send_at_local = 8", "send_at_local must be a time of the day in quotes, not a whole"),
+        (
+            "lane = \"bulk\"",
+            "send_window = { from = \"8\", to = \"20:00\" }",
+            "c.toml:5: send_window.from: '8' is not a time of the day: write one",
+        ),
+        (
+            "lane = \"bulk\"",
+            "quiet_hours = [{ from = \"21:00\", to = \"08:00\" }, { form = \"21:00\" }]",
+            "c.toml:5: there is no key quiet_hours[1].form; the nearest is quiet_hours[1].from",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_window = \"08:00\"",
+            "c.toml:5: send_window must be a table such as { from = \"08:00\"",
+        ),
+        (
+            "lane = \"bulk\"",
+            "send_at_local = \"08:00\"\nrecipient_clock = { zone = \"tz\" }",
+            "c.toml:6: recipient_clock: send_at_local says by which columns recipients live",
+        ),
         ("lane = \"bulk\"", "send_at_local = {}", "c.toml:5: send_at_local.at is missing: write at = \"08:00\""),
         (
             "lane = \"bulk\"",
@@ -287,6 +340,13 @@ fn a_source_that_a_master_reads_is_not_looked_at_here() {
     assert_eq!(with("http = \"http://crm.example/people\"").source, http(300_000, &[]));
     let whole = "http = { url = \"http://crm.example/people\", timeout = \"9s\", headers = { X-Of = \"env:A\" } }";
     assert_eq!(with(whole).source, http(9_000, &[("X-Of", "env:A")]));
+    let list = Source::List { name: "customers".parse().expect("a name") };
+    assert_eq!(with("list = \"customers\"").source, list);
+    let address = GOOD.lines().find(|line| line.starts_with("address")).expect("a line");
+    let text = GOOD.replacen("csv = \"recipients.csv\"", "list = \"customers\"", 1).replacen(address, "", 1);
+    let file = parse_campaign("c.toml", folder().path(), &text).expect("a campaign");
+    let audience = file.campaign.audience.expect("an audience");
+    assert_eq!((audience.source, audience.address_field.as_str()), (list, ""), "the list has its own");
 }
 
 #[test]
@@ -318,7 +378,7 @@ fn an_audience_given_apart_is_told_by_its_ending() {
 
 #[test]
 fn fields_may_be_fetched_from_a_url() {
-    use postrider_common::message::{DataUrl, OnMissingData};
+    use postrider_common::message::{DataSql, DataUrl, OnMissingData};
     let folder = folder();
     let with = |line: &str| format!("{line}\n{GOOD}");
     let read = |line: &str| {
@@ -340,8 +400,21 @@ fn fields_may_be_fetched_from_a_url() {
     let (secret, headers) = ("env:DATA_SECRET".to_owned(), [("Authorization".into(), "env:TOKEN".into())].into());
     let on_missing = OnMissingData::Send;
     assert_eq!(whole, DataUrl { timeout_ms: 3_000, secret, on_missing, headers, ..plain });
+    let text =
+        "data_sql = { url = \"env:DATA_DB\", query = \"SELECT 1 WHERE 1 IN (:keys)\", key = \"id\", timeout = \"3s\" }";
+    let file = parse_campaign("c.toml", folder.path(), &format!("{text}\n{GOOD}")).expect("a campaign");
+    let query = "SELECT 1 WHERE 1 IN (:keys)".to_owned();
+    let (url, key, on_missing) = ("env:DATA_DB".to_owned(), "id".to_owned(), OnMissingData::Reject);
+    assert_eq!(file.campaign.message.data_sql, Some(DataSql { url, query, key, timeout_ms: 3_000, on_missing }));
     for (line, parts) in [
         ("data_url = 7", &["c.toml:1: data_url must be a URL in quotes"][..]),
+        ("data_sql = 7", &["c.toml:1: data_sql must be a table"]),
+        ("data_sql = { url = \"mysql://ada:hunter2@x\", query = \"q\" }", &["data_sql.key is missing", "env:NAME"]),
+        ("data_sql = { url = \"env:A\", query = \"q\", key = \"k\", timeout = \"x\" }", &["data_sql.timeout: 'x'"]),
+        (
+            "data_url = \"http://x.example\"\ndata_sql = { url = \"env:A\", query = \"q\", key = \"k\" }",
+            &["c.toml:1: data_url and data_sql are both there"],
+        ),
         ("data_url = \"ftp://fields.example\"", &["c.toml:1: data_url: ftp:// is refused"]),
         ("data_url = \"http://ada:hunter2@fields.example\"", &["data_url: it has a user or a password"]),
         ("data_url = { timeout = \"3s\" }", &["data_url.url is missing"]),

@@ -197,6 +197,15 @@ fn without_query(url: &str) -> String {
     output::clean(url.split('?').next().unwrap_or_default())
 }
 
+/// Where merge fields are from.
+fn fields(data_url: Option<String>, data_sql: Option<String>) -> String {
+    match (data_url, data_sql) {
+        (Some(url), _) => format!("audience and {}", without_query(&url)),
+        (None, Some(at)) => format!("audience and a query of {}", output::clean(&at)),
+        (None, None) => "audience".to_owned(),
+    }
+}
+
 fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
     let one = Campaign::from_wire(record)?;
     if context.json() {
@@ -208,17 +217,19 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
             (None, Some(Elsewhere::Sql { url, .. })) => format!("a query of {}", output::clean(&url)),
             (None, Some(Elsewhere::File(path))) => format!("the file {} of the master", output::clean(&path)),
             (None, Some(Elsewhere::Http(url))) => format!("pages of {}", without_query(&url)),
+            (None, Some(Elsewhere::List(name))) => format!("the list {name}"),
             (None, None) => "inline rows".to_owned(),
         };
         let key = audience.key.map(|key| format!(", key {key}")).unwrap_or_default();
-        format!("{id}, address {}{key}", audience.address)
+        let address = if audience.address.is_empty() { "that of the list" } else { &audience.address };
+        format!("{id}, address {address}{key}")
     });
     let mut rows = vec![
         ("campaign", format!("{} (version {})", one.campaign, one.version)),
         ("state", if one.paused { "paused" } else { "active" }.to_owned()),
         ("from", output::clean(&one.from)),
         ("subject", output::clean(&one.subject)),
-        ("fields", one.data_url.map_or("audience".to_owned(), |url| format!("audience and {}", without_query(&url)))),
+        ("fields", fields(one.data_url, one.data_sql)),
         ("templates", format!("html {} bytes, text {} bytes", one.html_bytes, one.text_bytes)),
         ("lane", one.lane),
         ("policies", format!("on_unknown {}, on_bad_row {}", one.on_unknown, one.on_bad_row)),
@@ -227,6 +238,9 @@ fn show(context: &Context, record: v1::CampaignRecord) -> Result<()> {
     ];
     if let Some(local) = &one.send_at_local {
         rows.push(("at local", output::clean(&local.told())));
+    }
+    for (title, windows) in [("send window", &one.send_window), ("quiet hours", &one.quiet_hours)] {
+        rows.extend(windows.iter().map(|window| (title, output::clean(window))));
     }
     match &one.schedule {
         None => rows.push(("schedule", "none".to_owned())),
@@ -306,7 +320,10 @@ async fn run(context: &Context, args: RunArgs) -> Result<()> {
             let none = || Ok(Audience::of(Source::Inline { rows: Vec::new() }, ADDRESS_FIELD));
             let own = own.map_or_else(none, Audience::try_from);
             let own = own.map_err(|error| Failure::failed(format!("the campaign cannot be read: {error}")))?;
-            let file = AudienceFile::of_path(path, own)?;
+            // A campaign with a list may leave it to that.
+            let address_field =
+                if own.address_field.is_empty() { ADDRESS_FIELD } else { &own.address_field }.to_owned();
+            let file = AudienceFile::of_path(path, Audience { address_field, ..own })?;
             Some(v1::AudienceSource::from(upload(&mut client, &file, bytes_max).await?))
         }
     };

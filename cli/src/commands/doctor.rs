@@ -1,27 +1,25 @@
 //! `doctor`: what of this configuration works from here, each with what to do about it. Starts nothing and sends nothing.
 
 use crate::client::{self, Client};
-use crate::config::{Config, RelayConfig};
+use crate::config::Config;
 use crate::context::Context;
 use crate::failure::{Exit, Failure, Result};
+use crate::node;
 use crate::node::master::store_failure;
 use crate::output;
 use postrider_master::schedule::{SYSTEM_FOLDER, Zones};
 use postrider_proto::v1;
 use postrider_store::StoreUrl;
+use postrider_worker::{RelayConfig, Security, WorkerConfig};
 use serde::Serialize;
 use std::path::Path;
 use std::time::Duration;
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 /// For one thing that is asked.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// A clock further off than this is told: dates in reports and logs do not agree, and schedules go by the store's.
 const CLOCK_OFF_MS_MAX: u64 = 2_000;
-/// Of a greeting, the one line that is shown.
-const GREETING_BYTES_MAX: u64 = 512;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -74,13 +72,7 @@ pub async fn perform(context: &Context) -> Result<()> {
     for master in &config.worker.masters {
         checks.push(master_at(context, master).await);
     }
-    if config.relays.is_empty() {
-        let mend = "add [[relay]] to the configuration of the workers";
-        checks.push(Check::new("relays", State::Warning, "none is configured: workers here would send nothing", mend));
-    }
-    for relay in &config.relays {
-        checks.push(greeted(relay).await);
-    }
+    checks.extend(relays(context, &config).await);
     tell(context, &checks)?;
     let failed = checks.iter().filter(|check| check.state == State::Failed).map(|check| check.exit);
     // An unsafe store is the graver news.
@@ -186,27 +178,35 @@ async fn master_at(context: &Context, url: &str) -> Check {
     }
 }
 
-/// Connects, waits for the greeting, and leaves.
-async fn greeted(relay: &RelayConfig) -> Check {
-    let place = format!("{}:{}", relay.host, relay.port);
-    let name = format!("relay {} ({place})", relay.name);
-    let mend = "workers may stand elsewhere: ask from there, or mend [[relay]] url";
-    let failed = |why: String| Check::failed(name.clone(), Failure::failed(why), mend);
-    let greeting = async {
-        let stream = TcpStream::connect(&place).await.map_err(|error| format!("cannot be reached: {error}"))?;
-        let mut stream = BufReader::new(stream);
-        let mut line = Vec::new();
-        let mut limited = tokio::io::AsyncReadExt::take(&mut stream, GREETING_BYTES_MAX);
-        limited.read_until(b'\n', &mut line).await.map_err(|error| format!("breaks off: {error}"))?;
-        // Whether it is heard changes nothing.
-        let _ = stream.get_mut().write_all(b"QUIT\r\n").await;
-        Ok::<_, String>(String::from_utf8_lossy(&line).trim_end().to_owned())
+async fn relays(context: &Context, config: &Config) -> Vec<Check> {
+    if config.relays.is_empty() {
+        let mend = "add [[relay]] to the configuration of the workers";
+        return vec![Check::new("relays", State::Warning, "none is configured: workers here would send nothing", mend)];
+    }
+    let settings = match node::worker::settings(config) {
+        Ok(settings) => settings,
+        Err(failure) => return vec![Check::failed("keys that sign", failure, "workers would not start here")],
     };
-    match timeout(PATIENCE, greeting).await {
-        Ok(Ok(line)) if line.starts_with("220") => Check::ok(name, line),
-        Ok(Ok(line)) if line.is_empty() => failed("closes the connection without a greeting".to_owned()),
-        Ok(Ok(line)) => failed(format!("does not greet with 220: {line}")),
-        Ok(Err(why)) => failed(why),
-        Err(_) => failed(format!("sends no greeting within {} s", PATIENCE.as_secs())),
+    let mut checks = Vec::new();
+    for relay in &settings.relays {
+        checks.push(answers(&settings, relay, context).await);
+    }
+    checks
+}
+
+/// Connects and logs in as a worker would, and leaves.
+async fn answers(settings: &WorkerConfig, relay: &RelayConfig, context: &Context) -> Check {
+    let name = format!("relay {} ({}:{})", relay.name, relay.host, relay.port);
+    let mend = "workers may stand elsewhere: ask from there, or mend [[relay]]";
+    let failed = |why: String| Check::failed(name.clone(), Failure::failed(why), mend);
+    match timeout(PATIENCE, postrider_worker::try_relay(settings, relay, context.clock.clone())).await {
+        Ok(Ok(Ok(()))) => {
+            let tls = if relay.security == Security::None { "without TLS" } else { "with TLS" };
+            let login = relay.login.as_ref().map_or(String::new(), |login| format!(", logged in as {}", login.user));
+            Check::ok(name, format!("takes mail, {tls}{login}"))
+        }
+        Ok(Ok(Err((code, detail)))) => failed(format!("takes no mail from here: {code} {detail}")),
+        Ok(Err(error)) => failed(error.to_string()),
+        Err(_) => failed(format!("is not ready within {} s", PATIENCE.as_secs())),
     }
 }

@@ -8,6 +8,7 @@ pub mod dkim;
 pub mod doctor;
 pub mod erase;
 pub mod lane;
+pub mod list;
 pub mod man;
 pub mod master;
 pub mod run;
@@ -38,6 +39,7 @@ pub async fn perform(cli: Cli) -> Result<()> {
         Command::Send(args) => send::perform(&context, args).await,
         Command::Schedule(command) => schedule::perform(&context, command).await,
         Command::Template(command) => template::perform(&context, command),
+        Command::List(command) => list::perform(&context, command).await,
         Command::Lane(command) => lane::perform(&context, command).await,
         Command::Dead(command) => dead::perform(&context, command).await,
         Command::Suppress(command) => suppress::perform(&context, command).await,

@@ -2,21 +2,13 @@
 
 use super::settings::{Element, Settings};
 use crate::toml_text::Value;
-use std::path::PathBuf;
-
-/// Where a private key is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeySource {
-    File(PathBuf),
-    /// The name of a variable of the environment.
-    Env(String),
-}
+use postrider_worker::SecretSource;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DkimConfig {
     pub domain: String,
     pub selector: String,
-    pub key: KeySource,
+    pub key: SecretSource,
     /// For messages: who said so.
     pub place: String,
 }
@@ -33,10 +25,7 @@ pub fn read(settings: &Settings, problems: &mut Vec<String>) -> Vec<DkimConfig> 
             problems.push(format!("{place}.key is missing: write the file of the private key in PEM, or \"env:NAME\""));
             return None;
         };
-        let key = key
-            .strip_prefix("env:")
-            .map_or_else(|| KeySource::File(key.clone().into()), |name| KeySource::Env(name.into()));
-        Some(DkimConfig { domain: text("domain")?, selector: text("selector")?, key, place })
+        Some(DkimConfig { domain: text("domain")?, selector: text("selector")?, key: key.as_str().into(), place })
     };
     settings.elements("dkim").iter().filter_map(one).collect()
 }

@@ -16,6 +16,8 @@ pub enum Kind {
     Counts,
     /// A table of `base`, `cap` and `ttl`.
     Retry,
+    /// A table of `from`, `to`, `days` and `time_zone`, or a list of them.
+    Windows,
 }
 
 impl Kind {
@@ -28,6 +30,7 @@ impl Kind {
             Self::Rate => "a rate in quotes, such as \"500/s\"",
             Self::Texts => "a list of texts, such as [\"bulk\"]",
             Self::Counts => "a table of whole numbers, such as { transactional = 16 }",
+            Self::Windows => crate::windows::EXPECTED,
             Self::Retry => "a table such as { base = \"5m\", cap = \"4h\", ttl = \"72h\" }",
         }
     }
@@ -109,6 +112,9 @@ pub const SECTIONS: &[Section] = &[
             key("name", Kind::Text),
             key("weight", Kind::Integer),
             key("retry", Kind::Retry),
+            key("send_window", Kind::Windows),
+            key("quiet_hours", Kind::Windows),
+            key("default_zone", Kind::Text),
             key("rate", Kind::Rate),
             key("burst", Kind::Integer),
             key("concurrency", Kind::Integer),
@@ -147,6 +153,11 @@ pub const SECTIONS: &[Section] = &[
         keys: &[
             key("name", Kind::Text),
             key("url", Kind::Text),
+            key("tls", Kind::Text),
+            key("tls_ca", Kind::Text),
+            key("username", Kind::Text),
+            key("password", Kind::Text),
+            key("auth", Kind::Text),
             key("lanes", Kind::Texts),
             key("connections", Kind::Integer),
             key("connections_total", Kind::Integer),

@@ -10,10 +10,12 @@ pub mod gather;
 pub mod keys;
 mod outgoing;
 pub mod read;
+mod relays;
 mod retention;
 pub mod settings;
 pub mod show;
 pub mod urls;
+mod windows;
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +28,7 @@ use postrider_common::relay::RelayLimit;
 use postrider_common::site::SiteTable;
 use postrider_store::open::{Durability, TlsFiles};
 use postrider_store::{Options, StoreUrl};
+use postrider_worker::{LoginConfig, Security};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU16;
@@ -117,6 +120,10 @@ pub struct RelayConfig {
     pub name: String,
     pub host: String,
     pub port: u16,
+    pub security: Security,
+    /// Certificates of authorities in PEM, beside those of the system.
+    pub authorities: Option<PathBuf>,
+    pub login: Option<LoginConfig>,
     /// Empty: all.
     pub lanes: Vec<LaneName>,
     /// Per worker.

@@ -2,18 +2,18 @@
 //! all of them are told at once.
 
 use super::settings::{Element, Keys, Origin, Setting, Settings};
-use super::urls::{check_master, is_domain, parse_relay};
-use super::{Config, LeaseConfig, MasterConfig, RelayConfig, RetentionConfig, WorkerConfig, dkim, outgoing, retention};
+use super::urls::{check_master, is_domain};
+use super::{Config, LeaseConfig, MasterConfig, RetentionConfig, WorkerConfig, dkim, outgoing, retention, windows};
 use crate::failure::{Failure, Result};
 use crate::toml_text::Value;
 use postrider_common::backoff::RetryPolicy;
 use postrider_common::duration;
-use postrider_common::ids::{LaneName, RelayName};
+use postrider_common::ids::LaneName;
 use postrider_common::lane::Lane;
 use postrider_common::limits::{SPLIT_AHEAD_BATCHES_MAX, TRANSACTION_MS_MAX};
 use postrider_common::pace::{LIMITED_MAX, Limit, Limits, Pace, RECIPIENTS_AT_ONCE_MAX, Rate};
-use postrider_common::relay::{CONNECTIONS_TOTAL_MAX, RELAYS_LIMITED_MAX, RelayLimit};
 use postrider_common::site::SiteTable;
+use postrider_common::windows::Windows;
 use postrider_store::StoreUrl;
 use postrider_store::open::{Durability, TlsFiles};
 use std::collections::BTreeMap;
@@ -29,8 +29,6 @@ const REPLICAS: RangeInclusive<i64> = 1..=16;
 /// An idle worker asks each of them for work.
 const SHARDS: RangeInclusive<i64> = 1..=64;
 const DRAIN_TIMEOUT: RangeInclusive<Duration> = Duration::ZERO..=Duration::from_secs(900);
-/// Connections to one relay when the configuration does not say.
-const CONNECTIONS: u32 = 32;
 
 /// Checks everything. `host` is this machine's name, for what defaults to it.
 pub fn read(settings: &Settings, host: &str) -> Result<Config> {
@@ -57,9 +55,9 @@ pub fn audience_bytes_max(settings: &Settings) -> Result<u64> {
     limit.ok_or_else(|| Failure::usage(reader.problems.join("\n       "))).map(i64::unsigned_abs)
 }
 
-struct Reader<'a> {
-    settings: &'a Settings,
-    problems: Vec<String>,
+pub(super) struct Reader<'a> {
+    pub(super) settings: &'a Settings,
+    pub(super) problems: Vec<String>,
 }
 
 impl Reader<'_> {
@@ -103,7 +101,7 @@ impl Reader<'_> {
         })
     }
 
-    fn wrong(&mut self, setting: &Setting, path: &str, why: impl std::fmt::Display) {
+    pub(super) fn wrong(&mut self, setting: &Setting, path: &str, why: impl std::fmt::Display) {
         self.problems.push(format!("{}: {path}: {why}", setting.origin));
     }
 
@@ -132,7 +130,7 @@ impl Reader<'_> {
         self.whole_of(&setting, &format!("{section}.{key}"), range)
     }
 
-    fn whole_of(&mut self, setting: &Setting, path: &str, range: RangeInclusive<i64>) -> Option<i64> {
+    pub(super) fn whole_of(&mut self, setting: &Setting, path: &str, range: RangeInclusive<i64>) -> Option<i64> {
         match &setting.value {
             Value::Integer(number) if range.contains(number) => Some(*number),
             other => {
@@ -331,7 +329,8 @@ impl Reader<'_> {
             Some(setting) => self.retry(setting, &format!("{path}.retry"), &element.name),
             None => Some(RetryPolicy::BULK),
         };
-        Some(Lane { name: name?, weight: to_u32(weight?), retry: retry? })
+        let lane = Lane { name: name?, weight: to_u32(weight?), retry: retry?, windows: Windows::default() };
+        windows::of_lane(element, lane, &mut self.problems)
     }
 
     fn lane_name(&mut self, text: &str, origin: &Origin, path: &str) -> Option<LaneName> {
@@ -395,7 +394,7 @@ impl Reader<'_> {
         limits
     }
 
-    fn limit(&mut self, element: &Element, section: &str) -> Limit {
+    pub(super) fn limit(&mut self, element: &Element, section: &str) -> Limit {
         let path = |key: &str| format!("{section}.{}.{key}", element.name);
         let mut at_once = |key: &str| {
             let setting = element.keys.get(key)?;
@@ -422,7 +421,7 @@ impl Reader<'_> {
         items.iter().filter_map(|item| text(&item.value)).collect()
     }
 
-    fn lane_list(&mut self, keys: &Keys, path: &str) -> Vec<LaneName> {
+    pub(super) fn lane_list(&mut self, keys: &Keys, path: &str) -> Vec<LaneName> {
         let Some(origin) = keys.get("lanes").map(|setting| setting.origin.clone()) else { return Vec::new() };
         let names = self.texts(keys, "lanes", path);
         names.iter().filter_map(|name| self.lane_name(name, &origin, path)).collect()
@@ -535,55 +534,9 @@ impl Reader<'_> {
         }
         Some(text)
     }
-
-    fn relays(&mut self) -> Vec<RelayConfig> {
-        let elements = self.settings.elements("relay").to_vec();
-        let relays: Vec<RelayConfig> = elements.iter().filter_map(|element| self.relay(element)).collect();
-        let count = relays.iter().filter(|relay| !relay.limit.is_none()).count();
-        if count > RELAYS_LIMITED_MAX {
-            let why = format!("{count} have a rate or connections_total and at most {RELAYS_LIMITED_MAX} may");
-            self.problems.push(format!("relay: {why}; give relays with one limit one name and address"));
-        }
-        relays
-    }
-
-    fn relay(&mut self, element: &Element) -> Option<RelayConfig> {
-        let path = format!("relay.{}", element.name);
-        let url_path = format!("{path}.url");
-        let lanes = self.lane_list(&element.keys, &format!("{path}.lanes"));
-        let connections = match element.keys.get("connections") {
-            Some(setting) => self.whole_of(setting, &format!("{path}.connections"), 1..=1000),
-            None => Some(i64::from(CONNECTIONS)),
-        };
-        let limit = self.relay_limit(element);
-        let Some(setting) = element.keys.get("url") else {
-            self.problems.push(format!("{}: {url_path} is missing: such as smtp://127.0.0.1:2525", element.origin));
-            return None;
-        };
-        let Value::Text(url) = &setting.value else { return None };
-        let place = parse_relay(url.trim()).map_err(|why| self.wrong(setting, &url_path, why)).ok();
-        let (host, port) = place?;
-        Some(RelayConfig { name: element.name.clone(), host, port, lanes, connections: to_u32(connections?), limit })
-    }
-
-    /// What holds for it over all workers.
-    fn relay_limit(&mut self, element: &Element) -> RelayLimit {
-        let path = |key: &str| format!("relay.{}.{key}", element.name);
-        let connections = element.keys.get("connections_total").and_then(|setting| {
-            self.whole_of(setting, &path("connections_total"), 1..=i64::from(CONNECTIONS_TOTAL_MAX)).map(to_u32)
-        });
-        let limit = RelayLimit { pace: self.limit(element, "relay").pace, connections };
-        if !limit.is_none()
-            && let Err(why) = element.name.parse::<RelayName>()
-        {
-            let why = format!("relay.name: {why}; it is how workers know that they share a relay");
-            self.problems.push(format!("{}: {why}", element.origin));
-        }
-        limit
-    }
 }
 
 /// Numbers that were checked against a range inside `u32`.
-fn to_u32(number: i64) -> u32 {
+pub(super) fn to_u32(number: i64) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }

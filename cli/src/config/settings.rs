@@ -252,6 +252,7 @@ fn check_kind(kind: Kind, path: &str, node: &Node) -> Result<(), (usize, String)
         (Kind::Counts, Value::Table(table)) => {
             if table.entries.iter().all(|e| matches!(e.node.value, Value::Integer(_))) { Ok(()) } else { wrong() }
         }
+        (Kind::Windows, _) => crate::windows::read(path, node).map(drop),
         (Kind::Retry, Value::Table(table)) => {
             for entry in &table.entries {
                 if !["base", "cap", "ttl"].contains(&entry.key.as_str()) {
@@ -303,7 +304,7 @@ fn value_of_text(kind: Kind, text: &str) -> Result<Value, String> {
             }
             Ok(Value::Table(table))
         }
-        Kind::Texts | Kind::Counts | Kind::Retry => {
+        Kind::Texts | Kind::Counts | Kind::Retry | Kind::Windows => {
             let document = crate::toml_text::parse("value", &format!("value = {text}\n")).map_err(|f| f.message)?;
             let node =
                 document.entries.into_iter().next().map(|entry| entry.node).unwrap_or_else(|| at(Value::Bool(false)));

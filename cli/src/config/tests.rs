@@ -8,7 +8,9 @@ use crate::failure::{Exit, Failure};
 use postrider_common::clock::SystemClock;
 use postrider_common::lane;
 use postrider_common::limits::{AUDIENCE_BYTES_MAX, SPLIT_AHEAD_BATCHES};
+use postrider_mail::smtp::client::Method;
 use postrider_store::open::{Durability, TlsFiles};
+use postrider_worker::{SecretSource, Security};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -126,6 +128,17 @@ fn lanes_are_merged_by_name_over_the_defaults() {
 }
 
 #[test]
+fn windows_of_lanes_are_read() {
+    let toml = "[[lane]]\nname = \"bulk\"\nquiet_hours = { from = \"21:00\", to = \"08:00\", time_zone = \"recipient\" }\n\
+        default_zone = \"Europe/Berlin\"\n";
+    let config = given(toml).read().expect("good");
+    assert!(config.lanes.iter().all(|lane| lane.windows.is_empty() == (lane.name.as_str() == "transactional")));
+    let bulk = &config.lanes.iter().find(|lane| lane.name.as_str() == "bulk").expect("there").windows;
+    assert_eq!((bulk.quiet.len(), bulk.go_by_recipient()), (1, true));
+    assert_eq!(bulk.clock.as_ref().map(|clock| clock.default_zone.as_str()), Some("Europe/Berlin"));
+}
+
+#[test]
 fn limits_of_lanes_and_sites_are_read() {
     let toml = "[[lane]]\nname = \"bulk\"\nrate = \"30000/h\"\nconcurrency = 40\n[[lane]]\nname = \"news\"\nrate = \"20/s\"\n\
                 burst = 3\n[[site]]\nname = \"a\"\ndomains = [\"a.example\"]\nconcurrency = 5\n[[site]]\nname = \"b\"\n\
@@ -150,6 +163,44 @@ fn limits_of_relays_are_read() {
     let relays = given(toml).read().expect("good").relays;
     let limits: Vec<_> = relays.iter().map(|relay| relay.limit.numbers()).collect();
     assert_eq!(limits, [(72_000, 20, 6), (0, 0, 0)]);
+}
+
+#[test]
+fn relays_with_tls_and_a_login_are_read() {
+    let relay = |lines: &str| given(&format!("[[relay]]\nname = \"a\"\n{lines}\n"));
+    let good = |lines: &str| relay(lines).read().expect("good").relays.remove(0);
+    let tls = good("url = \"smtps://mail.example\"\nusername = \"ada\"\npassword = \"env:MAIL\"\nauth = \"login\"");
+    let login = tls.login.expect("a login");
+    assert_eq!((tls.port, tls.security, login.user.as_str()), (465, Security::Tls, "ada"));
+    assert_eq!((login.secret, login.method), (SecretSource::Env("MAIL".into()), Some(Method::Login)));
+    let starttls = good(
+        "url = \"smtp://mail.example:587\"\ntls = \"starttls\"\ntls_ca = \"ca.pem\"\nusername = \"a\"\npassword = \"p\"",
+    );
+    assert_eq!(
+        (starttls.port, starttls.security, starttls.authorities),
+        (587, Security::StartTls, Some("ca.pem".into()))
+    );
+    assert_eq!(starttls.login.expect("a login").secret, SecretSource::File("p".into()));
+    assert_eq!(good("url = \"smtp://mail.example\"").security, Security::None);
+    assert!(
+        good("url = \"smtp://127.0.0.1\"\nusername = \"a\"\npassword = \"p\"").login.is_some(),
+        "nobody listens there"
+    );
+    for (lines, part) in [
+        ("url = \"smtps://h\"\ntls = \"starttls\"", "relay.a.tls: smtps:// is TLS from the first byte on"),
+        ("url = \"smtp://h\"\ntls = \"yes\"", "neither \"starttls\" nor \"none\""),
+        ("url = \"smtp://h\"\nusername = \"a\"\npassword = \"hunter2\"", "relay.a.password is refused without TLS"),
+        ("url = \"smtps://h\"\nusername = \"a\"", "relay.a.password is missing"),
+        ("url = \"smtps://h\"\npassword = \"hunter2\"", "relay.a.username is missing"),
+        ("url = \"smtps://h\"\nauth = \"plain\"", "relay.a.auth needs username and password"),
+        (
+            "url = \"smtps://h\"\nusername = \"a\"\npassword = \"hunter2\"\nauth = \"ntlm\"",
+            "none of \"plain\", \"login\"",
+        ),
+    ] {
+        let text = relay(lines).complaint();
+        assert!(text.contains(part) && !text.contains("hunter2"), "{lines}\n{text}");
+    }
 }
 
 #[test]
@@ -216,6 +267,30 @@ fn values_out_of_range_name_the_range() {
         ("[[lane]]\nweight = 1", "lane.name is missing"),
         ("[[lane]]\nname = \"A\"", "'A' is not a lane name"),
         ("[[lane]]\nname = \"a\"\n[[lane]]\nname = \"a\"", "lane.name 'a' is there twice"),
+        (
+            "[[lane]]\nname = \"a\"\nquiet_hours = { from = \"8\", to = \"9\", time_zone = \"UTC\" }",
+            "quiet_hours.from: '8' is not a time",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nquiet_hours = { from = \"21:00\", to = \"08:00\" }",
+            "lane.a.quiet_hours.time_zone: it is missing",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nsend_window = { from = \"08:00\", to = \"20:00\", time_zone = \"Europe/Berln\" }",
+            "lane.a.send_window.time_zone: there is no time zone 'Europe/Berln'",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nquiet_hours = { time_zone = \"UTC\" }",
+            "lane.a.quiet_hours: sending could never begin",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\nsend_window = { from = \"08:00\", to = \"20:00\", time_zone = \"recipient\" }",
+            "lane.a.default_zone: it is missing",
+        ),
+        (
+            "[[lane]]\nname = \"a\"\ndefault_zone = \"UTC\"",
+            "lane.a.default_zone: it is for windows with time_zone = \"recipient\"",
+        ),
         ("[[lane]]\nname = \"a\"\nweight = 0", "lane.a.weight: it must be a whole number from 1 to 1000, not 0"),
         ("[[lane]]\nname = \"a\"\nretry = { base = \"0s\" }", "retry.base must be from 1ms to 7d"),
         ("[[lane]]\nname = \"a\"\nrate = \"5\"", "postrider.toml:3: lane.a.rate: '5' is not a rate"),
@@ -249,7 +324,6 @@ fn values_out_of_range_name_the_range() {
 #[test]
 fn what_limits_signs_or_protects_is_refused() {
     let rows = [
-        "[[relay]]\nname = \"a\"\nurl = \"smtps://h\"",
         "[[relay]]\nname = \"a\"\nurl = \"smtp://me:secret@h\"",
         "[auth]\ntokens = \"x\"",
         "[worker]\nmaster = \"https://h:1\"",

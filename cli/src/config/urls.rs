@@ -4,6 +4,8 @@ use std::net::IpAddr;
 
 /// When a relay's URL names none.
 const SMTP_PORT: u16 = 25;
+/// RFC 8314 7.3.
+const SMTPS_PORT: u16 = 465;
 
 /// A host or domain name: letters of any script, digits, `-`, `_` and dots.
 pub fn is_domain(text: &str) -> bool {
@@ -41,24 +43,28 @@ fn shown(rest: &str) -> String {
     rest.rsplit_once('@').map_or(rest.to_owned(), |(_, place)| format!("…@{place}"))
 }
 
-/// `smtp://host[:port]`.
-pub fn parse_relay(url: &str) -> Result<(String, u16), String> {
-    let usage = "write smtp://HOST:PORT";
-    let Some(rest) = url.strip_prefix("smtp://") else {
-        return Err(match url.split_once("://") {
-            Some(("smtps", _)) => format!(
-                "smtps:// is refused: TLS to relays is not part of this version, and sending in the clear instead \
-                 would not be what you asked for; {usage} of a relay you trust"
-            ),
-            Some((scheme, _)) => format!("{scheme}:// is not a relay: {usage}"),
-            None => format!("it is not a URL: {usage}"),
-        });
+/// Where a relay is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub host: String,
+    pub port: u16,
+    /// TLS from the first byte on.
+    pub is_tls: bool,
+}
+
+/// `smtp://host[:port]` or `smtps://host[:port]`.
+pub fn parse_relay(url: &str) -> Result<Place, String> {
+    let usage = "write smtp://HOST:PORT, or smtps://HOST:PORT for TLS from the first byte on";
+    let (rest, is_tls) = match url.split_once("://") {
+        Some(("smtp", rest)) => (rest, false),
+        Some(("smtps", rest)) => (rest, true),
+        Some((scheme, _)) => return Err(format!("{scheme}:// is not a relay: {usage}")),
+        None => return Err(format!("it is not a URL: {usage}")),
     };
     if rest.contains('@') {
-        return Err(format!(
-            "credentials are refused: this version does not log in to relays and would have to send them in the \
-             clear; {usage} of a relay that knows this host"
-        ));
+        return Err("a user or a password in the URL is refused, since it would be shown: write username = and \
+                    password = \"env:NAME\" beside it"
+            .to_owned());
     }
     let rest = rest.strip_suffix('/').unwrap_or(rest);
     let (host, port) = match rest.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
@@ -66,11 +72,12 @@ pub fn parse_relay(url: &str) -> Result<(String, u16), String> {
         None => rest.split_once(':').map_or((rest, None), |(host, port)| (host, Some(port))),
     };
     let port = match port {
+        None if is_tls => SMTPS_PORT,
         None => SMTP_PORT,
         Some(text) => text.parse().map_err(|_| format!("'{text}' is not a port: {usage}"))?,
     };
     if !(is_domain(host) || host.parse::<IpAddr>().is_ok()) || port == 0 {
         return Err(format!("'{host}' is not a host: {usage}"));
     }
-    Ok((host.to_owned(), port))
+    Ok(Place { host: host.to_owned(), port, is_tls })
 }

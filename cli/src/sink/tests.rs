@@ -58,6 +58,7 @@ async fn send(address: SocketAddr, messages: Vec<Outgoing>) -> Vec<(OutcomeKind,
         loop {
             while let Some(event) = session.event() {
                 match event {
+                    Event::StartTls => panic!("nobody asked for it"),
                     Event::Ready => match messages.next() {
                         Some(message) => session.send(message).unwrap(),
                         None => session.quit(),

@@ -8,7 +8,7 @@ use crate::campaign::{
 use crate::ids::LaneName;
 use crate::limits::{HTTP_TIMEOUT_MS, INLINE_ROWS_MAX, SQL_TIMEOUT_MS};
 use crate::local_time::SendAtLocal;
-use crate::message::{DataUrl, MessageSpec, OnMissingData};
+use crate::message::{DataSql, DataUrl, MessageSpec, OnMissingData};
 use postrider_proto::v1;
 
 impl From<MessageSpec> for v1::MessageDefinition {
@@ -25,6 +25,8 @@ impl From<MessageSpec> for v1::MessageDefinition {
             campaign: spec.campaign,
             correlation_id: spec.correlation_id,
             data_url: spec.data_url.map(Into::into),
+            windows: (!spec.windows.is_empty()).then(|| spec.windows.into()),
+            data_sql: spec.data_sql.map(Into::into),
         }
     }
 }
@@ -43,29 +45,57 @@ impl From<v1::MessageDefinition> for MessageSpec {
             campaign: wire.campaign,
             correlation_id: wire.correlation_id,
             data_url: wire.data_url.map(Into::into),
+            windows: wire.windows.map(Into::into).unwrap_or_default(),
+            data_sql: wire.data_sql.map(Into::into),
+        }
+    }
+}
+
+impl From<OnMissingData> for v1::OnMissingData {
+    fn from(on_missing: OnMissingData) -> Self {
+        match on_missing {
+            OnMissingData::Reject => Self::Reject,
+            OnMissingData::Send => Self::Send,
+            OnMissingData::Defer => Self::Defer,
+        }
+    }
+}
+
+impl From<v1::OnMissingData> for OnMissingData {
+    fn from(wire: v1::OnMissingData) -> Self {
+        match wire {
+            v1::OnMissingData::Unspecified | v1::OnMissingData::Reject => Self::Reject,
+            v1::OnMissingData::Send => Self::Send,
+            v1::OnMissingData::Defer => Self::Defer,
         }
     }
 }
 
 impl From<DataUrl> for v1::DataUrl {
     fn from(data: DataUrl) -> Self {
-        let on_missing = match data.on_missing {
-            OnMissingData::Reject => v1::OnMissingData::Reject,
-            OnMissingData::Send => v1::OnMissingData::Send,
-            OnMissingData::Defer => v1::OnMissingData::Defer,
-        };
-        let DataUrl { url, timeout_ms, secret, on_missing: _, headers } = data;
-        Self { url, timeout_ms, secret, on_missing_data: on_missing.into(), headers }
+        let DataUrl { url, timeout_ms, secret, on_missing, headers } = data;
+        Self { url, timeout_ms, secret, on_missing_data: v1::OnMissingData::from(on_missing).into(), headers }
+    }
+}
+
+impl From<DataSql> for v1::DataSql {
+    fn from(data: DataSql) -> Self {
+        let DataSql { url, query, key, timeout_ms, on_missing } = data;
+        Self { url, query, key, timeout_ms, on_missing_data: v1::OnMissingData::from(on_missing).into() }
+    }
+}
+
+impl From<v1::DataSql> for DataSql {
+    fn from(wire: v1::DataSql) -> Self {
+        let on_missing = wire.on_missing_data().into();
+        let v1::DataSql { url, query, key, timeout_ms, on_missing_data: _ } = wire;
+        Self { url, query, key, timeout_ms, on_missing }
     }
 }
 
 impl From<v1::DataUrl> for DataUrl {
     fn from(wire: v1::DataUrl) -> Self {
-        let on_missing = match wire.on_missing_data() {
-            v1::OnMissingData::Unspecified | v1::OnMissingData::Reject => OnMissingData::Reject,
-            v1::OnMissingData::Send => OnMissingData::Send,
-            v1::OnMissingData::Defer => OnMissingData::Defer,
-        };
+        let on_missing = wire.on_missing_data().into();
         let v1::DataUrl { url, timeout_ms, secret, on_missing_data: _, headers } = wire;
         Self { url, timeout_ms, secret, on_missing, headers }
     }
@@ -75,13 +105,13 @@ impl TryFrom<v1::AudienceSource> for Audience {
     type Error = InvalidField;
     fn try_from(wire: v1::AudienceSource) -> Result<Self, InvalidField> {
         let format = wire.format();
-        if wire.address_field.is_empty() {
+        if wire.address_field.is_empty() && wire.list.is_none() {
             return Err(InvalidField::new("audience.address", "it is missing: name the column that holds the address"));
         }
-        let elsewhere = [wire.sql.is_some(), wire.file.is_some(), wire.http.is_some()];
+        let elsewhere = [wire.sql.is_some(), wire.file.is_some(), wire.http.is_some(), wire.list.is_some()];
         let sources = [&[!wire.audience_id.is_empty(), !wire.inline.is_empty()][..], &elsewhere].concat();
         if sources.iter().filter(|given| **given).count() > 1 {
-            let why = "it has several sources: give one of audience_id, inline, sql, file and http";
+            let why = "it has several sources: give one of audience_id, inline, sql, file, http and list";
             return Err(InvalidField::new("audience", why));
         }
         let file_format = || match format {
@@ -99,6 +129,8 @@ impl TryFrom<v1::AudienceSource> for Audience {
             Source::Http(HttpSource { url: http.url, headers: http.headers, timeout_ms })
         } else if let Some(file) = wire.file {
             Source::File { path: file.path, format: file_format()? }
+        } else if let Some(list) = wire.list {
+            Source::List { name: list.name.parse().map_err(at("audience.list"))? }
         } else if wire.audience_id.is_empty() {
             if wire.inline.len() > INLINE_ROWS_MAX {
                 return Err(InvalidField::new(
@@ -152,6 +184,7 @@ impl From<Audience> for v1::AudienceSource {
             Source::File { path, format } => {
                 Self { file: Some(v1::FileSource { path }), format: wire_format(format), ..Self::default() }
             }
+            Source::List { name } => Self { list: Some(v1::ListSource { name: name.to_string() }), ..Self::default() },
         };
         Self {
             address_field: audience.address_field,

@@ -7,6 +7,7 @@ mod mark;
 mod relay;
 mod run;
 mod schedule;
+mod windows;
 
 pub use mark::{marks, seen};
 

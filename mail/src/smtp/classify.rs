@@ -16,6 +16,8 @@ pub enum Command {
     Greeting,
     Ehlo,
     Helo,
+    StartTls,
+    Auth,
     Mail,
     Rcpt,
     Data,

@@ -59,6 +59,11 @@ impl ReplyReader {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// All that came was taken.
+    pub fn is_empty(&self) -> bool {
+        self.start == self.buffer.len() && self.partial.is_none()
+    }
+
     /// The next whole reply, if it is there.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, InvalidReply> {
         loop {

@@ -1,25 +1,21 @@
 //! Service Admin: looking at and steering runs, lanes and workers.
 
 use super::status::{ApiError, no_run};
-use super::{dead, erase, page_limit, recipients, suppress};
+use super::{STREAM_AHEAD_MAX, Stream1, dead, erase, page_limit, recipients, suppress, waiting};
 use crate::campaign::Invalid;
 use crate::core::Core;
 use crate::split::Plan;
-use futures::Stream;
 use postrider_common::address::{Address, InvalidAddress};
 use postrider_common::ids::{LaneName, RunId};
 use postrider_proto::v1;
 use postrider_proto::v1::admin_server::Admin;
 use postrider_store::{RunRecord, Steered, WorkerRecord};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-/// Answers made ahead of a slow reader.
-const STREAM_AHEAD_MAX: usize = 4;
 /// Runs looked at, at most, for one page of one campaign's runs.
 const RUNS_LOOKED_AT_MAX: usize = 10_000;
 const WATCH_INTERVAL_MS: std::ops::RangeInclusive<u32> = 100..=60_000;
@@ -31,13 +27,12 @@ pub struct AdminApi {
 }
 
 type Answer<T> = Result<Response<T>, Status>;
-type Stream1<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl Admin for AdminApi {
     async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Answer<v1::GetRunResponse> {
         let run = find(&self.core, &request.into_inner().run_id).await?;
-        Ok(Response::new(v1::GetRunResponse { run: Some(to_wire(&self.core, run)) }))
+        Ok(Response::new(v1::GetRunResponse { run: Some(looked_at(&self.core, run).await?) }))
     }
 
     async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Answer<v1::ListRunsResponse> {
@@ -320,7 +315,7 @@ async fn watch(
             None => core.store.run(&id).await?.ok_or_else(|| no_run(id.as_str()))?,
         };
         let ended = run.state().has_ended();
-        let wire = to_wire(core, run);
+        let wire = looked_at(core, run).await?;
         if sent.as_ref() != Some(&wire) {
             sent = Some(wire.clone());
             if sender.send(Ok(v1::WatchRunResponse { run: Some(wire) })).await.is_err() {
@@ -361,7 +356,10 @@ fn to_wire(core: &Core, run: RunRecord) -> v1::Run {
     let error = error_of(core, &run);
     let finished_at_ms = run.finished_at_ms().unwrap_or_default();
     // A sealed plan whose key is missing is read once the key is back.
-    let campaign_version = Plan::decode(&run.audience).map(|plan| plan.campaign_version).unwrap_or_default();
+    let plan = Plan::decode(&run.audience).ok();
+    let campaign_version = plan.as_ref().map_or(0, |plan| plan.campaign_version);
+    let list = plan.and_then(|plan| plan.list);
+    let (list, list_version) = list.map_or_else(Default::default, |(name, version)| (name.to_string(), version));
     v1::Run {
         run_id: run.id.to_string(),
         campaign: run.campaign,
@@ -384,7 +382,17 @@ fn to_wire(core: &Core, run: RunRecord) -> v1::Run {
         cancel_requested: run.cancelled,
         generation: run.generation,
         campaign_version,
+        held_until_ms: 0,
+        next_wave_at_ms: 0,
+        list,
+        list_version,
     }
+}
+
+/// With what it waits for.
+async fn looked_at(core: &Core, run: RunRecord) -> Result<v1::Run, ApiError> {
+    let waiting::Waiting { held_until_ms, next_wave_at_ms } = waiting::of(core, &run).await?;
+    Ok(v1::Run { held_until_ms, next_wave_at_ms, ..to_wire(core, run) })
 }
 
 fn worker_to_wire(worker: &WorkerRecord) -> v1::WorkerStatus {

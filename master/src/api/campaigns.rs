@@ -1,7 +1,7 @@
 //! Service Campaigns: definitions, and runs of them.
 
 use super::status::{ApiError, no_campaign};
-use super::{firings, page_limit, upload};
+use super::{STREAM_AHEAD_MAX, Stream1, firings, lists, page_limit, upload};
 use crate::campaign::prepare::{self, require_stored};
 use crate::campaign::submit;
 use crate::campaign::{self, Invalid, validate, versions};
@@ -16,6 +16,8 @@ use postrider_proto::v1::campaigns_server::Campaigns;
 use postrider_store::{AppliedCampaign, ApplyCampaign, CampaignRecord, CreatedRun, NewRun, StoreError};
 use prost::Message as _;
 use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
 #[derive(Debug, Clone)]
@@ -110,6 +112,35 @@ impl Campaigns for CampaignsApi {
     ) -> Answer<v1::UploadAudienceResponse> {
         Ok(Response::new(upload::receive(&self.core, request.into_inner()).await?))
     }
+
+    async fn change_list(&self, request: Request<v1::ChangeListRequest>) -> Answer<v1::ChangeListResponse> {
+        Ok(Response::new(lists::change(&self.core, request.into_inner()).await?))
+    }
+
+    async fn list_lists(&self, request: Request<v1::ListListsRequest>) -> Answer<v1::ListListsResponse> {
+        Ok(Response::new(lists::page(&self.core, request.into_inner()).await?))
+    }
+
+    async fn get_list(&self, request: Request<v1::GetListRequest>) -> Answer<v1::GetListResponse> {
+        Ok(Response::new(lists::get(&self.core, request.into_inner()).await?))
+    }
+
+    async fn delete_list(&self, request: Request<v1::DeleteListRequest>) -> Answer<v1::DeleteListResponse> {
+        Ok(Response::new(lists::delete(&self.core, request.into_inner()).await?))
+    }
+
+    type ExportListStream = Stream1<v1::ExportListResponse>;
+
+    async fn export_list(&self, request: Request<v1::ExportListRequest>) -> Answer<Self::ExportListStream> {
+        let (core, request) = (Arc::clone(&self.core), request.into_inner());
+        let (sender, receiver) = mpsc::channel(STREAM_AHEAD_MAX);
+        tokio::spawn(async move {
+            if let Err(error) = lists::export(&core, request, &sender).await {
+                let _ = sender.send(Err(error.into())).await;
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
+    }
 }
 
 impl CampaignsApi {
@@ -129,7 +160,8 @@ impl CampaignsApi {
         }
         self.has_something_to_come(&campaign).await?;
         self.keep_version(&campaign.name).await;
-        let message = submit::campaign_message(&campaign, "");
+        let lane = validate::lane(&campaign.lane, &core.lanes)?;
+        let message = submit::campaign_message(&campaign, lane, "");
         let spec = campaign::encode(&campaign);
         let apply = ApplyCampaign {
             name: campaign.name.clone(),
@@ -220,7 +252,8 @@ impl CampaignsApi {
         let campaign = decode_record(&record)?;
         let audience = audience.map(Audience::try_from).transpose()?;
         let mut run = prepare::run(core, &campaign, record.version, id, fingerprint, audience).await?;
-        if campaign.send_at_local.is_some() {
+        let lane = core.lane(&campaign.lane);
+        if lane.is_some_and(|lane| submit::local(&campaign, lane).is_some()) {
             // What is in which batch follows from it: a store that lost the run and is told of it again has the same batches.
             run.nominal_at_ms = Some(core.storage.nominal_of(&run.id, core.store.now_ms().await?).await?);
         }

@@ -48,7 +48,7 @@ impl Dispatch for DispatchApi {
         lineage::witness(&self.core, request.worker.as_ref()).await?;
         let (worker, reports) = reports(request.worker, request.leases)?;
         let drain = self.draining.includes(&worker);
-        let answers = suppress::checkpoint(&self.core, worker, reports).await.map_err(ApiError::from)?;
+        let answers = suppress::checkpoint(&self.core, &self.definitions, worker, reports).await?;
         let (leases, seen) = (answers.into_iter().map(Into::into).collect(), lineage::seen(&self.core));
         Ok(Response::new(v1::CheckpointResponse { leases, drain, seen }))
     }

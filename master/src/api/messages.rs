@@ -72,6 +72,7 @@ impl MessagesApi {
             message: frame.message,
             audience,
             local: None,
+            list: None,
         };
         Ok(wish.freeze()?)
     }
@@ -100,13 +101,15 @@ impl MessagesApi {
                 let name = parse_name("campaign", name)?;
                 let record = self.core.store.campaign(&name).await?.ok_or_else(|| no_campaign(name.as_str()))?;
                 let campaign = decode_record(&record)?;
-                let message = submit::campaign_message(&campaign, &request.correlation_id);
+                let name_of_lane = lane.clone().unwrap_or_else(|| campaign.lane.clone());
+                let in_lane = validate::lane(&name_of_lane, &self.core.lanes)?;
+                let message = submit::campaign_message(&campaign, in_lane, &request.correlation_id);
                 let message = sent_by(message, &request.from);
                 validate::message(&message)?;
                 Ok(Frame {
                     campaign: name.to_string(),
                     campaign_version: record.version,
-                    lane: lane.unwrap_or_else(|| campaign.lane.clone()),
+                    lane: name_of_lane,
                     on_unknown: campaign.on_unknown,
                     message,
                 })

@@ -22,6 +22,9 @@ pub enum ApiError {
     Conflict(String),
     #[error("{0}")]
     Precondition(String),
+    /// It may go better in a moment.
+    #[error("{0}")]
+    Passing(String),
     #[error("the master is stopping: retry on any master")]
     Stopping,
     #[error("failed to {0}")]
@@ -61,7 +64,7 @@ impl ApiError {
             Self::NotFound(_) => Code::NotFound,
             Self::Conflict(_) => Code::AlreadyExists,
             Self::Precondition(_) => Code::FailedPrecondition,
-            Self::Stopping => Code::Unavailable,
+            Self::Stopping | Self::Passing(_) => Code::Unavailable,
             Self::Store(
                 StoreError::Unavailable(_)
                 | StoreError::Refusing { .. }

@@ -57,6 +57,7 @@ pub async fn open(storage: &Storage, audience: &Audience) -> Result<Rows, ReadEr
             let sent = [Chunk::Rows(rows), Chunk::End].into_iter().try_for_each(|chunk| sender.try_send(chunk));
             sent.map_err(|error| ReadError::Storage(error.to_string()))?;
         }
+        Source::List { .. } => return Err(ReadError::Storage("the run froze no version of its list".into())),
         Source::Sql(_) | Source::Http(_) | Source::File { .. } => {
             return Err(ReadError::Storage("the source of the run was not fetched".into()));
         }

@@ -2,10 +2,12 @@
 //! calls it, at each call.
 
 use super::Invalid;
+use super::validate::COLUMN_BYTES_MAX;
 use postrider_common::campaign::{HttpSource, TextForm};
 use postrider_common::duration;
+use postrider_common::limits::SQL_QUERY_BYTES_MAX;
 use postrider_common::limits::{CALL_HEADERS_MAX, DATA_TIMEOUT_MS_MAX, DATA_TIMEOUT_MS_MIN, HTTP_TIMEOUT_MS_MAX};
-use postrider_common::message::DataUrl;
+use postrider_common::message::{DataSql, DataUrl};
 use postrider_outgoing::{InvalidTarget, Secret, SecretText, Target};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -37,6 +39,34 @@ pub fn data_url(data: &DataUrl) -> Result<(), Invalid> {
         data.secret.parse::<Secret>().map_err(invalid)?;
     }
     headers("data_url.headers", &data.headers)
+}
+
+pub fn data_sql(data: &DataSql) -> Result<(), Invalid> {
+    let wrong = |field: &str, why: String| Err(Invalid::field(format!("data_sql.{field}"), why));
+    if data.url.parse::<Secret>().is_err() {
+        // What was written there is not repeated: it may be a password.
+        let why = "it must be \"env:NAME\", a variable of the workers that holds the URL of the database, and never the \
+                   URL itself, which may have a password";
+        return wrong("url", why.to_owned());
+    }
+    if data.query.len() > SQL_QUERY_BYTES_MAX {
+        let (size, max) = (data.query.len() as u64, SQL_QUERY_BYTES_MAX as u64);
+        return Err(Invalid::Limit { field: "data_sql.query".into(), limit: "sql_query_bytes_max", size, max });
+    }
+    if data.query.contains('\0') || !postrider_sql::wants_keys(&data.query) {
+        let why = "it must be one SELECT that says where it wants the keys of the recipients, such as WHERE id IN (:keys), \
+                   with Postgres WHERE id = ANY(:keys)";
+        return wrong("query", why.to_owned());
+    }
+    if data.key.is_empty() || data.key.len() > COLUMN_BYTES_MAX || data.key.chars().any(char::is_control) {
+        return wrong("key", "it must be the column of the query that holds the key of the recipient".to_owned());
+    }
+    if !(DATA_TIMEOUT_MS_MIN..=DATA_TIMEOUT_MS_MAX).contains(&data.timeout_ms) {
+        let print = |ms| duration::print(Duration::from_millis(ms));
+        let why = format!("it must be from {} to {}", print(DATA_TIMEOUT_MS_MIN), print(DATA_TIMEOUT_MS_MAX));
+        return wrong("timeout", why);
+    }
+    Ok(())
 }
 
 /// `audience.http`.
@@ -117,6 +147,32 @@ mod tests {
             on_missing: postrider_common::message::OnMissingData::Reject,
             headers: BTreeMap::from([("Authorization".into(), "env:DATA_TOKEN".into()), ("X-Of".into(), "us".into())]),
         }
+    }
+
+    #[test]
+    fn a_query_for_fields_says_where_it_wants_the_keys() {
+        let good = || DataSql {
+            url: "env:DATA_DB".into(),
+            query: "SELECT id, name FROM people WHERE id IN (:keys)".into(),
+            key: "id".into(),
+            timeout_ms: 5_000,
+            on_missing: postrider_common::message::OnMissingData::Reject,
+        };
+        assert_eq!(data_sql(&good()), Ok(()));
+        let check = |change: fn(&mut DataSql), parts: &[&str]| {
+            let mut changed = good();
+            change(&mut changed);
+            let error = data_sql(&changed).expect_err("refused").to_string();
+            for part in parts {
+                assert!(error.contains(part), "'{error}' has no '{part}'");
+            }
+            assert!(!error.contains("hunter2"), "{error}");
+        };
+        check(|d| d.url = "postgres://ada:hunter2@db/people".into(), &["data_sql.url: ", "env:NAME"]);
+        check(|d| d.query = "SELECT id FROM people -- :keys".into(), &["data_sql.query: ", "IN (:keys)", "ANY(:keys)"]);
+        check(|d| d.query.push_str(&" ".repeat(70_000)), &["data_sql.query", "sql_query_bytes_max"]);
+        check(|d| d.key = String::new(), &["data_sql.key: "]);
+        check(|d| d.timeout_ms = 60_001, &["data_sql.timeout: ", "from 1s to 1m"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use super::submit::{self, Wish};
 use super::validate;
 use crate::api::status::ApiError;
 use crate::core::Core;
+use crate::list;
 use postrider_common::campaign::{Audience, Campaign, Source};
 use postrider_common::ids::RunId;
 use postrider_store::{NewRun, Shared};
@@ -28,6 +29,7 @@ pub async fn run(
             ApiError::Precondition(format!("the campaign '{name}' has no audience: {mend}"))
         })?,
     };
+    let (audience, list) = list::freeze(core, audience, &id).await?;
     require_stored(core, &audience).await?;
     let lane = validate::lane(&campaign.lane, &core.lanes)
         .map_err(|error| ApiError::Precondition(format!("the campaign '{name}' cannot run: {error}")))?;
@@ -39,16 +41,19 @@ pub async fn run(
         lane,
         on_unknown: campaign.on_unknown,
         on_bad_row: campaign.on_bad_row,
-        message: submit::campaign_message(campaign, ""),
+        message: submit::campaign_message(campaign, lane, ""),
         audience,
-        local: submit::local(campaign),
+        local: submit::local(campaign, lane),
+        list,
     };
     Ok(wish.freeze()?)
 }
 
+/// What an audience names is there.
 pub async fn require_stored(core: &Core, audience: &Audience) -> Result<(), ApiError> {
     match &audience.source {
         Source::Inline { .. } | Source::Sql(_) | Source::Http(_) | Source::File { .. } => Ok(()),
+        Source::List { .. } => Ok(list::check(core, audience).await?),
         Source::Stored { sha256, .. } => {
             // Before it is looked for: from here on it is not swept.
             core.store.keep(vec![Shared::Audience(sha256.clone())]).await?;

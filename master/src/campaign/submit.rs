@@ -6,8 +6,9 @@ use crate::audience::row;
 use crate::split::Plan;
 use crate::split::plan::Local;
 use postrider_common::campaign::{Audience, Campaign, OnBadRow, OnUnknown, Source};
-use postrider_common::ids::{IdempotencyKey, RunId, to_hex};
+use postrider_common::ids::{IdempotencyKey, ListName, RunId, to_hex};
 use postrider_common::lane::Lane;
+use postrider_common::windows::{RecipientClock, Windows};
 use postrider_common::{Address, MessageSpec};
 use postrider_store::NewRun;
 use serde_json::{Map, Value};
@@ -63,6 +64,8 @@ pub struct Wish<'a> {
     pub message: MessageSpec,
     pub audience: Audience,
     pub local: Option<Local>,
+    /// The saved list that the audience is from, and its version.
+    pub list: Option<(ListName, u64)>,
 }
 
 impl Wish<'_> {
@@ -72,7 +75,9 @@ impl Wish<'_> {
             audience: self.audience,
             on_bad_row: self.on_bad_row,
             local: self.local,
+            windows: self.message.windows.clone(),
             campaign_version: self.campaign_version,
+            list: self.list,
         };
         Ok(NewRun {
             id: self.id,
@@ -91,20 +96,46 @@ impl Wish<'_> {
     }
 }
 
-/// By which clocks the runs of a campaign send. A rule without a default zone goes by that of the schedule.
-pub fn local(campaign: &Campaign) -> Option<Local> {
-    let mut rule = campaign.send_at_local.clone()?;
-    let schedule = campaign.schedule.as_ref().map_or("", |schedule| schedule.time_zone.as_str());
-    if rule.default_zone.is_empty() {
-        schedule.clone_into(&mut rule.default_zone);
-    }
+/// By which clocks the runs of a campaign send, in this lane. A rule without a default zone goes by that of the schedule.
+pub fn local(campaign: &Campaign, lane: &Lane) -> Option<Local> {
+    let windows = windows(campaign, lane);
+    let rule = campaign.send_at_local.clone().map(|mut rule| {
+        if rule.default_zone.is_empty() {
+            schedule_zone(campaign).clone_into(&mut rule.default_zone);
+        }
+        rule
+    });
+    let windows_only = rule.is_none();
+    let rule = rule.or_else(|| windows.clock.as_ref().map(RecipientClock::rule))?;
+    let schedule = schedule_zone(campaign);
     let zone = if schedule.is_empty() { rule.default_zone.clone() } else { schedule.to_owned() };
-    Some(Local { rule, zone })
+    Some(Local { rule, zone, windows_only, windows: windows.clock.is_some().then_some(windows) })
+}
+
+/// When the runs of a campaign may send. With a clock: they, or those of the lane, go by the recipients' own.
+pub fn windows(campaign: &Campaign, lane: &Lane) -> Windows {
+    let mut windows = campaign.message.windows.clone().with_zone(schedule_zone(campaign));
+    let given = campaign.send_at_local.as_ref().map(RecipientClock::of).or_else(|| windows.clock.take());
+    windows.clock = (windows.go_by_recipient() || lane.windows.go_by_recipient()).then(|| {
+        let mut clock = given.unwrap_or_default();
+        let of_lane = lane.windows.clock.as_ref().map_or("", |clock| clock.default_zone.as_str());
+        let zones = [schedule_zone(campaign), of_lane];
+        if clock.default_zone.is_empty() {
+            zones.into_iter().find(|zone| !zone.is_empty()).unwrap_or_default().clone_into(&mut clock.default_zone);
+        }
+        clock
+    });
+    windows
+}
+
+fn schedule_zone(campaign: &Campaign) -> &str {
+    campaign.schedule.as_ref().map_or("", |schedule| schedule.time_zone.as_str())
 }
 
 /// The message of a campaign, with what the master fills in.
-pub fn campaign_message(campaign: &Campaign, correlation_id: &str) -> MessageSpec {
+pub fn campaign_message(campaign: &Campaign, lane: &Lane, correlation_id: &str) -> MessageSpec {
     let mut message = campaign.message.clone();
+    message.windows = windows(campaign, lane);
     message.campaign = campaign.name.to_string();
     message.correlation_id = correlation_id.to_owned();
     message

@@ -3,7 +3,7 @@
 use super::{calls, submit};
 use crate::audience::text;
 use crate::fetch;
-use crate::schedule::{self, Zones};
+use crate::schedule::{self, Hours, TimeZone, Zones};
 use postrider_common::campaign::{Audience, Campaign, CatchUp, Schedule, Source, SqlSource, When};
 use postrider_common::lane::Lane;
 use postrider_common::limits::{
@@ -81,7 +81,7 @@ pub fn lane<'a>(name: &LaneName, lanes: &'a [Lane]) -> Result<&'a Lane, Invalid>
 
 /// All of a campaign but whether its audience is in the storage.
 pub fn campaign(campaign: &Campaign, lanes: &[Lane], zones: &Zones) -> Result<(), Invalid> {
-    lane(&campaign.lane, lanes)?;
+    let lane = lane(&campaign.lane, lanes)?;
     if let Some(schedule) = &campaign.schedule {
         self::schedule(schedule, campaign.name.as_str(), zones)?;
         if campaign.audience.is_none() {
@@ -89,7 +89,8 @@ pub fn campaign(campaign: &Campaign, lanes: &[Lane], zones: &Zones) -> Result<()
             return Err(Invalid::field("audience", why));
         }
     }
-    send_at_local(campaign, zones)?;
+    send_at_local(campaign, lane, zones)?;
+    windows(campaign, lane, zones)?;
     if let Some(audience) = &campaign.audience {
         self::audience(audience)?;
     }
@@ -137,15 +138,16 @@ fn schedule(schedule: &Schedule, campaign: &str, zones: &Zones) -> Result<(), In
         .map_err(|error| Invalid::field(error.field(), error.to_string()))
 }
 
-fn send_at_local(campaign: &Campaign, zones: &Zones) -> Result<(), Invalid> {
-    let Some(local) = submit::local(campaign) else { return Ok(()) };
-    let columns = [("send_at_local.zone", &local.rule.zone), ("send_at_local.country", &local.rule.country)];
-    for (field, name) in columns {
+fn send_at_local(campaign: &Campaign, lane: &Lane, zones: &Zones) -> Result<(), Invalid> {
+    let Some(local) = submit::local(campaign, lane) else { return Ok(()) };
+    let key = if local.windows_only { "recipient_clock" } else { "send_at_local" };
+    let columns = [(format!("{key}.zone"), &local.rule.zone), (format!("{key}.country"), &local.rule.country)];
+    for (field, name) in columns.iter().map(|(field, name)| (field.as_str(), *name)) {
         let Some(name) = name else { continue };
         within(field, name, "column_bytes_max", COLUMN_BYTES_MAX)?;
         no_controls(field, name)?;
     }
-    let field = "send_at_local.default_zone";
+    let field = &*format!("{key}.default_zone");
     if local.rule.default_zone.is_empty() {
         let why = "it is missing, and there is no schedule with a time zone: write default_zone = \"Europe/Berlin\"";
         return Err(Invalid::field(field, why));
@@ -153,6 +155,28 @@ fn send_at_local(campaign: &Campaign, zones: &Zones) -> Result<(), Invalid> {
     within(field, &local.rule.default_zone, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
     no_controls(field, &local.rule.default_zone)?;
     zones.get(&local.rule.default_zone).map(drop).map_err(|error| Invalid::field(field, error.to_string()))
+}
+
+/// Those of the campaign, and that they and those of its lane are open at the same time now and then.
+fn windows(campaign: &Campaign, lane: &Lane, zones: &Zones) -> Result<(), Invalid> {
+    let windows = submit::windows(campaign, lane);
+    for window in windows.send.iter().chain(&windows.quiet) {
+        within("send_window.days", &window.days, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
+        within("send_window.time_zone", &window.time_zone, "schedule_bytes_max", SCHEDULE_BYTES_MAX)?;
+    }
+    let hours = Hours::new(&windows, zones).map_err(|error| Invalid::field(error.field, error.why))?;
+    let clock = windows.clock.as_ref().and_then(|clock| zones.find(&clock.default_zone)).unwrap_or(TimeZone::UTC);
+    let field = if windows.send.is_empty() { "quiet_hours" } else { "send_window" };
+    if !hours.ever_opens(&clock) {
+        return Err(Invalid::field(field, schedule::NEVER));
+    }
+    let of_lane = Hours::new(&lane.windows, zones).unwrap_or_default();
+    if !hours.is_empty() && !hours.and(&of_lane).ever_opens(&clock) {
+        let why =
+            format!("they are never open at the same time as those of the lane '{}': change one of them", lane.name);
+        return Err(Invalid::field(field, why));
+    }
+    Ok(())
 }
 
 pub fn audience(audience: &Audience) -> Result<(), Invalid> {
@@ -195,6 +219,13 @@ pub fn audience(audience: &Audience) -> Result<(), Invalid> {
 fn source(audience: &Audience) -> Result<(), Invalid> {
     match &audience.source {
         Source::Stored { .. } => {}
+        Source::List { .. } => {
+            if audience.text != Default::default() {
+                let why =
+                    "a list has neither encoding nor delimiter: leave audience.encoding and audience.delimiter out";
+                return Err(Invalid::field("audience.list", why));
+            }
+        }
         Source::Inline { rows } => {
             for (index, row) in rows.iter().enumerate() {
                 within(&format!("audience.inline[{index}]"), row, "row_bytes_max", 4 * FIELD_BYTES_MAX)?;
@@ -257,6 +288,16 @@ pub fn message(message: &MessageSpec) -> Result<(), Invalid> {
     }
     correlation_id(&message.correlation_id)?;
     message.data_url.as_ref().map_or(Ok(()), calls::data_url)?;
+    message.data_sql.as_ref().map_or(Ok(()), calls::data_sql)?;
+    if message.data_sql.is_some() && cfg!(not(feature = "sql")) {
+        // Nor can the workers, most likely.
+        let why = "this build cannot read databases: use one with the feature sql (cargo build --features sql), for masters \
+                   and workers";
+        return Err(Invalid::field("data_sql", why));
+    }
+    if message.data_url.is_some() && message.data_sql.is_some() {
+        return Err(Invalid::field("data_sql", "data_url is there as well: keep one of them"));
+    }
     Template::compile(message).map(|_| ()).map_err(|error| {
         let place = match (error.line, error.column) {
             (0, _) => String::new(),
@@ -302,6 +343,7 @@ mod tests {
     use super::*;
     use postrider_common::campaign::{OnBadRow, OnGap, OnUnknown};
     use postrider_common::lane;
+    use postrider_common::windows::Window;
 
     fn good() -> Campaign {
         Campaign {
@@ -385,6 +427,32 @@ mod tests {
         check(
             with(|s| s.catch_up = CatchUp::All { max: 1001, window_ms: 1 }),
             &["schedule.catch_up_limit: ", "catch_up_runs_max"],
+        );
+        let window = |from: &str, to: &str, zone: &str| Window {
+            from: from.into(),
+            to: to.into(),
+            days: String::new(),
+            time_zone: zone.into(),
+        };
+        check(|c| c.message.windows.send = vec![window("8", "20:00", "")], &["send_window.from: ", "08:00"]);
+        check(
+            |c| c.message.windows.quiet = vec![window("21:00", "08:00", "Europe/Berln")],
+            &["quiet_hours.time_zone: ", "the nearest is Europe/Berlin"],
+        );
+        check(
+            |c| {
+                (c.message.windows.send, c.message.windows.quiet) =
+                    (vec![window("08:00", "20:00", "")], vec![window("07:00", "21:00", "")])
+            },
+            &["send_window: ", "could never begin"],
+        );
+        check(
+            |c| (c.schedule, c.message.windows.send) = (None, vec![window("08:00", "20:00", "")]),
+            &["send_window.time_zone: ", "missing"],
+        );
+        check(
+            |c| (c.schedule, c.message.windows.send) = (None, vec![window("08:00", "20:00", "recipient")]),
+            &["recipient_clock.default_zone: ", "missing"],
         );
         check(|c| c.audience = None, &["audience: ", "schedule"]);
         check(|c| c.notify_url = "http://x\r\n".into(), &["notify_url: ", "control"]);

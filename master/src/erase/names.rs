@@ -4,6 +4,7 @@
 use super::EraseError;
 use super::work::Work;
 use crate::campaign;
+use crate::list;
 use crate::split::Plan;
 use postrider_common::campaign::{Audience, AudienceFormat, Source, TextForm};
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,7 +32,7 @@ impl Fields {
     fn add(&mut self, audience: &Audience) {
         self.format = Some(match &audience.source {
             Source::Stored { format, .. } | Source::File { format, .. } => *format,
-            Source::Inline { .. } | Source::Sql(_) | Source::Http(_) => AudienceFormat::Ndjson,
+            Source::Inline { .. } | Source::Sql(_) | Source::Http(_) | Source::List { .. } => AudienceFormat::Ndjson,
         });
         let TextForm { encoding, delimiter } = &audience.text;
         self.text.encoding = self.text.encoding.take().or_else(|| encoding.clone());
@@ -68,7 +69,7 @@ pub(super) async fn look(work: &mut Work<'_>) -> Result<Names, EraseError> {
     let mut after = None;
     loop {
         let campaigns = work.core.store.campaigns(after.as_ref(), CAMPAIGNS_PER_READ).await?;
-        let Some(last) = campaigns.last() else { return Ok(names) };
+        let Some(last) = campaigns.last() else { break };
         after = Some(last.name.clone());
         for record in &campaigns {
             if work.erasing.is_in(&String::from_utf8_lossy(&record.spec)) {
@@ -80,4 +81,14 @@ pub(super) async fn look(work: &mut Work<'_>) -> Result<Names, EraseError> {
             }
         }
     }
+    for (list, versions) in work.core.storage.lists().await? {
+        for version in versions {
+            // The audience of one that cannot be read is looked at all the same.
+            if let Ok(Some(version)) = list::read(&work.core.storage, &list, version).await {
+                note(&mut names, &version.audience());
+            }
+            work.be_sure().await?;
+        }
+    }
+    Ok(names)
 }

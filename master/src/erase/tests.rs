@@ -86,9 +86,16 @@ impl World {
             definition_bytes,
             sender_domain: "acme.example".to_owned(),
             // An erased row fails no run.
-            audience: Plan { audience, on_bad_row: OnBadRow::Fail, local: None, campaign_version: 1 }
-                .encode()
-                .expect("encodes"),
+            audience: Plan {
+                audience,
+                on_bad_row: OnBadRow::Fail,
+                local: None,
+                windows: Default::default(),
+                campaign_version: 1,
+                list: None,
+            }
+            .encode()
+            .expect("encodes"),
             nominal_at_ms: None,
         };
         self.core.store.create_run(new.clone()).await.expect("creates");
@@ -143,8 +150,15 @@ impl World {
             progress: sequence,
         };
         let (worker, reports) = (worker(1), vec![report]);
-        let checkpoint =
-            Checkpoint { worker, reports, ttl_ms: 600_000, window: 100, retry_fraction: 0, limits: Default::default() };
+        let checkpoint = Checkpoint {
+            worker,
+            reports,
+            ttl_ms: 600_000,
+            window: 100,
+            retry_fraction: 0,
+            limits: Default::default(),
+            grants: None,
+        };
         self.core.store.checkpoint(checkpoint).await.expect("reports").remove(0).granted
     }
 

@@ -90,6 +90,9 @@ impl<'a> Work<'a> {
                     self.go_on(Step::Audiences { newest, after: String::new() }).await?;
                 }
                 Step::Audiences { newest, after } => {
+                    // Whoever makes an audience of others meanwhile and sees this begins again, see `list::change`; whoever
+                    // does not has an audience that is there when they are listed.
+                    self.core.storage.note_pass(self.core.random_wide()).await?;
                     let names = names::look(self).await?;
                     audiences::all(self, &names, &newest, after).await?;
                     self.go_on(Step::Segments { newest, folder: 0 }).await?;

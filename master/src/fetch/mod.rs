@@ -7,11 +7,11 @@
 
 mod file;
 mod http;
-mod pieces;
+pub(crate) mod pieces;
 pub(crate) mod pin;
 mod root;
-mod snapshot;
-#[cfg(any(feature = "sql", test))]
+pub(crate) mod snapshot;
+#[cfg(feature = "sql")]
 mod sql;
 
 pub use pieces::{Pieces, RowTooLong};
@@ -104,7 +104,9 @@ impl Wanted {
 /// Whether this build can read the source at all. The error says how to build one that can.
 pub fn supports(source: &Source) -> Result<(), &'static str> {
     match source {
-        Source::Stored { .. } | Source::Inline { .. } | Source::Http(_) | Source::File { .. } => Ok(()),
+        Source::Stored { .. } | Source::Inline { .. } | Source::Http(_) | Source::File { .. } | Source::List { .. } => {
+            Ok(())
+        }
         #[cfg(feature = "sql")]
         Source::Sql(_) => Ok(()),
         #[cfg(not(feature = "sql"))]
@@ -121,7 +123,7 @@ fn open(
     audience: &Audience,
 ) -> Result<Option<Arc<dyn Fetcher>>, FetchError> {
     match &audience.source {
-        Source::Stored { .. } | Source::Inline { .. } => Ok(None),
+        Source::Stored { .. } | Source::Inline { .. } | Source::List { .. } => Ok(None),
         Source::File { path, format } => {
             let form = Form { format: *format, text: audience.text.clone() };
             Ok(Some(Arc::new(file::FileFetcher::new(settings.files.clone(), path, form))))

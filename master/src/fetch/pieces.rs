@@ -22,7 +22,7 @@ pub struct RowTooLong {
 
 /// What is handed over at once: whole lines, unless it is a file.
 #[derive(Debug, Default)]
-pub(super) struct Piece {
+pub(crate) struct Piece {
     pub bytes: Vec<u8>,
 }
 

@@ -13,7 +13,7 @@ use std::io::Write as _;
 const ZSTD_LEVEL: i32 = 3;
 
 /// Ends with `finish` or `abort`.
-pub(super) struct Snapshot {
+pub(crate) struct Snapshot {
     upload: Upload,
     /// None: the bytes are kept as they are.
     packer: Option<zstd::Encoder<'static, Vec<u8>>>,
@@ -23,7 +23,7 @@ pub(super) struct Snapshot {
 }
 
 /// Why a piece was not taken.
-pub(super) enum Refused {
+pub(crate) enum Refused {
     Fetch(FetchError),
     Storage(StorageError),
     /// The split is not ours any more, or the master stops.

@@ -16,7 +16,7 @@ use postrider_common::limits::CLAIM_POLL_MS;
 use postrider_proto::v1;
 use postrider_store::{Claim, ClaimedBatch, Release, StoreError};
 use prost::Message as _;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -81,7 +81,18 @@ pub async fn long_poll(
         let turn = if hinted { core.turnstile.turn(&wish.lanes, version).await } else { Turn::Look(None) };
         if let Turn::Look(gate) = turn {
             let before_ms = core.clock.boot_ms();
-            let claimed = core.store.claim(claim.clone()).await?;
+            let mut claimed = match core.gates.open_lanes(core, &wish.lanes).await? {
+                None => core.store.claim(claim.clone()).await?,
+                Some(lanes) => core.store.claim(Claim { lanes, ..claim.clone() }).await?,
+            };
+            let held = core.gates.take_held(core, definitions, &mut claimed.leases).await?;
+            if !held.is_empty() {
+                give_back_held(core, &wish, held).await?;
+                if claimed.leases.is_empty() {
+                    // The request has had its answer. The next one looks further.
+                    return Ok(v1::LeaseResponse { drain: claimed.drain, ..v1::LeaseResponse::default() });
+                }
+            }
             if !claimed.leases.is_empty() {
                 drop(gate);
                 let held_ms = held_ms(arrived_ms, before_ms);
@@ -181,7 +192,20 @@ fn lease(core: &Core, claimed: ClaimedBatch) -> Lease {
     }
 }
 
-/// What does not fit in one answer goes back at once, at no cost.
+/// What is held goes back until it opens.
+async fn give_back_held(core: &Core, wish: &LeaseWish, held: Vec<(ClaimedBatch, u64)>) -> Result<(), ApiError> {
+    let mut by_delay: BTreeMap<u64, Vec<ClaimedBatch>> = BTreeMap::new();
+    for (lease, delay_ms) in held {
+        by_delay.entry(delay_ms).or_default().push(lease);
+    }
+    for (delay_ms, leases) in by_delay {
+        tracing::debug!(batches = leases.len(), delay_ms, "batches held until their windows open");
+        give_back(core, &wish.worker, leases, delay_ms).await?;
+    }
+    Ok(())
+}
+
+/// What is not handed out goes back, at no cost: at once, or for a while.
 pub(crate) async fn give_back(
     core: &Core,
     worker: &WorkerId,

@@ -325,7 +325,11 @@ fn is_for_ever(error: &ApiError) -> bool {
         | ApiError::Conflict(_)
         | ApiError::Precondition(_)
         | ApiError::Internal(_) => true,
-        ApiError::Stopping | ApiError::Store(_) | ApiError::Storage(_) | ApiError::History(_) => false,
+        ApiError::Stopping
+        | ApiError::Passing(_)
+        | ApiError::Store(_)
+        | ApiError::Storage(_)
+        | ApiError::History(_) => false,
     }
 }
 

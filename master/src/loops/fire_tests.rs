@@ -96,7 +96,7 @@ impl World {
             notify_url: String::new(),
         };
         let spec = campaign::encode(&campaign);
-        let message = submit::campaign_message(&campaign, "");
+        let message = submit::campaign_message(&campaign, &postrider_common::lane::defaults()[1], "");
         let apply = ApplyCampaign {
             name: campaign.name.clone(),
             key: None,

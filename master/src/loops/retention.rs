@@ -62,9 +62,14 @@ fn keep(retention: &Retention, run: &RunRecord) -> Option<Duration> {
     let Retention { runs, messages, dead_letters: _ } = *retention;
     match Plan::decode(&run.audience).map(|plan| plan.audience.source) {
         Ok(Source::Inline { rows }) if rows.len() == 1 => messages,
-        Ok(Source::Inline { .. } | Source::Stored { .. } | Source::Sql(_) | Source::Http(_) | Source::File { .. }) => {
-            runs
-        }
+        Ok(
+            Source::Inline { .. }
+            | Source::Stored { .. }
+            | Source::Sql(_)
+            | Source::Http(_)
+            | Source::File { .. }
+            | Source::List { .. },
+        ) => runs,
         // Sealed with a key that is not here: as long as either.
         Err(_) => runs.zip(messages).map(|(runs, messages)| runs.max(messages)),
     }

@@ -165,8 +165,14 @@ fn stored(sha256: &str) -> Audience {
 
 /// A run of that audience, with a definition of its own.
 fn run_of(name: &str, sha256: &str) -> NewRun {
-    let plan =
-        crate::split::Plan { audience: stored(sha256), on_bad_row: OnBadRow::Skip, local: None, campaign_version: 1 };
+    let plan = crate::split::Plan {
+        audience: stored(sha256),
+        on_bad_row: OnBadRow::Skip,
+        local: None,
+        windows: Default::default(),
+        campaign_version: 1,
+        list: None,
+    };
     NewRun { audience: plan.encode().expect("encodes"), ..new_run(name) }
 }
 

@@ -5,6 +5,7 @@
 mod countries;
 mod decide;
 mod due;
+mod hours;
 mod local;
 mod pattern;
 mod read;
@@ -14,6 +15,8 @@ mod zones;
 pub use countries::zone_of_country;
 pub use decide::{Decision, LOOK_AGAIN, Missed, ON_TIME, Position, Rules, Verdict, WAIT};
 pub use due::{CatchUp, Due, due};
+pub use hours::{AHEAD, Hours, LaneHours, NEVER, State, WrongWindow, clock_of, lane_hours};
+pub use jiff::tz::TimeZone;
 pub use local::{LocalTimes, NoLocalTimes};
 pub use pattern::{Pattern, WrongPattern};
 pub use read::{WrongSchedule, read};

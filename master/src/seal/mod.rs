@@ -20,7 +20,7 @@ pub use store::Sealed;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use cipher::Cipher;
-use postrider_common::ids::{BatchId, CampaignName, ErasureId, RunId};
+use postrider_common::ids::{BatchId, CampaignName, ErasureId, ListName, RunId};
 use postrider_common::payload::OPEN_MEND;
 use postrider_common::seal::{FINGERPRINT_BYTES, Header, KeyId, NONCE_BYTES};
 use postrider_common::suppression::SuppressionKey;
@@ -46,6 +46,8 @@ pub enum What<'a> {
     Segment(&'a str),
     /// A version of a campaign.
     Version(&'a CampaignName, u64),
+    /// A version of a saved list.
+    List(&'a ListName, u64),
     /// What is known of an erasure: until it is done, the address.
     Erasure(&'a ErasureId),
     /// Who is not sent to, in the list.
@@ -69,6 +71,7 @@ impl What<'_> {
             Self::BadRow(run, row) => format!("bad_row|{run}|{row}"),
             Self::Segment(name) => format!("segment|{name}"),
             Self::Version(name, version) => format!("version|{name}|{version}"),
+            Self::List(name, version) => format!("list|{name}|{version}"),
             Self::Erasure(id) => format!("erasure|{id}"),
             Self::Suppression(key) => format!("suppression|{key}"),
             Self::ErasureKey => "erasure_key".to_owned(),
@@ -178,6 +181,7 @@ impl std::fmt::Display for What<'_> {
             Self::BadRow(run, row) => write!(f, "the bad row {row} of {run}"),
             Self::Segment(name) => write!(f, "history/{name}"),
             Self::Version(name, version) => write!(f, "campaigns/{name}/{version}"),
+            Self::List(name, version) => write!(f, "version {version} of the list {name}"),
             Self::Erasure(id) => write!(f, "the erasure {id}"),
             Self::Suppression(key) => write!(f, "the suppression {key}"),
             Self::ErasureKey => f.write_str("erasure.key"),

@@ -47,6 +47,14 @@ impl Named {
         Self::of(fields.get(rule.country_column()), |length| length == COUNTRY_BYTES)
     }
 
+    /// If it is a name.
+    pub fn name(self) -> Option<String> {
+        match self {
+            Self::Name(name) => Some(name),
+            Self::Nothing | Self::Other => None,
+        }
+    }
+
     fn of(value: Option<&Value>, fits: impl Fn(usize) -> bool) -> Self {
         match value {
             None | Some(Value::Null) => Self::Nothing,

@@ -329,7 +329,7 @@ impl Splitter {
 }
 
 /// What ends a run that is to have none.
-pub(super) fn bad_row(number: u64, reason: &RowReason) -> ReadError {
+pub(crate) fn bad_row(number: u64, reason: &RowReason) -> ReadError {
     let mend = "mend that row and run the campaign again, or set on_bad_row = \"skip\"";
     ReadError::run("bad_row", format!("row {number}: {reason}"), mend)
 }
@@ -352,14 +352,14 @@ fn unreadable(error: InvalidPayload) -> ReadError {
 }
 
 /// 128 bits: among ten thousand million keys a collision is less likely than a broken disk.
-pub(super) fn hash(key: &str) -> u128 {
+pub(crate) fn hash(key: &str) -> u128 {
     let digest = Sha256::digest(key);
     digest.iter().take(16).fold(0, |sum, byte| (sum << 8) | u128::from(*byte))
 }
 
 /// The keys of the set are hashes already.
 #[derive(Debug, Default)]
-pub(super) struct AlreadyHashed(u64);
+pub(crate) struct AlreadyHashed(u64);
 
 impl Hasher for AlreadyHashed {
     fn finish(&self) -> u64 {

@@ -7,29 +7,29 @@ use super::plan::Local;
 use super::splitter::{AlreadyHashed, REASON_CHARS_MAX, bad_row, hash, too_many};
 use super::waves::{Wave, Waves};
 use crate::audience::{ReadError, Row, RowReason, nearest, shorten};
-use crate::schedule::{LocalTimes, Zones, zone_of_country};
+use crate::schedule::{Hours, LocalTimes, TimeZone, Zones, clock_of, zone_of_country};
 use postrider_common::campaign::OnBadRow;
 use postrider_common::erasure::Erasing;
 use postrider_common::limits::{BAD_ROWS_KEPT_MAX, RUN_RECIPIENTS_MAX};
 use postrider_common::local_time::SendAtLocal;
 use postrider_store::BadRow;
 use serde_json::{Map, Value};
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::hash::BuildHasherDefault;
 
 #[derive(Debug)]
 pub struct Survey {
     rule: SendAtLocal,
     zones: Zones,
-    times: LocalTimes,
+    dues: Dues,
     on_bad_row: OnBadRow,
     erasing: Vec<Erasing>,
     seen: HashSet<u128, BuildHasherDefault<AlreadyHashed>>,
-    /// When the time comes. None: it had passed, and then nothing is sent.
-    clocks: Clocks<Option<i64>>,
+    clocks: Clocks<Due>,
     rows: u64,
     found: u64,
-    used: BTreeSet<i64>,
+    /// With the zone that stands for each.
+    used: BTreeMap<(i64, String), String>,
     bad_rows: u64,
     repeated_rows: u64,
     samples: Vec<BadRow>,
@@ -37,6 +37,43 @@ pub struct Survey {
     has_country: bool,
     /// Those of the first recipient.
     columns: Vec<String>,
+}
+
+/// When recipients of one clock are due.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+enum Due {
+    /// Then, with those whose clocks show the same; and a zone of that clock. Both empty: with all who are due then.
+    At((i64, String), String),
+    /// It had passed, and then nothing is sent.
+    #[default]
+    Passed,
+    /// Their windows never open.
+    Never,
+}
+
+/// By which clocks recipients are due.
+#[derive(Debug)]
+struct Dues {
+    nominal_at_ms: i64,
+    /// None: all are due at once.
+    times: Option<LocalTimes>,
+    /// None: clocks need not be kept apart.
+    hours: Option<Hours>,
+}
+
+impl Dues {
+    fn of(&self, zone: &TimeZone) -> Due {
+        let at = match &self.times {
+            Some(times) => times.in_zone(zone),
+            None => Some(self.nominal_at_ms),
+        };
+        let Some(at) = at else { return Due::Passed };
+        let Some(hours) = &self.hours else { return Due::At((at, String::new()), String::new()) };
+        match hours.opens(at, std::slice::from_ref(zone)) {
+            Some(at) => Due::At((at, clock_of(zone, self.nominal_at_ms)), zone.iana_name().unwrap_or("UTC").to_owned()),
+            None => Due::Never,
+        }
+    }
 }
 
 /// What it found.
@@ -56,21 +93,30 @@ impl Survey {
         erasing: Vec<Erasing>,
     ) -> Result<Self, ReadError> {
         let wrong = |why: String| ReadError::run("send_at_local", why, MEND);
-        let times =
-            LocalTimes::new(&local.rule, &local.zone, nominal_at_ms, zones).map_err(|e| wrong(e.to_string()))?;
+        let times = match local.windows_only {
+            true => None,
+            false => Some(
+                LocalTimes::new(&local.rule, &local.zone, nominal_at_ms, zones).map_err(|e| wrong(e.to_string()))?,
+            ),
+        };
+        let hours = match &local.windows {
+            Some(windows) => Some(Hours::new(windows, zones).map_err(|error| wrong(error.to_string()))?),
+            None => None,
+        };
+        let dues = Dues { nominal_at_ms, times, hours };
         let default = zones.get(&local.rule.default_zone).map_err(|error| wrong(error.to_string()))?;
-        let default = times.in_zone(&default);
+        let default = dues.of(&default);
         Ok(Self {
             rule: local.rule.clone(),
             zones: zones.clone(),
-            times,
+            dues,
             on_bad_row,
             erasing,
             seen: HashSet::default(),
             clocks: Clocks { zones: Default::default(), countries: Default::default(), default },
             rows: 0,
             found: 0,
-            used: BTreeSet::new(),
+            used: BTreeMap::new(),
             bad_rows: 0,
             repeated_rows: 0,
             samples: Vec::new(),
@@ -90,7 +136,7 @@ impl Survey {
         self.note_columns(&recipient.fields);
         self.learn(&recipient.fields);
         let at = match self.clocks.of(&self.rule, &recipient.fields) {
-            Ok(at) => *at,
+            Ok(due) => due.clone(),
             Err(unknown) => return self.bad(row.number, &self.reason(unknown, &recipient.fields)),
         };
         if !self.seen.insert(hash(&recipient.key)) {
@@ -105,11 +151,12 @@ impl Survey {
         }
         match at {
             _ if recipient.address.is_erased() => self.skip(row.number, &RowReason::erased()),
-            Some(at) => {
-                self.used.insert(at);
+            Due::At(wave, zone) => {
+                self.used.entry(wave).or_insert(zone);
                 self.found += 1;
             }
-            None => self.skip(row.number, &RowReason::new(PASSED)),
+            Due::Passed => self.skip(row.number, &RowReason::new(PASSED)),
+            Due::Never => self.skip(row.number, &RowReason::new(NEVER)),
         }
         Ok(())
     }
@@ -117,10 +164,15 @@ impl Survey {
     /// The audience is read to its end.
     pub fn end(self) -> Result<Surveyed, ReadError> {
         self.check_columns()?;
-        let instants: Vec<i64> = self.used.into_iter().collect();
-        let wave = |at: Option<i64>| at.and_then(|at| instants.binary_search(&at).ok());
+        let keys: Vec<&(i64, String)> = self.used.keys().collect();
+        let wave = |due: Due| match due {
+            Due::At(key, _) => keys.binary_search(&&key).ok(),
+            Due::Passed | Due::Never => None,
+        };
         let clocks = self.clocks.map(wave);
-        let waves = instants.iter().map(|at_ms| Wave { at_ms: *at_ms, batches: 0 }).collect();
+        let waves =
+            self.used.iter().map(|((at_ms, _), clock)| Wave { at_ms: *at_ms, batches: 0, clock: clock.clone() });
+        let waves = waves.collect();
         let (rows, found, bad_rows) = (self.rows, self.found, self.bad_rows);
         let waves = Waves { rows, waves, pass: 0, clocks, found, placed: 0, bad_rows };
         Ok(Surveyed { waves, repeated_rows: self.repeated_rows, samples: self.samples })
@@ -148,13 +200,13 @@ impl Survey {
             && !self.clocks.zones.contains_key(&name)
             && let Some(zone) = self.zones.find(&name)
         {
-            self.clocks.zones.insert(name, self.times.in_zone(&zone));
+            self.clocks.zones.insert(name, self.dues.of(&zone));
         }
         if let Named::Name(code) = Named::country(&self.rule, fields)
             && !self.clocks.countries.contains_key(&code)
             && let Some(zone) = zone_of_country(&code).and_then(|zone| self.zones.find(zone))
         {
-            self.clocks.countries.insert(code, self.times.in_zone(&zone));
+            self.clocks.countries.insert(code, self.dues.of(&zone));
         }
     }
 
@@ -194,12 +246,13 @@ impl Survey {
         let rule = &self.rule;
         let missing = match (&rule.zone, &rule.country) {
             _ if self.found == 0 => return Ok(()),
-            (Some(zone), _) if !self.has_zone => ("send_at_local.zone", zone.as_str()),
-            (_, Some(country)) if !self.has_country => ("send_at_local.country", country.as_str()),
-            (None, None) if !self.has_zone && !self.has_country => ("send_at_local.zone", SendAtLocal::ZONE_COLUMN),
+            (Some(zone), _) if !self.has_zone => ("zone", zone.as_str()),
+            (_, Some(country)) if !self.has_country => ("country", country.as_str()),
+            (None, None) if !self.has_zone && !self.has_country => ("zone", SendAtLocal::ZONE_COLUMN),
             (Some(_) | None, Some(_) | None) => return Ok(()),
         };
-        let (setting, name) = (missing.0, shorten(missing.1));
+        let key = if self.dues.times.is_some() { "send_at_local" } else { "recipient_clock" };
+        let (setting, name) = (format!("{key}.{}", missing.0), shorten(missing.1));
         let message = format!("no row of the audience has a column '{name}' ({setting})");
         let mend = match nearest(missing.1, &self.columns) {
             Some(near) => format!("did you mean '{}'? name a column that is there in {setting}", shorten(near)),
@@ -210,4 +263,6 @@ impl Survey {
 }
 
 const MEND: &str = "bring the time zone database of the masters up to date and resume the run, or mend send_at_local and run the campaign again";
+const NEVER: &str =
+    "by its clock sending could never begin: its send windows and those of others have no time in common";
 const PASSED: &str = "its time had passed when the run was due (send_at_local.passed = \"skip\")";

@@ -40,6 +40,9 @@ pub struct Wave {
     pub at_ms: i64,
     /// That were stored.
     pub batches: u64,
+    /// IANA name of a zone that shows what all clocks of it do, where batches are of one clock. "": they are not.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub clock: String,
 }
 
 impl Waves {
@@ -50,6 +53,11 @@ impl Waves {
 
     pub fn at_ms(&self) -> i64 {
         self.waves.get(self.pass).map_or(0, |wave| wave.at_ms)
+    }
+
+    /// See `Wave`.
+    pub fn clock(&self) -> &str {
+        self.waves.get(self.pass).map_or("", |wave| wave.clock.as_str())
     }
 
     pub fn count(&mut self, recipients: usize) {

@@ -41,7 +41,7 @@ fn local(change: impl FnOnce(&mut SendAtLocal)) -> Local {
     let mut rule = SendAtLocal::new("08:00".parse().expect("a time"));
     rule.default_zone = "Europe/Berlin".to_owned();
     change(&mut rule);
-    Local { rule, zone: "Europe/Berlin".to_owned() }
+    Local { rule, zone: "Europe/Berlin".to_owned(), windows_only: false, windows: None }
 }
 
 fn recipient(user: &str, fields: Value) -> Recipient {

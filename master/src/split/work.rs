@@ -4,12 +4,15 @@
 //! storage that does not answer) leaves a split that another master goes on with, with the same batches.
 
 use super::survey::Survey;
+use super::waves::Waves;
 use super::{Plan, Splitter};
 use crate::audience::read::{self, Rows};
 use crate::audience::{ReadError, Row};
 use crate::core::Core;
 use crate::erase;
 use crate::fetch::pin::Holding;
+use crate::lease::gate::LANE_HOLDS_MS_MAX;
+use crate::schedule::{Hours, State, TimeZone};
 use crate::suppress::{self, Found, Mail, SuppressError};
 use futures::future::join_all;
 use postrider_common::erasure::Erasing;
@@ -106,6 +109,10 @@ struct Work<'a> {
     /// For whose mail it is asked who is not sent to.
     lane: LaneName,
     campaign: String,
+    /// When its sending may begin.
+    hours: Hours,
+    /// … and that of its lane, which may be changed.
+    lane_hours: Hours,
     /// Who must not come in.
     erasing: Vec<Erasing>,
     splitter: Splitter,
@@ -141,17 +148,33 @@ impl<'a> Work<'a> {
         let extend_at = holding.extend_at;
         let sites = core.sites.clone();
         let splitter = Splitter::resume(&lease, sites, plan.on_bad_row, erasing.clone(), plan.local.as_ref())?;
+        let hours = Hours::new(&plan.windows, &core.zones).unwrap_or_default();
+        let lane_hours = core.lane_hours.get(&run.lane).map(|lane| lane.hours.clone()).unwrap_or_default();
         Ok(Self {
             core,
             plan,
             nominal_at_ms: run.nominal_at_ms,
             lane: run.lane,
             campaign: run.campaign,
+            hours,
+            lane_hours,
             erasing,
             splitter,
             extend_at,
             ttl_ms,
         })
+    }
+
+    /// Until when what is placed now is held. None: it is not. The lane's hours may be changed meanwhile.
+    fn held_until(&self, now_ms: i64) -> Option<i64> {
+        let clock = self.splitter.waves().map_or("", Waves::clock);
+        let clocks = [self.core.zones.find(clock).unwrap_or(TimeZone::UTC)];
+        let until = |hours: &Hours| match hours.at(now_ms, &clocks) {
+            State::Open { .. } => None,
+            State::Closed { until_ms } => Some(until_ms),
+        };
+        let of_lane = until(&self.lane_hours).map(|at| at.min(now_ms.saturating_add_unsigned(LANE_HOLDS_MS_MAX)));
+        until(&self.hours).max(of_lane)
     }
 
     async fn all(&mut self, room_is_short: &(impl Fn() -> bool + Send)) -> Result<Ended, Halt> {
@@ -193,6 +216,10 @@ impl<'a> Work<'a> {
         let surveyed = survey.end()?;
         let waves = &surveyed.waves;
         tracing::info!(run = %self.splitter.run(), waves = waves.waves.len(), rows = waves.rows, "waves known");
+        let instants: Vec<i64> = waves.waves.iter().map(|wave| wave.at_ms).collect();
+        if let Err(error) = self.core.storage.note_waves(self.splitter.run(), &instants).await {
+            return Err(ReadError::Storage(error.to_string()).into());
+        }
         self.splitter.begin_waves(surveyed);
         self.store_step().await
     }
@@ -302,17 +329,25 @@ impl<'a> Work<'a> {
             Ok(record) => record,
             Err(_) => return Err(Halt::Ended(Ended::Dropped)),
         };
-        let ready = match record {
+        let batches = match record {
             Some(run) if run.cancelled || run.error.is_some() => return Err(Halt::Ended(Ended::Dropped)),
-            Some(run) => run.batches.ready,
+            Some(run) => run.batches,
             None => return Err(Halt::Ended(Ended::Dropped)),
         };
         let most = self.core.split_ahead_batches;
-        let Some(waves) = self.splitter.waves() else { return Ok(Ahead::of(ready, (0, None), 0, most)) };
-        match retried(self.core, "now", || self.core.store.now_ms()).await {
-            Ok(now) => Ok(Ahead::of(ready, waves.waiting(now), now, most)),
-            Err(_) => Err(Halt::Ended(Ended::Dropped)),
+        let has_hours = !self.hours.is_empty() || !self.lane_hours.is_empty();
+        if self.splitter.waves().is_none() && !has_hours {
+            return Ok(Ahead::of(batches.ready, (0, None), 0, most));
         }
+        let Ok(now) = retried(self.core, "now", || self.core.store.now_ms()).await else {
+            return Err(Halt::Ended(Ended::Dropped));
+        };
+        if let Some(until) = self.held_until(now).filter(|_| has_hours) {
+            // Whether they are among the ready ones or the delayed ones: nobody takes them before it opens.
+            return Ok(Ahead::of(0, (batches.ready + batches.delayed, Some(until)), now, most));
+        }
+        let waiting = self.splitter.waves().map_or((0, None), |waves| waves.waiting(now));
+        Ok(Ahead::of(batches.ready, waiting, now, most))
     }
 
     /// The master stops: what was read so far is stored, the rest is for another one.

@@ -20,7 +20,7 @@ impl Storage {
         Ok(names.iter().filter_map(|name| name.strip_suffix(SEGMENT_END)).map(str::to_owned).collect())
     }
 
-    async fn names_in(&self, folder: &str) -> Result<BTreeSet<String>, StorageError> {
+    pub(super) async fn names_in(&self, folder: &str) -> Result<BTreeSet<String>, StorageError> {
         let mut names = BTreeSet::new();
         let mut objects = self.objects.list(Some(&Path::from(folder)));
         while let Some(object) = objects.try_next().await? {

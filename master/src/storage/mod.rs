@@ -6,6 +6,7 @@
 
 mod audience;
 mod list;
+mod lists;
 mod notes;
 mod place;
 mod sweep;
@@ -13,7 +14,7 @@ mod upload;
 mod versions;
 
 pub use audience::AudienceBytes;
-pub use notes::Fetched;
+pub use notes::{Fetched, Listed};
 pub use sweep::OlderThan;
 pub use upload::Upload;
 

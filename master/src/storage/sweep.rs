@@ -1,6 +1,7 @@
 //! What is removed from the storage: uploads that were not finished, and what nobody names any more. Old
 //! is what is old by the storage's own clock.
 
+use super::lists::PASSES;
 use super::{Storage, StorageError, audience_path, segment_path};
 use futures::TryStreamExt as _;
 use object_store::path::Path;
@@ -47,9 +48,17 @@ impl Storage {
             }
         }
         drop(uploads);
+        // Nothing that was begun before them is still going on.
+        let mut passes = self.objects.list(Some(&Path::from(PASSES)));
+        while let Some(object) = passes.try_next().await? {
+            if is_old(&object, old) {
+                self.remove(&object.location).await?;
+            }
+        }
+        drop(passes);
         let Some(folder) = self.folder.clone() else { return Ok(removed) };
         let halves = move || -> u64 {
-            let parts = [UPLOADS, HISTORY, "audiences", "campaigns", "fetched"];
+            let parts = [UPLOADS, HISTORY, "audiences", "campaigns", "fetched", "lists", "listed"];
             parts.iter().map(|part| sweep_halves(&folder.join(part), old.file, DEPTH_MAX)).sum()
         };
         Ok(removed + tokio::task::spawn_blocking(halves).await.unwrap_or_default())

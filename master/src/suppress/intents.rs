@@ -2,7 +2,9 @@
 //! and they are asked for again, before the worker is answered.
 
 use super::{Mail, SuppressError, hasher, keys_of, look_up, tell, those_of};
+use crate::api::ApiError;
 use crate::core::Core;
+use crate::lease::Definitions;
 use postrider_common::WorkerId;
 use postrider_common::ids::{BatchId, Fence};
 use postrider_common::lease::{LeaseAnswer, LeaseReport, LeaseStatus, RefusalReason};
@@ -14,9 +16,10 @@ const LOOKS_MAX: u32 = 5;
 
 pub async fn checkpoint(
     core: &Core,
+    definitions: &Definitions,
     worker: WorkerId,
     reports: Vec<LeaseReport>,
-) -> Result<Vec<LeaseAnswer>, SuppressError> {
+) -> Result<Vec<LeaseAnswer>, ApiError> {
     let head = |report: &LeaseReport| (report.fence.clone(), report.sequence, report.progress);
     let heads: Vec<(Fence, u64, u64)> = reports.iter().map(head).collect();
     let call = |reports| Checkpoint {
@@ -26,8 +29,9 @@ pub async fn checkpoint(
         window: core.lease.window,
         retry_fraction: core.retry_fraction(),
         limits: core.limits.clone(),
+        grants: None,
     };
-    let mut answers = core.store.checkpoint(call(reports)).await?;
+    let mut answers = core.gates.checkpoint(core, definitions, call(reports)).await?;
     for _ in 0..LOOKS_MAX {
         let unchecked: Vec<usize> = (0..answers.len()).filter(|at| is_unchecked(&answers[*at])).collect();
         if unchecked.is_empty() {
@@ -41,7 +45,7 @@ pub async fn checkpoint(
             let intents = refused_unchecked(&answers[*at]);
             reports.push(LeaseReport { batch, fence, sequence, outcomes: Vec::new(), intents, progress });
         }
-        let again = core.store.checkpoint(call(reports)).await?;
+        let again = core.gates.checkpoint(core, definitions, call(reports)).await?;
         for (at, answer) in unchecked.into_iter().zip(again) {
             join(&mut answers[at], answer);
         }

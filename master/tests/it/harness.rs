@@ -78,7 +78,7 @@ impl World {
         Self::on(store, Arc::clone(&self.storage), |_| {}).await
     }
 
-    async fn on(store: Arc<dyn Store>, storage: Arc<TempDir>, change: impl FnOnce(&mut MasterConfig)) -> Self {
+    pub async fn on(store: Arc<dyn Store>, storage: Arc<TempDir>, change: impl FnOnce(&mut MasterConfig)) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         let mut config = config(&storage);
         change(&mut config);
@@ -235,7 +235,7 @@ pub fn csv(count: usize) -> String {
 pub struct Worker {
     pub client: DispatchClient<Channel>,
     pub id: v1::Worker,
-    requests: u32,
+    pub requests: u32,
 }
 
 impl Worker {

@@ -11,9 +11,11 @@ mod firings;
 mod harness;
 mod history;
 mod lifecycle;
+mod lists;
 mod retention;
 #[cfg(feature = "encryption")]
 mod sealed;
 mod split;
 mod submit;
 mod versions;
+mod windows;

@@ -145,3 +145,37 @@ impl World {
         self.run(name, "").await
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_saved_list_is_sealed_as_audiences_are() {
+    let keys = tempfile::tempdir().unwrap();
+    let file = key_file(keys.path(), "keys", &[line("a")]);
+    let world = World::with(|config| config.key_file = Some(file)).await;
+    let change = v1::ChangeListRequest {
+        name: "customers".into(),
+        change: v1::ListChange::Import.into(),
+        rows: Some(inline(&[r#"{"email":"ada@example.com","nickname":"Ada"}"#])),
+        ..Default::default()
+    };
+    let changed = world.campaigns().change_list(change.clone()).await.unwrap().into_inner();
+    assert_eq!((changed.version, changed.rows), (1, 1));
+    for folder in ["lists", "audiences"] {
+        let found = files(&world.storage.path().join(folder));
+        assert_eq!(found.len(), 1, "{folder}");
+        assert!(Header::read(&std::fs::read(&found[0]).unwrap()).is_some(), "{folder}");
+    }
+    let get = v1::GetListRequest { name: "customers".into(), version: 0 };
+    let list = world.campaigns().get_list(get.clone()).await.unwrap().into_inner().list.unwrap();
+    assert_eq!(list.columns, ["email", "nickname"]);
+    // Who has no key can neither read nor change it.
+    let keyless = world.again().await;
+    for error in [
+        keyless.campaigns().get_list(get).await.map(drop).unwrap_err(),
+        keyless.campaigns().change_list(change).await.map(drop).unwrap_err(),
+    ] {
+        assert_eq!(error.code(), tonic::Code::FailedPrecondition, "{error}");
+        assert!(error.message().contains("key"), "{error}");
+    }
+    keyless.master.stop().await;
+    world.master.stop().await;
+}

@@ -4,6 +4,25 @@ use crate::harness::{World, campaign, chunk, csv, header, inline, message, store
 use postrider_proto::v1;
 use tonic::Code;
 
+/// It would be asked by workers, and this build has none that could.
+#[cfg(not(feature = "sql"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_for_fields_wants_a_build_that_can_ask() {
+    let world = World::new().await;
+    let mut wanting = campaign("fields", None);
+    wanting.message.as_mut().unwrap().data_sql = Some(v1::DataSql {
+        url: "env:DATA_DB".into(),
+        query: "SELECT id FROM people WHERE id IN (:keys)".into(),
+        key: "id".into(),
+        timeout_ms: 5_000,
+        ..Default::default()
+    });
+    let request = v1::ApplyCampaignRequest { campaign: Some(wanting), ..Default::default() };
+    let error = world.campaigns().apply_campaign(request).await.unwrap_err();
+    assert!(error.message().contains("data_sql: ") && error.message().contains("--features sql"), "{error}");
+    world.master.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_campaign_is_kept_versioned_and_listed() {
     let world = World::new().await;

@@ -36,6 +36,7 @@ pub mod split;
 pub mod steer;
 pub mod suppression;
 pub mod waves;
+pub mod windows;
 
 use crate::Store;
 use async_trait::async_trait;
@@ -129,6 +130,12 @@ macro_rules! conformance_tests {
             erase_recipients_before_their_time_leaves_the_others_waiting,
             compare_gone_back_begins_nothing_early,
             reconcile_leaves_what_waits_for_its_time
+        );
+        $crate::conformance_tests!(@$how $fixture, windows,
+            checkpoint_grants_within_its_span_only,
+            checkpoint_repeated_after_its_span_tells_what_it_granted,
+            checkpoint_closes_by_the_clock_of_the_store,
+            release_until_its_window_opens_costs_no_attempt
         );
         $crate::conformance_tests!(@$how $fixture, pinned,
             pin_audience_is_what_the_next_one_splits,

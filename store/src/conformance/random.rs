@@ -16,7 +16,7 @@ use super::{
     random_rollback, random_share, random_suppression,
 };
 use crate::api::{
-    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, NewBatch, Reclaim, Release,
+    AddBatches, BadRow, Checkpoint, Claim, ClaimSplit, Compare, Finish, Found, GrantSpan, NewBatch, Reclaim, Release,
     ReleaseSplit, SplitLease, SplitStatus,
 };
 use crate::embedded::model::Model;
@@ -74,6 +74,9 @@ pub(super) struct Driver {
     pub(super) forgotten: Vec<(crate::RunRecord, Vec<crate::BatchRecord>)>,
 }
 
+/// In the year 2096.
+const FAR_MS: i64 = 4_000_000_000_000;
+
 /// Low enough that they are often met.
 fn limits() -> Limits {
     let mut limits = Limits::default();
@@ -87,6 +90,16 @@ impl Driver {
     /// Seldom none: configured late, or taken away.
     fn limits(&mut self) -> Limits {
         if self.random.u8(0..20) == 0 { Limits::default() } else { limits() }
+    }
+
+    /// Mostly at any time. Ends far away: no case lasts so long.
+    fn grants(&mut self) -> Option<GrantSpan> {
+        match self.random.u8(0..16) {
+            0 => Some(GrantSpan::NEVER),
+            1 => Some(GrantSpan { from_ms: 0, until_ms: FAR_MS }),
+            2 => Some(GrantSpan { from_ms: FAR_MS, until_ms: FAR_MS + 1 }),
+            _ => None,
+        }
     }
 
     pub(super) fn run(&mut self) -> RunId {
@@ -366,15 +379,17 @@ async fn one(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, pic
             let (request, nonce) = driver.request();
             let claim = ClaimSplit { request: format!("s{request}").parse().unwrap(), nonce, ttl_ms: TTL_MS };
             let same = |a: &Option<SplitLease>| a.clone().map(|lease| SplitLease { ttl_ms: 0, ..lease });
-            let call = store.claim_split(claim.clone());
-            let lease = both!(
-                fixture,
-                *model,
-                "claim_split",
-                call,
-                |m: &mut Model, now| m.claim_split(now, claim.clone()),
-                same
-            );
+            let before = store.now_ms().await.unwrap();
+            let answer = store.claim_split(claim.clone()).await.unwrap();
+            let took = store.now_ms().await.unwrap() - before;
+            let slack = LONGEST_MS.fetch_max(took, std::sync::atomic::Ordering::Relaxed).max(took);
+            // Which of two is due first is known no better than when the calls were that made them due.
+            let apply = |m: &mut Model, now| {
+                answer.iter().for_each(|lease| m.prefer_split(&lease.run, slack));
+                m.claim_split(now, claim.clone())
+            };
+            let call = std::future::ready(Ok::<_, crate::StoreError>(answer.clone()));
+            let lease = both!(fixture, *model, "claim_split", call, apply, same);
             driver.splits.extend(lease);
         }
         6..20 => {
@@ -519,8 +534,8 @@ async fn report(fixture: &impl Fixture, model: &mut Model, driver: &mut Driver, 
     };
     match pick {
         36..66 => {
-            let checkpoint =
-                Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction, limits: driver.limits() };
+            let (limits, grants) = (driver.limits(), driver.grants());
+            let checkpoint = Checkpoint { worker, reports, ttl_ms: TTL_MS, window: 3, retry_fraction, limits, grants };
             let call = store.checkpoint(checkpoint.clone());
             let answers = both!(
                 fixture,

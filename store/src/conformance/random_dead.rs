@@ -65,6 +65,7 @@ async fn intend(
         window: 3,
         retry_fraction: 0,
         limits: Limits::default(),
+        grants: None,
     };
     let store = fixture.store();
     let call = store.checkpoint(checkpoint.clone());

@@ -212,7 +212,15 @@ impl<'a, F: Fixture> Scene<'a, F> {
 
     pub fn checkpoint_call(&self, reports: Vec<LeaseReport>) -> Checkpoint {
         let limits = Limits::default();
-        Checkpoint { worker: worker(1), reports, ttl_ms: TTL_MS, window: WINDOW, retry_fraction: 0, limits }
+        Checkpoint {
+            worker: worker(1),
+            reports,
+            ttl_ms: TTL_MS,
+            window: WINDOW,
+            retry_fraction: 0,
+            limits,
+            grants: None,
+        }
     }
 
     pub async fn checkpoint_report(&self, report: LeaseReport) -> LeaseAnswer {

@@ -4,7 +4,7 @@ use super::link::Answers;
 use super::reply::{Elements, corrupt, ms, parse, read};
 use super::scripts::{Args, Transition};
 use super::shard::Shard;
-use crate::api::{Checkpoint, Finish, Release, Result};
+use crate::api::{Checkpoint, Finish, GrantSpan, Release, Result};
 use crate::error::StoreError;
 use postrider_common::lease::{Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, RefusalReason};
 use redis::{Pipeline, Value};
@@ -21,19 +21,19 @@ struct Reporting {
     retry_fraction: u32,
     /// Of the script.
     settings: [u64; 2],
-    /// As the script's last argument.
-    limits: Option<String>,
+    /// As the script's last arguments.
+    last: Vec<String>,
 }
 
 impl Shard {
     pub(super) async fn report_checkpoint(&self, checkpoint: Checkpoint) -> Result<Vec<LeaseAnswer>> {
-        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
+        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits, grants } = checkpoint;
         let call = Reporting {
             transition: Transition::Checkpoint,
-            usual: limits.is_empty().then_some(Transition::UsualCheckpoint),
+            usual: (limits.is_empty() && grants.is_none()).then_some(Transition::UsualCheckpoint),
             retry_fraction,
             settings: [ttl_ms, u64::from(window)],
-            limits: Some(self.limits_text(&limits)),
+            last: vec![grants_text(grants), self.limits_text(&limits)],
         };
         each(&reports, self.report(&call, &reports).await?, held)
     }
@@ -45,7 +45,7 @@ impl Shard {
             usual: Some(Transition::UsualFinish),
             retry_fraction,
             settings: [0, 0],
-            limits: None,
+            last: Vec::new(),
         };
         let answers = each(&reports, self.report(&call, &reports).await?, ended)?;
         // A batch that is settled leaves nothing to lease, but room where there are limits.
@@ -58,7 +58,8 @@ impl Shard {
     pub(super) async fn report_release(&self, release: Release) -> Result<Vec<LeaseAnswer>> {
         let Release { worker: _, reports, retry_fraction, abandon, doubt_grace_ms, delay_ms } = release;
         let settings = [u64::from(abandon), if abandon { doubt_grace_ms } else { delay_ms }];
-        let call = Reporting { transition: Transition::Release, usual: None, retry_fraction, settings, limits: None };
+        let call =
+            Reporting { transition: Transition::Release, usual: None, retry_fraction, settings, last: Vec::new() };
         let answers = self.report(&call, &reports).await?;
         self.wake.bump();
         each(&reports, answers, ended)
@@ -137,7 +138,7 @@ impl Shard {
             let own: Vec<String> = step.iter().flat_map(|report| self.report_keys(report, is_usual)).collect();
             let args = Args::default().text(head(step.len(), call));
             let args = step.iter().fold(args, report_args);
-            let args = call.limits.iter().filter(|_| !is_usual).fold(args, Args::text);
+            let args = call.last.iter().filter(|_| !is_usual).fold(args, Args::text);
             pipe.add_command(self.script(transition, &own, args));
         }
         pipe
@@ -197,6 +198,11 @@ fn outcome_args(args: Args, outcome: &Outcome) -> Args {
 fn head(reports: usize, call: &Reporting) -> Vec<u8> {
     let [first, second] = call.settings.map(u64::to_be_bytes);
     [&small(reports)[..], &call.retry_fraction.to_be_bytes(), &first, &second].concat()
+}
+
+/// From when until when intents are granted. Empty: at any time.
+fn grants_text(grants: Option<GrantSpan>) -> String {
+    grants.map_or(String::new(), |span| format!("{}|{}", span.from_ms, span.until_ms))
 }
 
 /// As many as there can be in one call.

@@ -75,6 +75,7 @@ impl<'a, F: Fixture> Worker<'a, F> {
             window: SIZE,
             retry_fraction: 0,
             limits: self.limits.clone(),
+            grants: None,
         };
         let answers = self.scene.fixture.store().checkpoint(checkpoint).await.unwrap();
         for (batch, at) in end {

@@ -10,12 +10,15 @@ pub(crate) type Found = Result<Map<String, Value>, Absent>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Absent {
-    #[error("the answer of data_url does not name this recipient")]
+    #[error("what was fetched does not name this recipient")]
     Missing,
-    #[error("what data_url answers for this recipient is not an object of fields")]
+    #[error("what was fetched for this recipient is not an object of fields")]
     Shape,
-    #[error("what data_url answers for this recipient is over the limit of fields or of their size")]
+    #[error("what was fetched for this recipient is over the limit of fields or of their size")]
     Size,
+    #[error("the query of data_sql gives several rows for this recipient")]
+    #[cfg_attr(not(any(feature = "sql", test)), expect(dead_code, reason = "only queries give several"))]
+    Several,
 }
 
 #[derive(Debug, Deserialize)]
@@ -33,7 +36,7 @@ pub(super) fn read(body: &[u8], keys: &[(u32, &str)]) -> Result<BTreeMap<u32, Fo
 }
 
 /// The limits of a row of an audience hold for what is fetched.
-fn checked(value: Option<Value>) -> Found {
+pub(super) fn checked(value: Option<Value>) -> Found {
     let fields = match value {
         None | Some(Value::Null) => return Err(Absent::Missing),
         Some(Value::Object(fields)) => fields,

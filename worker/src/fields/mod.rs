@@ -1,10 +1,15 @@
-//! Merge fields from the endpoint of a campaign: one call for a batch, signed, of bounded time and size.
+//! Merge fields from the endpoint or the database of a campaign: one call for a batch, signed, or one query, of bounded time
+//! and size.
 //!
 //! When to call and what a failure means is decided by the engine. What is fetched stays in the memory of the lease, and
 //! neither it nor a key is in a log. docs/data-url.md says what goes over the wire.
 
 mod answer;
+#[cfg(any(feature = "sql", test))]
+mod rows;
 mod sign;
+#[cfg(feature = "sql")]
+mod sql;
 
 pub(crate) use answer::{Absent, Found};
 
@@ -16,7 +21,7 @@ use bytes::Bytes;
 use postrider_common::clock::Clock;
 use postrider_common::ids::{BatchId, Fence, to_hex};
 use postrider_common::limits::{DATA_ANSWER_BYTES_MAX, DATA_TIMEOUT_MS_MAX, DATA_TIMEOUT_MS_MIN};
-use postrider_common::message::{DataUrl, OnMissingData};
+use postrider_common::message::{DataSql, DataUrl, MessageSpec, OnMissingData};
 use postrider_outgoing::{Failure, Outgoing, Request, Secret, SecretText, Settings, Target};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -27,21 +32,58 @@ use std::time::Duration;
 /// Of a message id: enough that no two calls share one.
 const ID_HEX_CHARS: usize = 32;
 
-/// The `data_url` of a campaign, checked.
+/// The `data_url` or `data_sql` of a campaign, checked.
 #[derive(Debug, Clone)]
 pub(crate) struct Origin {
-    target: Target,
+    asked: Asked,
     timeout: Duration,
-    secret: Option<Secret>,
-    headers: BTreeMap<String, String>,
     pub(crate) on_missing: OnMissingData,
     /// By which its leases share a breaker.
     pub(crate) endpoint: Endpoint,
 }
 
+/// Who is asked, and how.
+#[derive(Debug, Clone)]
+enum Asked {
+    Url(Call),
+    #[cfg(feature = "sql")]
+    Database(sql::Asking),
+}
+
+#[derive(Debug, Clone)]
+struct Call {
+    target: Target,
+    secret: Option<Secret>,
+    headers: BTreeMap<String, String>,
+}
+
+/// Of the endpoint of a database.
+const DATABASE: &str = "database ";
+
 impl Origin {
-    /// Errors: what a master should have refused.
-    pub(crate) fn new(data: &DataUrl) -> Result<Self, String> {
+    /// None: all fields are in the payload. Errors: what a master should have refused, or what this build cannot do.
+    pub(crate) fn of(spec: &MessageSpec) -> Option<Result<Self, String>> {
+        let of_database = || spec.data_sql.as_ref().map(Self::database);
+        spec.data_url.as_ref().map(Self::url).or_else(of_database)
+    }
+
+    #[cfg(feature = "sql")]
+    fn database(data: &DataSql) -> Result<Self, String> {
+        Ok(Self {
+            endpoint: Endpoint(Arc::from(format!("{DATABASE}{}", data.url))),
+            timeout: timeout(data.timeout_ms),
+            on_missing: data.on_missing,
+            asked: Asked::Database(sql::Asking::new(data)?),
+        })
+    }
+
+    #[cfg(not(feature = "sql"))]
+    fn database(_: &DataSql) -> Result<Self, String> {
+        Err("data_sql: this build cannot read databases: use one with the feature sql (cargo build --features sql)"
+            .into())
+    }
+
+    fn url(data: &DataUrl) -> Result<Self, String> {
         let target: Target = data.url.parse().map_err(|error| format!("data_url: {error}"))?;
         let secret = match data.secret.as_str() {
             "" => None,
@@ -49,22 +91,27 @@ impl Origin {
         };
         Ok(Self {
             endpoint: Endpoint(Arc::from(target.as_str())),
-            target,
-            timeout: Duration::from_millis(data.timeout_ms.clamp(DATA_TIMEOUT_MS_MIN, DATA_TIMEOUT_MS_MAX)),
-            secret,
-            headers: data.headers.clone(),
+            timeout: timeout(data.timeout_ms),
             on_missing: data.on_missing,
+            asked: Asked::Url(Call { target, secret, headers: data.headers.clone() }),
         })
     }
 
     /// For logs and metrics.
     fn shown(&self) -> String {
-        self.target.shown()
+        shown(&self.endpoint)
     }
+}
+
+fn timeout(ms: u64) -> Duration {
+    Duration::from_millis(ms.clamp(DATA_TIMEOUT_MS_MIN, DATA_TIMEOUT_MS_MAX))
 }
 
 /// An endpoint without its query, which may have a token in it.
 pub(crate) fn shown(endpoint: &Endpoint) -> String {
+    if let Some(at) = endpoint.0.strip_prefix(DATABASE) {
+        return at.to_owned();
+    }
     endpoint.0.parse::<Target>().map(|target| target.shown()).unwrap_or_default()
 }
 
@@ -134,6 +181,20 @@ impl Fetcher {
         let recipients = &hold.batch.recipients;
         let of = |index: &u32| recipients.get(*index as usize).map(|recipient| (*index, recipient.key.as_str()));
         let keys: Vec<(u32, &str)> = indexes.iter().filter_map(of).collect();
+        match &origin.asked {
+            Asked::Url(call) => self.call(call, origin.timeout, hold, &keys).await,
+            #[cfg(feature = "sql")]
+            Asked::Database(asking) => asking.ask(origin.timeout, self.outgoing.settings(), &keys).await,
+        }
+    }
+
+    async fn call(
+        &self,
+        call: &Call,
+        timeout: Duration,
+        hold: &Hold,
+        keys: &[(u32, &str)],
+    ) -> Result<BTreeMap<u32, Found>, Refusal> {
         let question = Question {
             run: hold.batch.run.as_str(),
             campaign: &hold.batch.campaign,
@@ -141,7 +202,7 @@ impl Fetcher {
             keys: keys.iter().map(|(_, key)| *key).collect(),
         };
         let body = serde_json::to_vec(&question).map_err(|error| Refusal::lasting(error.to_string()))?;
-        let request = self.request(origin, &call_id(&hold.batch.id, &hold.batch.fence), body)?;
+        let request = self.request(call, timeout, &call_id(&hold.batch.id, &hold.batch.fence), body)?;
         let answer = self.outgoing.send(request).await?;
         let retry_after = answer.retry_after(self.clock.wall_ms());
         match answer.status() {
@@ -153,24 +214,24 @@ impl Fetcher {
             status => return Err(Refusal::lasting(format!("it answered {status}, not 200"))),
         }
         let body = answer.whole(DATA_ANSWER_BYTES_MAX).await?;
-        read(&body, &keys).map_err(Refusal::lasting)
+        read(&body, keys).map_err(Refusal::lasting)
     }
 
     /// The headers of Standard Webhooks (<https://www.standardwebhooks.com>), if there is a secret.
-    fn request(&self, origin: &Origin, id: &str, body: Vec<u8>) -> Result<Request, Refusal> {
+    fn request(&self, call: &Call, timeout: Duration, id: &str, body: Vec<u8>) -> Result<Request, Refusal> {
         let settings = self.outgoing.settings();
         let body = Bytes::from(body);
-        let mut request = Request::post(origin.target.clone(), body.clone(), origin.timeout)
+        let mut request = Request::post(call.target.clone(), body.clone(), timeout)
             .header("Content-Type", "application/json")
             .header("Accept", "application/json");
-        for (name, value) in &origin.headers {
+        for (name, value) in &call.headers {
             let value = SecretText::given(value, settings);
             let value = value.map_err(|error| Refusal::lasting(format!("data_url.headers.{name}: {error}")))?;
             request.headers.push((name.clone(), value));
         }
         let timestamp = self.clock.wall_ms().div_euclid(1000);
         request = request.header("webhook-id", id).header("webhook-timestamp", timestamp.to_string());
-        if let Some(secret) = &origin.secret {
+        if let Some(secret) = &call.secret {
             let lasting = |why: String| Refusal::lasting(format!("data_url.secret: {why}"));
             let secret = secret.read(settings).map_err(|error| lasting(error.to_string()))?;
             let signature = sign::sign(&secret, id, timestamp, &body).map_err(lasting)?;

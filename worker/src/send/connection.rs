@@ -9,12 +9,14 @@
 
 use super::hold::Transmission;
 use super::pool::{PoolConfig, Report};
-use crate::signing::Signing;
+use super::tls::Tls;
+use crate::config::{LoginConfig, Security};
 use postrider_common::clock::Clock;
 use postrider_common::lease::{Outcome, OutcomeKind};
 use postrider_common::limits::TRANSACTION_MS_MAX;
 use postrider_common::sabotage::{Fault, planted};
-use postrider_mail::smtp::client::{Event, Lost, Session, WRITE_TIMEOUT};
+use postrider_mail::smtp::client::{Event, Login, Lost, Session, WRITE_TIMEOUT};
+use std::borrow::Cow;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,6 +26,8 @@ use tokio::net::{TcpSocket, TcpStream, lookup_host};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout, timeout_at};
 
+/// For the TLS handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// For name lookup and each address tried.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection without work is closed after this: relays count open ones, and close them themselves.
@@ -37,9 +41,11 @@ const READ_BYTES: usize = 4096;
 pub(super) struct Connection {
     id: u64,
     clock: Arc<dyn Clock>,
-    signing: Signing,
     reports: mpsc::Sender<Report>,
     stream: TcpStream,
+    /// What is written and read goes through it.
+    tls: Option<Tls>,
+    config: Arc<PoolConfig>,
     session: Session,
     /// The message in flight is given up because its lease is over.
     is_handed_back: bool,
@@ -58,34 +64,33 @@ pub(super) async fn run(
     mut transmissions: mpsc::Receiver<Transmission>,
     reports: mpsc::Sender<Report>,
 ) {
-    let failed = |code: &str, detail: String| Some((code.to_owned(), detail));
-    let (unbegun, failure) = match connect(&config).await {
-        Err(error) => (None, failed("connect", error.to_string())),
-        Ok(stream) => {
-            let now = Instant::now();
-            let session = Session::new(&config.ehlo);
-            let mut connection = Connection {
-                id,
-                clock,
-                signing: config.signing.clone(),
-                reports: reports.clone(),
-                stream,
-                session,
-                is_handed_back: false,
-                dot_due: now,
-                progressed: now,
-                untaken: 0,
-            };
-            match connection.ready().await {
-                Err((code, detail)) => (None, failed(&code, detail)),
-                Ok(()) => (connection.serve(&mut transmissions).await, None),
-            }
-        }
+    let (unbegun, failure) = match Connection::open(id, config, clock, reports.clone()).await {
+        Err(failure) => (None, Some(failure)),
+        Ok(mut connection) => (connection.serve(&mut transmissions).await, None),
     };
     transmissions.close();
     let unbegun = unbegun.or_else(|| transmissions.try_recv().ok());
     // The pool is gone only when the process ends.
     let _ = reports.send(Report::Gone { id, unbegun, failure }).await;
+}
+
+/// Whether a relay can be used: connects, logs in, says goodbye.
+pub(super) async fn try_out(config: PoolConfig, clock: Arc<dyn Clock>) -> Result<(), (String, String)> {
+    let mut connection = Connection::open(0, Arc::new(config), clock, mpsc::channel(1).0).await?;
+    connection.quit().await;
+    Ok(())
+}
+
+/// What is said on a connection.
+fn session(config: &PoolConfig) -> Result<Session, String> {
+    let mut session = Session::new(&config.ehlo);
+    if config.security == Security::StartTls {
+        session = session.with_starttls();
+    }
+    if let Some(LoginConfig { user, secret, method }) = &config.login {
+        session = session.with_login(Login { user: user.clone(), secret: secret.read()?, method: *method });
+    }
+    Ok(session)
 }
 
 async fn connect(config: &PoolConfig) -> io::Result<TcpStream> {
@@ -115,11 +120,82 @@ async fn connect_to(config: &PoolConfig, address: SocketAddr) -> io::Result<TcpS
     socket.connect(address).await
 }
 
+/// What the relay said right after it.
+async fn shake_hands(stream: &mut TcpStream, tls: &mut Tls) -> Result<Vec<u8>, String> {
+    let mut buffer = [0; READ_BYTES];
+    let mut said = Vec::new();
+    loop {
+        let sealed = tls.seal(&[]).map_err(|error| error.to_string())?;
+        stream.write_all(&sealed).await.map_err(|error| error.to_string())?;
+        if !tls.is_handshaking() {
+            return Ok(said);
+        }
+        match stream.read(&mut buffer).await {
+            Ok(count) if count > 0 => match tls.open(&buffer[..count]) {
+                Ok(plain) => said.extend(plain),
+                Err(why) => {
+                    // So that the relay can say in its log what was wrong.
+                    if let Ok(alert) = tls.seal(&[]) {
+                        let _ = stream.write_all(&alert).await;
+                    }
+                    return Err(why);
+                }
+            },
+            Ok(_) => return Err("the relay closed the connection during the handshake".into()),
+            Err(error) => return Err(error.to_string()),
+        }
+    }
+}
+
 impl Connection {
+    /// A connection that takes messages; or why there is none, as code and detail.
+    async fn open(
+        id: u64,
+        config: Arc<PoolConfig>,
+        clock: Arc<dyn Clock>,
+        reports: mpsc::Sender<Report>,
+    ) -> Result<Self, (String, String)> {
+        let session = session(&config).map_err(|why| ("auth".to_owned(), why))?;
+        let stream = connect(&config).await.map_err(|error| ("connect".to_owned(), error.to_string()))?;
+        let now = Instant::now();
+        let mut connection = Self {
+            id,
+            clock,
+            reports,
+            stream,
+            tls: None,
+            config,
+            session,
+            is_handed_back: false,
+            dot_due: now,
+            progressed: now,
+            untaken: 0,
+        };
+        if connection.config.security == Security::Tls {
+            connection.secure().await?;
+        }
+        connection.ready().await?;
+        Ok(connection)
+    }
+
+    /// Makes the handshake. From here on everything goes through TLS.
+    async fn secure(&mut self) -> Result<(), (String, String)> {
+        let failed = |why: String| ("tls".to_owned(), why);
+        let config = self.config.tls.clone().ok_or_else(|| failed("this relay has no TLS".into()))?;
+        let mut tls = Tls::new(config, &self.config.host).map_err(failed)?;
+        let shaken = timeout(HANDSHAKE_TIMEOUT, shake_hands(&mut self.stream, &mut tls)).await;
+        let said = shaken.unwrap_or_else(|_| Err("the handshake took too long".to_owned())).map_err(failed)?;
+        self.tls = Some(tls);
+        self.session.secured();
+        self.session.receive(&said);
+        Ok(())
+    }
+
     /// Waits until the session takes a message.
     async fn ready(&mut self) -> Result<(), (String, String)> {
         loop {
             match self.pump(None).await {
+                Event::StartTls => self.secure().await?,
                 Event::Ready => return Ok(()),
                 Event::Closed { code, detail } => return Err((code, detail)),
                 // Nothing was given to it.
@@ -176,7 +252,7 @@ impl Connection {
             transmission.hand_back().await;
             return None;
         }
-        let (now_ms, signers) = (self.clock.wall_ms(), self.signing.current());
+        let (now_ms, signers) = (self.clock.wall_ms(), self.config.signing.current());
         let outgoing = match transmission.hold.batch.render(transmission.index, now_ms, &signers) {
             Ok(outgoing) => outgoing,
             Err(outcome) => {
@@ -191,7 +267,7 @@ impl Connection {
         }
         loop {
             match self.pump(Some(&mut transmission)).await {
-                Event::Ready => {}
+                Event::StartTls | Event::Ready => {}
                 Event::Done(verdict) => {
                     let is_unsent = verdict.kind == OutcomeKind::Deferred;
                     if is_unsent && self.is_handed_back {
@@ -255,8 +331,17 @@ impl Connection {
         }
     }
 
+    /// As they are on the wire. None: they cannot be.
+    fn sealed<'a>(&mut self, bytes: &'a [u8]) -> Option<Cow<'a, [u8]>> {
+        match &mut self.tls {
+            None => Some(Cow::Borrowed(bytes)),
+            Some(tls) => tls.seal(bytes).ok().map(Cow::Owned),
+        }
+    }
+
     async fn write(&mut self, bytes: &[u8]) {
-        match timeout(WRITE_TIMEOUT, self.stream.write_all(bytes)).await {
+        let Some(bytes) = self.sealed(bytes) else { return self.session.connection_lost(Lost::Closed) };
+        match timeout(WRITE_TIMEOUT, self.stream.write_all(&bytes)).await {
             Ok(Ok(())) => {}
             Ok(Err(_)) => self.session.connection_lost(Lost::Closed),
             Err(_) => self.session.connection_lost(Lost::Timeout),
@@ -265,6 +350,8 @@ impl Connection {
 
     /// Writes content and final dot, looking at the lease before every piece that is handed to the system.
     async fn write_final_dot(&mut self, bytes: &[u8], transmission: &mut Transmission) {
+        // The last bytes on the wire have the dot also through TLS: a record that is not whole says nothing.
+        let Some(bytes) = self.sealed(bytes) else { return self.session.connection_lost(Lost::WriteCut) };
         let mut written = 0;
         let due = Instant::now() + WRITE_TIMEOUT;
         // Before the look at the lease, so that nothing comes between that and the write.
@@ -315,7 +402,7 @@ impl Connection {
                 if let Ok(Ok(count)) = seen {
                     self.untaken = count;
                     if count > 0 {
-                        return self.session.receive(&buffer[..count]);
+                        return self.give(&buffer[..count]);
                     }
                 }
                 return self.took(seen, &buffer);
@@ -350,7 +437,16 @@ impl Connection {
     fn received(&mut self, bytes: &[u8]) {
         let seen = self.untaken.min(bytes.len());
         self.untaken -= seen;
-        self.session.receive(&bytes[seen..]);
+        self.give(&bytes[seen..]);
+    }
+
+    /// Gives the session what came on the wire.
+    fn give(&mut self, bytes: &[u8]) {
+        match self.tls.as_mut().map(|tls| tls.open(bytes)) {
+            None => self.session.receive(bytes),
+            Some(Ok(plain)) => self.session.receive(&plain),
+            Some(Err(_)) => self.session.connection_lost(Lost::Closed),
+        }
     }
 
     /// Takes from the system what was only looked at. What does not come now is passed over when it does.

@@ -9,9 +9,11 @@ use super::connection;
 use super::hold::Transmission;
 use super::waiting::{Share, Waiting};
 use super::{Hold, Told};
+use crate::config::{LoginConfig, RelayConfig, Security, WorkerConfig, WorkerError};
 use crate::signing::Signing;
 use postrider_common::clock::Clock;
 use postrider_common::lease::OutcomeKind;
+use rustls::ClientConfig;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -45,6 +47,39 @@ pub(crate) struct PoolConfig {
     pub(crate) ehlo: String,
     pub(crate) source_address: Option<IpAddr>,
     pub(crate) signing: Signing,
+    /// For a relay that is spoken to with TLS.
+    pub(crate) tls: Option<Arc<ClientConfig>>,
+    pub(crate) security: Security,
+    pub(crate) login: Option<LoginConfig>,
+}
+
+impl PoolConfig {
+    pub(crate) fn new(config: &WorkerConfig, index: usize, relay: &RelayConfig) -> Result<Self, WorkerError> {
+        let tls = match relay.security {
+            Security::None => None,
+            Security::StartTls | Security::Tls => {
+                let made = super::tls::config(relay.authorities.as_deref());
+                Some(
+                    made.map_err(|why| WorkerError::config("relay.tls_ca", format!("{why} (relay '{}')", relay.name)))?,
+                )
+            }
+        };
+        Ok(Self {
+            index,
+            name: relay.name.clone(),
+            host: relay.host.clone(),
+            port: relay.port,
+            connections: relay.connections as usize,
+            is_limited: !relay.limit.is_none(),
+            share: Share { reserved: config.reserved_for(&relay.lanes), slots: config.slots },
+            ehlo: config.ehlo.clone(),
+            source_address: config.source_address,
+            signing: config.signing.clone(),
+            tls,
+            security: relay.security,
+            login: relay.login.clone(),
+        })
+    }
 }
 
 /// What a connection tells its pool.

@@ -276,6 +276,7 @@ impl Dispatch for Master {
             window: WINDOW,
             retry_fraction: 0,
             limits: Limits::default(),
+            grants: None,
         };
         let answers = self.with(|model, now| model.checkpoint(now, checkpoint));
         Ok(Response::new(v1::CheckpointResponse {

@@ -9,9 +9,11 @@
 //! and says `connection_lost` when connecting, reading or writing failed or `timeout` has passed without a
 //! reply. After `Event::Closed` it drops the connection.
 
+mod login;
 mod transaction;
 mod words;
 
+pub use login::{InvalidMethod, Login, Method};
 pub use words::{Event, Lost, Outgoing, Phase, SendError, Write};
 
 use super::classify::{Command, Verdict, classify};
@@ -38,7 +40,7 @@ enum Expect {
     EmptyMessage,
 }
 
-/// See the module. Plaintext, without AUTH.
+/// See the module.
 #[derive(Debug)]
 pub struct Session {
     ehlo_name: String,
@@ -51,6 +53,13 @@ pub struct Session {
     extensions: Extensions,
     transaction: Option<Transaction>,
     waiting: Option<Outgoing>,
+    /// The server must offer STARTTLS, and it was not yet asked for.
+    wants_tls: bool,
+    /// The server waits for a TLS handshake.
+    is_securing: bool,
+    login: Option<Login>,
+    /// What answers the next requests of the server's AUTH.
+    answers: VecDeque<String>,
     greeted: bool,
     quitting: bool,
     closed: bool,
@@ -73,12 +82,37 @@ impl Session {
             extensions: Extensions::default(),
             transaction: None,
             waiting: None,
+            wants_tls: false,
+            is_securing: false,
+            login: None,
+            answers: VecDeque::new(),
             greeted: false,
             quitting: false,
             closed: false,
             stale: false,
             messages: 0,
             phase_counter: 0,
+        }
+    }
+
+    /// Nothing but EHLO is said before TLS was begun with STARTTLS (RFC 3207): `Event::StartTls` asks the caller for it. A
+    /// server that does not offer it is left.
+    #[must_use]
+    pub fn with_starttls(self) -> Self {
+        Self { wants_tls: true, ..self }
+    }
+
+    /// Logs in before the first message. Whether the connection is safe for that is for the caller to know.
+    #[must_use]
+    pub fn with_login(self, login: Login) -> Self {
+        Self { login: Some(login), ..self }
+    }
+
+    /// The handshake that `Event::StartTls` asked for was made. What the server said before is forgotten (RFC 3207 4.2).
+    pub fn secured(&mut self) {
+        if std::mem::take(&mut self.is_securing) {
+            self.extensions = Extensions::default();
+            self.ehlo();
         }
     }
 
@@ -190,11 +224,14 @@ impl Session {
         };
         match expect {
             _ if self.closed => Phase::Closed,
+            None if self.is_securing => Phase::StartTls,
             None => Phase::Idle,
             Some(Expect::EmptyMessage) => Phase::Data,
             Some(Expect::Reply(command)) => match command {
                 Command::Greeting => Phase::Greeting,
                 Command::Ehlo | Command::Helo => Phase::Ehlo,
+                Command::StartTls => Phase::StartTls,
+                Command::Auth => Phase::Auth,
                 Command::Mail => Phase::Mail,
                 Command::Rcpt => Phase::Rcpt,
                 Command::Data => Phase::Data,
@@ -213,7 +250,14 @@ impl Session {
     /// How long to wait for the next reply (RFC 5321 4.5.3.2). For one write, see `WRITE_TIMEOUT`.
     pub fn timeout(&self) -> Duration {
         match self.phase() {
-            Phase::Greeting | Phase::Ehlo | Phase::Idle | Phase::Mail | Phase::Rcpt | Phase::Rset => COMMAND_TIMEOUT,
+            Phase::Greeting
+            | Phase::Ehlo
+            | Phase::StartTls
+            | Phase::Auth
+            | Phase::Idle
+            | Phase::Mail
+            | Phase::Rcpt
+            | Phase::Rset => COMMAND_TIMEOUT,
             Phase::Data => DATA_TIMEOUT,
             Phase::Content => WRITE_TIMEOUT,
             Phase::FinalDot => FINAL_DOT_TIMEOUT,
@@ -250,23 +294,38 @@ impl Session {
                 self.close(&reply.code_text(), reply.first_line())
             }
             Expect::EmptyMessage => self.idle(),
-            Expect::Reply(Command::Greeting) if reply.is_positive() => {
-                let line = format!("EHLO {}\r\n", self.ehlo_name);
-                self.command(&line, &[Command::Ehlo]);
-            }
+            Expect::Reply(Command::Greeting) if reply.is_positive() => self.ehlo(),
             Expect::Reply(Command::Ehlo) if reply.code / 100 == 5 => {
                 let line = format!("HELO {}\r\n", self.ehlo_name);
                 self.command(&line, &[Command::Helo]);
             }
             Expect::Reply(command @ (Command::Ehlo | Command::Helo)) if reply.is_positive() => {
-                self.greeted = true;
                 self.extensions = Extensions::of(command, reply);
-                self.idle();
+                self.secure_or_log_in();
             }
+            Expect::Reply(Command::StartTls) if reply.code == 220 => {
+                if !self.reader.is_empty() {
+                    // What came in the clear must not be taken for what comes through TLS.
+                    return self.protocol_error("the server said something between STARTTLS and TLS");
+                }
+                self.wants_tls = false;
+                self.is_securing = true;
+                self.events.push_back(Event::StartTls);
+            }
+            Expect::Reply(Command::Auth) if reply.code == 334 && !self.answers.is_empty() => {
+                let line = self.answers.pop_front().unwrap_or_default();
+                self.command(&format!("{line}\r\n"), &[Command::Auth]);
+            }
+            Expect::Reply(Command::Auth) if reply.code == 235 => self.greet(),
             Expect::Reply(Command::Rset) if reply.is_positive() => self.idle(),
-            Expect::Reply(command @ (Command::Greeting | Command::Ehlo | Command::Helo | Command::Rset)) => {
-                self.abort(&classify(command, reply));
-            }
+            Expect::Reply(
+                command @ (Command::Greeting
+                | Command::Ehlo
+                | Command::Helo
+                | Command::StartTls
+                | Command::Auth
+                | Command::Rset),
+            ) => self.abort(&classify(command, reply)),
             Expect::Reply(Command::Data) => self.data_reply(reply),
             Expect::Reply(command @ (Command::Mail | Command::Rcpt | Command::FinalDot)) if reply.code / 100 == 3 => {
                 self.abort(&classify(command, reply));
@@ -278,6 +337,48 @@ impl Session {
                 self.idle();
             }
         }
+    }
+
+    fn ehlo(&mut self) {
+        let line = format!("EHLO {}\r\n", self.ehlo_name);
+        self.command(&line, &[Command::Ehlo]);
+    }
+
+    /// What comes before messages: TLS, then the login.
+    fn secure_or_log_in(&mut self) {
+        let failed = |code: &str, why: &str| Verdict::without_reply(OutcomeKind::Deferred, code, why);
+        if self.wants_tls {
+            if !self.extensions.starttls {
+                return self.abort(&failed(
+                    "starttls",
+                    "the server does not offer STARTTLS, and without TLS it is told nothing",
+                ));
+            }
+            return self.command("STARTTLS\r\n", &[Command::StartTls]);
+        }
+        let Some(login) = &self.login else { return self.greet() };
+        match login.lines(&self.extensions.auth) {
+            None => {
+                let why = format!(
+                    "the server offers no login that can be used; it offers: {}",
+                    self.extensions.auth.join(" ")
+                );
+                self.abort(&failed("auth", &why));
+            }
+            Some(mut lines) => {
+                let first = lines.pop_front().unwrap_or_default();
+                self.answers = lines;
+                self.command(&format!("{first}\r\n"), &[Command::Auth]);
+            }
+        }
+    }
+
+    /// From here on messages may be sent.
+    fn greet(&mut self) {
+        self.greeted = true;
+        self.login = None;
+        self.answers.clear();
+        self.idle();
     }
 
     fn mail_reply(&mut self, reply: &Reply) {

@@ -11,6 +11,9 @@ pub struct Extensions {
     pub pipelining: bool,
     pub eight_bit: bool,
     pub smtp_utf8: bool,
+    pub starttls: bool,
+    /// Methods of AUTH, in capitals.
+    pub auth: Vec<String>,
     pub size: bool,
     /// 0: no limit named.
     pub size_max: u64,
@@ -40,6 +43,8 @@ impl Extensions {
             let mut words = line.split_ascii_whitespace();
             match words.next().unwrap_or_default().to_ascii_uppercase().as_str() {
                 "PIPELINING" => extensions.pipelining = true,
+                "STARTTLS" => extensions.starttls = true,
+                "AUTH" => extensions.auth.extend(words.map(str::to_ascii_uppercase)),
                 "8BITMIME" => extensions.eight_bit = true,
                 "SMTPUTF8" => extensions.smtp_utf8 = true,
                 "SIZE" => {

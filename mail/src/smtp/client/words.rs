@@ -23,6 +23,8 @@ pub struct Write {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
+    /// The server waits for a TLS handshake: make it, then call `secured`.
+    StartTls,
     /// The session is idle and takes a message.
     Ready,
     /// The message in flight ended so.
@@ -79,6 +81,9 @@ pub enum SendError {
 pub enum Phase {
     Greeting,
     Ehlo,
+    /// Until the handshake is made.
+    StartTls,
+    Auth,
     Idle,
     Mail,
     Rcpt,
@@ -96,6 +101,8 @@ impl Phase {
         match self {
             Self::Greeting => "greeting",
             Self::Ehlo => "ehlo",
+            Self::StartTls => "starttls",
+            Self::Auth => "auth",
             Self::Idle => "idle",
             Self::Mail => "mail",
             Self::Rcpt => "rcpt",

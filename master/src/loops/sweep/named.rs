@@ -3,7 +3,9 @@
 use super::{Counts, KEPT_MAX, KEPT_PER_READ, SweepDuty, SweepError};
 use crate::campaign;
 use crate::core::Core;
+use crate::list;
 use crate::split::Plan;
+use crate::storage::StorageError;
 use postrider_common::campaign::{Audience, Source};
 use postrider_store::{Kept, RunRecord, Shared};
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,6 +41,8 @@ impl Named {
         // Campaigns last: what a run was made from since is noted in the store since, and is no candidate that goes.
         all.look_at_runs(core).await?;
         all.look_at_campaigns(core).await?;
+        // Whoever writes a version has noted its audience in the store before.
+        all.look_at_lists(core).await?;
         Ok(all)
     }
 
@@ -52,7 +56,8 @@ impl Named {
         match &audience.source {
             Source::Stored { sha256, format: _ } => self.note(&Shared::Audience(sha256.clone())),
             // What was fetched for a run is named by its plan as it is stored.
-            Source::Inline { .. } | Source::Sql(_) | Source::Http(_) | Source::File { .. } => (),
+            // What a run froze of a list is stored, and what is kept of the list is named by its versions.
+            Source::Inline { .. } | Source::Sql(_) | Source::Http(_) | Source::File { .. } | Source::List { .. } => (),
         }
     }
 
@@ -68,6 +73,30 @@ impl Named {
                     Ok(campaign) => campaign.audience.iter().for_each(|audience| self.note_audience(audience)),
                     Err(_) => self.is_unsure = true,
                 }
+            }
+        }
+        Ok(())
+    }
+
+    async fn look_at_lists(&mut self, core: &Core) -> Result<(), SweepError> {
+        if self.unnamed.is_empty() {
+            return Ok(());
+        }
+        for (name, versions) in core.storage.lists().await? {
+            for version in versions {
+                match list::read(&core.storage, &name, version).await {
+                    Ok(Some(version)) => self.note(&Shared::Audience(version.sha256)),
+                    // Gone since.
+                    Ok(None) => {}
+                    Err(list::ReadError::Storage(StorageError::Failed(error))) => {
+                        return Err(StorageError::Failed(error).into());
+                    }
+                    // Sealed with a key that is not here, or of a later version of the program.
+                    Err(_) => self.is_unsure = true,
+                }
+            }
+            if !core.pause(READ_PAUSE).await {
+                return Err(SweepError::Stopping);
             }
         }
         Ok(())

@@ -3,7 +3,7 @@
 use super::Model;
 use super::batch::{Hold, Place};
 use super::recipient::{Entry, Policy, Source};
-use crate::api::{Checkpoint, Finish, Release};
+use crate::api::{Checkpoint, Finish, GrantSpan, Release};
 use postrider_common::ids::BatchId;
 use postrider_common::lease::{
     Fact, FactStatus, LeaseAnswer, LeaseReport, LeaseStatus, Outcome, OutcomeKind, RefusalReason,
@@ -19,6 +19,7 @@ struct Terms<'a> {
     window: u32,
     fraction: u32,
     limits: &'a Limits,
+    grants: Option<GrantSpan>,
 }
 
 /// What becomes of those who are pending when a lease is ended by its holder.
@@ -42,9 +43,9 @@ impl Hold {
 
 impl Model {
     pub fn checkpoint(&mut self, now: i64, checkpoint: Checkpoint) -> Vec<LeaseAnswer> {
-        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits } = checkpoint;
+        let Checkpoint { worker: _, reports, ttl_ms, window, retry_fraction, limits, grants } = checkpoint;
         self.meters.touch(now, &limits);
-        let terms = Terms { ttl_ms, window, fraction: retry_fraction, limits: &limits };
+        let terms = Terms { ttl_ms, window, fraction: retry_fraction, limits: &limits, grants };
         let answer = |report| self.checkpoint_one(now, report, &terms);
         reports.into_iter().map(answer).collect()
     }
@@ -212,7 +213,8 @@ impl Model {
         if run.cancelled && !planted(Fault::CancelSendsOn) {
             return Err(RefusalReason::Cancelled);
         }
-        if self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
+        let is_closed = terms.grants.is_some_and(|span| !span.contains(now));
+        if is_closed || self.lineage.is_stopped(now) || run.is_parked() || self.turns.is_paused(&run.frozen.lane) {
             return Err(RefusalReason::Paused);
         }
         if batch.suspicion.only.is_some_and(|only| !only.contains(index)) {

@@ -30,6 +30,19 @@ impl Model {
         self.split_lease(now, &id)
     }
 
+    /// For comparisons with a store whose instants are known to within `slack_ms`: of splits that are due together by that, this
+    /// one comes first.
+    #[cfg(feature = "conformance")]
+    pub fn prefer_split(&mut self, id: &RunId, slack_ms: i64) {
+        let due = self.runs.get(id).and_then(|run| run.split.due_at);
+        if let (Some(due), Some((first, _))) = (due, self.splits.first())
+            && due > *first
+            && due <= *first + slack_ms
+        {
+            self.set_split_due(id, Some(*first - 1));
+        }
+    }
+
     fn split_lease(&self, now: i64, id: &RunId) -> Option<SplitLease> {
         let run = self.runs.get(id)?;
         let (fence, _) = run.split.hold.clone()?;

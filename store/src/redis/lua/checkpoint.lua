@@ -1,6 +1,7 @@
 -- checkpoint: outcomes so far, intents wanted, and the lease lives on.
 -- KEYS     see report.lua
--- ARGV     see report.lua; its settings: ttl ms, window; the last: limits, see pace.lua
+-- ARGV     see report.lua; its settings: ttl ms, window; the last two: the instants from when until before when intents
+--          are granted (empty: at any time), and limits, see pace.lua
 -- returns  status (gone, lost, settled, held), ttl left ms, granted indexes (packed as they came), refused intents by their
 --          place among the intents, each followed by its reason (throttled:MS tells when to ask again)
 -- refuses  all, until the server was compared; a fence that is not current (outcomes are taken as facts);
@@ -9,6 +10,13 @@
 await_comparison()
 local ttl, window = SETTINGS[1], SETTINGS[2]
 local paused_lanes = {}
+-- The windows of the run or its lane are closed.
+local is_closed = false
+if ARGV[#ARGV - 1] ~= '' then
+  local from, till = string.match(ARGV[#ARGV - 1], '^(%-?%d+)|(%-?%d+)$')
+  if not from then corrupt('the span of grants') end
+  is_closed = now < tonumber(from) or now >= tonumber(till)
+end
 -- The usual way is short: of the keys it writes, only the counters are not read before.
 check_type('HLEN', K.count)
 
@@ -76,7 +84,7 @@ local function checkpoint()
     if not fresh then return 'repeated' end
     if is_final(state) or state == I or b.erased[index] then return 'settled' end
     if run.cancelled then return 'cancelled' end
-    if STOPPED or run.parked or lane_paused then return 'paused' end
+    if is_closed or STOPPED or run.parked or lane_paused then return 'paused' end
     if not is_offered(b.sus, index) then return 'outside' end
     if state == D and look_at(b, index).due_at > now then return 'not_due' end
     if b.hold.hard_at - now < TRANSACTION_MS_MAX then return 'hard_cap' end

@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 /// Which of its values are written how: see docs/audiences.md for each type of each database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(crate) enum Kind {
     /// A text, to be quoted.
     Text,
     /// A number, true, false, or anything else that the server wrote as JSON.
@@ -19,7 +19,7 @@ pub(super) enum Kind {
 
 /// A column, with the name of its member as JSON.
 #[derive(Debug)]
-pub(super) struct Column {
+pub(crate) struct Column {
     member: Vec<u8>,
     pub kind: Kind,
 }
@@ -35,7 +35,7 @@ impl Column {
 
 /// A row that is being written.
 #[derive(Debug, Default)]
-pub(super) struct Line(Vec<u8>);
+pub(crate) struct Line(Vec<u8>);
 
 impl Line {
     pub fn begin(&mut self) {

@@ -2,7 +2,7 @@
 
 /// Whether nothing but blanks and comments stands behind a semicolon. By <https://www.sqlite.org/lang.html>: texts and names in
 /// quotes that are doubled within, names in brackets, comments of both kinds.
-pub(super) fn is_one(text: &str) -> bool {
+pub(crate) fn is_one(text: &str) -> bool {
     let mut letters = text.chars().peekable();
     let mut ended = false;
     while let Some(letter) = letters.next() {

@@ -1,10 +1,9 @@
 //! SQLite: a file that the master reads by itself, in a transaction, opened so that nothing can be written.
 
-use super::super::{FetchError, Pieces};
-use super::fault::{self, When};
-use super::fetcher::{Query, count, unreadable_column};
-use super::line::{Column as Member, Kind, Line};
-use super::statement;
+use crate::fault::{self, Fault, When};
+use crate::fetch::{Query, Rows, count, unreadable_column};
+use crate::line::{Column as Member, Kind, Line};
+use crate::statement;
 use futures::TryStreamExt as _;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sqlx::{
@@ -21,10 +20,11 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// Steps of its machine between two looks at the clock.
 const STEPS_PER_LOOK: i32 = 10_000;
 
-pub(super) async fn fetch(path: &Path, query: &Query<'_>, pieces: &mut Pieces) -> Result<(), FetchError> {
+pub(crate) async fn fetch(path: &Path, query: &Query<'_>, sink: &mut dyn Rows) -> Result<(), Fault> {
     if !statement::is_one(query.text) {
-        let mend = "keep one SELECT in audience.sql.query, then apply the campaign and run it again";
-        return Err(FetchError::lasting("source_query", "the query has more than one statement", mend));
+        let mend =
+            format!("keep one SELECT in {}.query, then apply the campaign and run it again", query.asked.setting);
+        return Err(Fault::lasting("source_query", "the query has more than one statement", mend));
     }
     let options = SqliteConnectOptions::new()
         .filename(path)
@@ -34,15 +34,15 @@ pub(super) async fn fetch(path: &Path, query: &Query<'_>, pieces: &mut Pieces) -
         .pragma("trusted_schema", "0")
         .disable_statement_logging();
     let connected = options.connect().await;
-    let mut connection = connected.map_err(|error| fault::of(&error, When::Connecting, query.timeout))?;
+    let mut connection = connected.map_err(|error| fault::of(&error, When::Connecting, query.asked))?;
     // A query that gives no row for long does not look whether anybody still waits.
     let is_left = Arc::new(AtomicBool::new(false));
     let _leaving = Leaving(Arc::clone(&is_left));
-    let until = Instant::now() + query.timeout;
-    let fault = |error: sqlx::Error| fault::of(&error, When::Reading, query.timeout);
+    let until = Instant::now() + query.asked.timeout;
+    let fault = |error: sqlx::Error| fault::of(&error, When::Reading, query.asked);
     let goes_on = move || !is_left.load(Ordering::Relaxed) && Instant::now() < until;
     connection.lock_handle().await.map_err(fault)?.set_progress_handler(STEPS_PER_LOOK, goes_on);
-    read(&mut connection, query, pieces).await?;
+    read(&mut connection, query, sink).await?;
     let _ = connection.close().await;
     Ok(())
 }
@@ -56,13 +56,14 @@ impl Drop for Leaving {
     }
 }
 
-async fn read(connection: &mut SqliteConnection, query: &Query<'_>, pieces: &mut Pieces) -> Result<(), FetchError> {
-    let fault = |error: sqlx::Error| fault::of(&error, When::Reading, query.timeout);
+async fn read(connection: &mut SqliteConnection, query: &Query<'_>, sink: &mut dyn Rows) -> Result<(), Fault> {
+    let fault = |error: sqlx::Error| fault::of(&error, When::Reading, query.asked);
     connection.execute(sqlx::raw_sql("BEGIN")).await.map_err(fault)?;
     // What a campaign says is run as it is: one statement, on a file that is open for reading only.
-    let statement = connection.prepare(AssertSqlSafe(query.text).into_sql_str()).await.map_err(fault)?;
+    let (text, wanted) = query.listed();
+    let statement = connection.prepare(AssertSqlSafe(text.as_str()).into_sql_str()).await.map_err(fault)?;
     let names: Vec<String> = statement.columns().iter().map(|column| column.name().to_owned()).collect();
-    query.check(&names, count(statement.parameters()))?;
+    query.check(&names, count(statement.parameters()), wanted, sink)?;
     // Values have types of their own there; a column only says what is meant by 0 and 1.
     let is_flag = |kind: &str| matches!(kind, "BOOLEAN" | "BOOL");
     let kinds: Vec<Kind> = statement
@@ -74,7 +75,11 @@ async fn read(connection: &mut SqliteConnection, query: &Query<'_>, pieces: &mut
     let texts: Vec<Member> = names.iter().map(|name| Member::new(name, Kind::Text)).collect();
     let numbers: Vec<Member> = names.iter().zip(kinds).map(|(name, kind)| Member::new(name, kind)).collect();
     let floats: Vec<Member> = names.iter().map(|name| Member::new(name, Kind::Float)).collect();
-    let mut rows = connection.fetch(sqlx::query(AssertSqlSafe(query.text)).persistent(false));
+    let mut asking = sqlx::query(AssertSqlSafe(text)).persistent(false);
+    for key in query.bound(wanted) {
+        asking = asking.bind(key.to_owned());
+    }
+    let mut rows = connection.fetch(asking);
     let mut line = Line::default();
     while let Some(row) = rows.try_next().await.map_err(fault)? {
         line.begin();
@@ -98,7 +103,7 @@ async fn read(connection: &mut SqliteConnection, query: &Query<'_>, pieces: &mut
                 _ => line.member(&texts[at], Some(row.try_get_unchecked(at).map_err(fault)?)),
             }
         }
-        pieces.line(line.end()).await?;
+        sink.row(line.end()).await?;
     }
     Ok(())
 }
