@@ -12,6 +12,7 @@ pub use crate::pinned::PinAudience;
 pub use crate::reconciled::{Reconcile, Reconciled, Repair, RepairKind};
 pub use crate::retention::{ForgetRun, ForgottenRun, Kept, LeftSegment, Shared};
 pub use crate::room::{Room, RoomOf};
+pub use crate::span::GrantSpan;
 pub use crate::suppression::{
     SUPPRESSIONS_PER_CALL_MAX, Suppress, SuppressRecipients, SuppressedRecipients, Suppressing, SuppressionChange,
     SuppressionRecord, SuppressionSet,
@@ -439,21 +440,6 @@ pub struct Checkpoint {
     /// Only then is an intent granted that was not granted before. None: at any time.
     #[serde(default)]
     pub grants: Option<GrantSpan>,
-}
-
-/// From an instant until before another, by the store's clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct GrantSpan {
-    pub from_ms: i64,
-    pub until_ms: i64,
-}
-
-impl GrantSpan {
-    pub const NEVER: Self = Self { from_ms: 0, until_ms: 0 };
-
-    pub fn contains(self, now_ms: i64) -> bool {
-        self.from_ms <= now_ms && now_ms < self.until_ms
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -21,6 +21,7 @@ pub mod reconciled;
 pub mod redis;
 pub mod retention;
 pub mod room;
+pub mod span;
 pub mod suppression;
 pub mod url;
 

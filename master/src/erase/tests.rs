@@ -253,9 +253,10 @@ impl World {
                 all += &format!("{:?}\n", payload::decode(&open).expect("readable"));
             }
         }
-        // The key of the hashes is random bytes.
+        // The key of the hashes is random bytes, and of each pass there is a mark for changes of lists.
         let mut entries = files(self.folder.path());
-        entries.retain(|entry| !entry.ends_with("erasure.key"));
+        entries
+            .retain(|entry| !entry.ends_with("erasure.key") && !entry.starts_with(self.folder.path().join("erasing")));
         entries.sort();
         for entry in entries {
             let bytes = std::fs::read(&entry).expect("a file");
